@@ -1,0 +1,107 @@
+"""Digests, the identity that every adapter carries, and the run key.
+
+An identity answers "what exactly is this adapter, and what may it be put on?". It is written by ``train`` and checked
+wherever an adapter meets a base. It contains no path, no time and no host name: the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+DISPATCHERS = ("graft.params", "graft.stages")
+
+
+def digest_bytes(content: bytes) -> str:
+    """Return the sha256 of ``content`` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file's content in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    return digest_bytes(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    )
+
+
+def digest_files(root: Path, files: Iterable[Path] | None = None) -> dict[str, str]:
+    """Return ``{path below root: sha256}`` of ``files`` (default: every file below ``root``, hidden ones left out)."""
+    chosen = files if files is not None else (path for path in root.rglob("*") if path.is_file())
+    found = {path.relative_to(root).as_posix(): path for path in chosen}
+    return {
+        name: digest_file(found[name])
+        for name in sorted(found)
+        if not any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
+    }
+
+
+def digest_folder(root: Path) -> str:
+    """Return one sha256 over names and contents of all files below ``root``."""
+    return digest_json(digest_files(root))
+
+
+def run_key(identity: Mapping[str, Any]) -> str:
+    """Return the key of a training: 16 hexadecimal digits over what it is made of.
+
+    Data, params, base, code and lock file decide it; the device does not, so one training has one MLflow run and one
+    version wherever it ran.
+    """
+    made_of = {name: identity[name] for name in ("data", "params", "base", "code", "environment", "task")}
+    return digest_json(made_of)[:16]
+
+
+def code_of(module: str, source: Path) -> list[Path]:
+    """Return the files of ``graft`` that ``module`` imports, transitively, with itself: what a stage's result depends on.
+
+    Imports inside functions count. ``source`` is the folder that holds the package (``src``). Task files are left out:
+    a stage depends on the one task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only
+    dispatch (``params``, ``stages``) are left out too: they import everything and decide nothing.
+    """
+    todo, found = [module], dict[str, Path]()
+    while todo:
+        name = todo.pop()
+        path = _file_of(name, source)
+        if path is None or name in found or (name.startswith("graft.tasks.") and name.count(".") == 2):
+            continue
+        if name in DISPATCHERS:
+            continue
+        found[name] = path
+        todo.extend(_imports_of(name, path, source))
+        if "." in name:
+            todo.append(name.rpartition(".")[0])
+    return sorted(found.values())
+
+
+def _file_of(name: str, source: Path) -> Path | None:
+    path = source.joinpath(*name.split("."))
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+def _imports_of(name: str, path: Path, source: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "graft")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "graft":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if _file_of(inner, source) else node.module
+            yield node.module
+
+
+def code_digest(module: str, task: str) -> str:
+    """Return one sha256 over the code that ``module`` runs for ``task``: the code digest of an identity."""
+    source = Path(__file__).parent.parent
+    files = [*code_of(module, source), source / "graft" / "tasks" / f"{task}.py"]
+    return digest_json(digest_files(source, files))

@@ -1,0 +1,103 @@
+"""params.yaml as a whole: the sections of all modules put together, and the JSON Schema that editors complete from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import SerializeAsAny, TypeAdapter
+
+from graft import tasks
+from graft.adapters import AdapterConfig
+from graft.base import BaseConfig
+from graft.config import Section, read_yaml, validate
+from graft.data import DataConfig
+from graft.errors import ConfigError
+from graft.evaluation import EvaluationConfig
+from graft.promotion import PromotionConfig
+from graft.registration import RegistrationConfig
+from graft.tasks import TaskConfig
+from graft.tokenization import TokenizationConfig
+from graft.tracking import TrackingConfig
+from graft.training import TrainingConfig
+from graft.validation import ValidationConfig
+
+StageName = Literal["validate", "tokenize", "train", "evaluate", "register"]
+
+
+class Params(Section):
+    """One project: what is adapted, to what, how, and what happens with the result."""
+
+    task: SerializeAsAny[TaskConfig]
+    """What the model learns to do."""
+
+    base: BaseConfig
+    """The pretrained model."""
+
+    data: DataConfig = DataConfig()
+    """How part files are read."""
+
+    validation: ValidationConfig = ValidationConfig()
+    """What the data must be."""
+
+    tokenization: TokenizationConfig = TokenizationConfig()
+    """How rows become tokens."""
+
+    adapter: AdapterConfig = AdapterConfig()
+    """The adapter."""
+
+    training: TrainingConfig = TrainingConfig()
+    """The training loop."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the test split is scored."""
+
+    registration: RegistrationConfig = RegistrationConfig()
+    """The registered model."""
+
+    promotion: PromotionConfig = PromotionConfig()
+    """When a candidate becomes champion."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    """Where runs are recorded."""
+
+    placement: dict[StageName, str] = {}
+    """Stage -> Prefect work pool that runs it (``{train: gpu}``); stages not named run where the flow runs."""
+
+
+def load(path: Path) -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        ConfigError: with every problem, each at ``file:line`` with its dotted path.
+    """
+    raw, lines = read_yaml(path)
+    return validate(_model_for(raw), raw, source=path.name, lines=lines)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of params.yaml over all tasks."""
+    return TypeAdapter(_model(*tasks.names())).json_schema()
+
+
+def _model_for(raw: dict[str, Any]) -> type[Params]:
+    """Return ``Params`` with the task section of the task that ``raw`` names."""
+    section = raw.get("task")
+    name = section.get("name") if isinstance(section, dict) else None
+    return _model(name) if isinstance(name, str) and name in tasks.names() else _model(*tasks.names())
+
+
+def _model(*task_names: str) -> type[Params]:
+    from functools import reduce
+    from operator import or_
+    from typing import Annotated
+
+    from pydantic import Discriminator, create_model
+
+    if not task_names:
+        raise ConfigError("task.name: no task is installed")
+    union: Any = reduce(or_, (tasks.config_class(name) for name in task_names))
+    if len(task_names) > 1:
+        union = Annotated[union, Discriminator("name")]
+    field = Params.model_fields["task"]
+    return create_model("Params", __base__=Params, __doc__=Params.__doc__, task=(union, field))

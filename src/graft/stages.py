@@ -1,0 +1,179 @@
+"""The stage graph: each stage's function, the params sections it gets, what it reads and what it writes.
+
+``dvc.yaml`` is rendered from this table (``render``), and a test holds the two together. ``python -m graft stage NAME``
+ends here without passing the CLI, so that a stage imports what it needs and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.errors import ConfigError, GraftError, shown
+from graft.identity import code_of
+from graft.workspace import Workspace
+
+LOCK_FILE = "requirements.lock"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. ``reads`` and ``writes`` are paths below the project; ``params`` are sections of params.yaml."""
+
+    name: str
+    target: str
+    params: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
+    def load(self) -> Any:
+        """Import and return the stage's function."""
+        module, _, function = self.target.partition(":")
+        return getattr(importlib.import_module(module), function)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "validate",
+        "graft.validation:validate",
+        ("task", "data", "validation"),
+        ("data",),
+        ("artifacts/validation", "artifacts/data_docs"),
+    ),
+    Stage(
+        "tokenize",
+        "graft.tokenization:tokenize",
+        ("task", "data", "base", "tokenization"),
+        ("data", "artifacts/validation", "sources.lock"),
+        ("artifacts/tokens",),
+    ),
+    Stage(
+        "train",
+        "graft.training:train",
+        ("task", "base", "adapter", "training"),
+        ("artifacts/tokens", "sources.lock"),
+        ("artifacts/adapter", "artifacts/training"),
+    ),
+    Stage(
+        "evaluate",
+        "graft.evaluation:evaluate",
+        ("task", "data", "base", "evaluation"),
+        ("data", "artifacts/tokens", "artifacts/adapter", "sources.lock"),
+        ("artifacts/evaluation",),
+    ),
+    Stage(
+        "register",
+        "graft.registration:register",
+        ("task", "base", "registration"),
+        ("artifacts/adapter", "sources.lock"),
+        ("artifacts/package",),
+    ),
+)
+METRICS = ("artifacts/evaluation/metrics.json",)
+PLOTS: tuple[dict[str, dict[str, Any]], ...] = (
+    {"loss": {"x": "step", "y": {"artifacts/training/curves.csv": "loss"}, "title": "Training loss"}},
+    {
+        "confusion": {
+            "x": "actual",
+            "y": {"artifacts/evaluation/plots/confusion.csv": "predicted"},
+            "template": "confusion",
+            "title": "Confusion matrix (test)",
+        }
+    },
+)
+
+
+def get(name: str) -> Stage:
+    """Return a stage by name.
+
+    Raises:
+        ConfigError: no such stage.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise ConfigError(f"stage {shown(name)}: there are {', '.join(stage.name for stage in STAGES)}")
+
+
+def run(name: str, workspace: Workspace) -> None:
+    """Run one stage's function on the project's params.
+
+    Raises:
+        GraftError: whatever the stage refuses.
+    """
+    from graft import params
+
+    stage = get(name)
+    loaded = params.load(workspace.params)
+    stage.load()(workspace, **{section: getattr(loaded, section) for section in stage.params})
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m graft stage NAME``: run one stage in the current project; return the exit code."""
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print(f"usage: graft stage NAME    ({', '.join(stage.name for stage in STAGES)})")
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    end_with_parent()
+    try:
+        run(arguments[0], Workspace.find())
+    except GraftError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr, flush=True)
+        return 75
+    return 0
+
+
+def end_with_parent() -> None:
+    """End this process when the process that started it dies, also by SIGKILL: no orphan holds a GPU.
+
+    Linux has a parent-death signal; elsewhere (and behind a shell that stays) a thread watches the parent's id.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(75)
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            if os.getppid() != parent:
+                os._exit(75)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+def render(project: Path, repository: Path) -> str:
+    """Return the text of a project's dvc.yaml; paths to the code are relative to the project."""
+    import yaml
+
+    up = Path(os.path.relpath(repository, project)).as_posix()
+    prefix = "" if up == "." else f"{up}/"
+    source = repository / "src"
+    stages: dict[str, Any] = {}
+    for stage in STAGES:
+        code = [prefix + path.relative_to(repository).as_posix() for path in code_of(stage.module, source)]
+        stages[stage.name] = {
+            "cmd": f"sh {prefix}infra/python -m graft stage {stage.name}",
+            "deps": [*stage.reads, *code, f"{prefix}src/graft/tasks/${{task.name}}.py", f"{prefix}{LOCK_FILE}"],
+            "params": list(stage.params),
+            "outs": list(stage.writes),
+        }
+    document = {"stages": stages, "metrics": list(METRICS), "plots": list(PLOTS)}
+    head = "# Written by `make dvc.yaml` from src/graft/stages.py; a test holds the two together.\n"
+    return head + yaml.safe_dump(document, sort_keys=False, width=120)

@@ -1,0 +1,183 @@
+"""What a task is: one file here per task, found by its file name. Adding a task is adding a file.
+
+A task file defines ``Config`` (its params section, a :class:`TaskConfig` with a literal ``name``) and ``TASK`` (an
+instance of :class:`Task`). Nothing heavy is imported at module level: torch, transformers and numpy are imported
+inside the methods that need them, so that reading params.yaml stays cheap.
+
+Shapes below: B rows of a batch, T tokens, C classes, N rows of a table.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from graft.config import Section
+from graft.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Row = Mapping[str, Any]
+State = Mapping[str, Any]
+"""What a task learns from the training rows and every later stage needs (a label map, say): JSON, in identity.json."""
+
+
+class TaskConfig(Section):
+    """Settings that every task shares; a task file extends it."""
+
+    name: str
+    """The task: the name of a file in ``src/graft/tasks``."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the task's row: what it is called in the task; ``data.columns`` maps it to a column of the files."""
+
+    name: str
+    type: Literal["string", "number", "strings", "label"]
+    """``label``: string, integer or boolean, read as a string."""
+    required: bool = True
+    text: bool = False
+    """Whether cleaning, length and encoding checks apply."""
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """One thing wrong with one row."""
+
+    field: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number over a prediction table. ``function`` takes the columns (numpy arrays) and returns a float."""
+
+    name: str
+    function: Callable[[Mapping[str, np.ndarray]], float]
+    greater_is_better: bool = True
+    per_row: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
+    """The row scores whose mean is the metric, where it has that form (accuracy): float64 [N]. Allows exact tests."""
+
+
+class Task(abc.ABC):
+    """The contract between one task and the stages."""
+
+    name: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
+    headline: ClassVar[str]
+    """The name of the metric that selects checkpoints and decides promotions."""
+
+    # -- validate
+    @abc.abstractmethod
+    def learn(self, config: Any, rows: Iterator[Row]) -> dict[str, Any]:
+        """Return the state that the training rows define (``{"labels": [...]}``); ``config`` may pin parts of it."""
+
+    @abc.abstractmethod
+    def check_row(self, config: Any, row: Row, state: State) -> Iterator[RowProblem]:
+        """Yield what is wrong with a row whose fields already have their types."""
+
+    # -- tokenize
+    @abc.abstractmethod
+    def token_schema(self) -> pa.Schema:
+        """Return the columns of a token table beside ``row`` (string), ``input_ids`` (list<int32>), ``length`` (int32)."""
+
+    @abc.abstractmethod
+    def encode(
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
+    ) -> list[dict[str, Any]]:
+        """Return one token row per row: ``input_ids``, the task's columns, and ``untruncated_length`` (int)."""
+
+    # -- train, evaluate, predict
+    @abc.abstractmethod
+    def load_model(self, folder: str, config: Any, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
+        """Load the base with the task's head; return it and the names of modules that are new (not in the base).
+
+        ``kwargs`` go to ``from_pretrained`` (dtype, trust_remote_code, attn_implementation).
+        """
+
+    @abc.abstractmethod
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+        """Return padded tensors: ``input_ids``, ``attention_mask`` int64 [B, T] and the targets."""
+
+    @abc.abstractmethod
+    def loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        """Return the *sum* of the losses and how many items it sums over (the loop divides by the step's total)."""
+
+    @abc.abstractmethod
+    def outputs(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return float32 outputs per row ([B, C] logits): what the reload proof compares."""
+
+    @abc.abstractmethod
+    def predictions(self, config: Any, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
+        """Return the prediction columns ([N, ...]) of ``outputs`` ([N, C]), without the reference column."""
+
+    @abc.abstractmethod
+    def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
+        """Return the reference columns ([N]) of token rows."""
+
+    @abc.abstractmethod
+    def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
+        """Return cheap predictors by name: ``f(config, train_rows, test_rows, state, seed) -> prediction columns``."""
+
+    @abc.abstractmethod
+    def answers(self, predictions: Mapping[str, np.ndarray], state: State) -> list[dict[str, Any]]:
+        """Return one JSON object per row for people and for serving (``{"label": ..., "score": ...}``)."""
+
+    # -- report
+    @abc.abstractmethod
+    def details(self, table: Mapping[str, np.ndarray], state: State) -> dict[str, list[dict[str, Any]]]:
+        """Return tables for the report by title (per-class scores, say): lists of equal-keyed rows."""
+
+    @abc.abstractmethod
+    def plots(self, table: Mapping[str, np.ndarray], state: State) -> dict[str, list[dict[str, Any]]]:
+        """Return plot data by file stem (``confusion`` -> rows of ``actual``, ``predicted``) for ``dvc plots``."""
+
+    def metric(self, name: str) -> Metric:
+        """Return the metric called ``name``.
+
+        Raises:
+            ConfigError: the task has no such metric.
+        """
+        for one in self.metrics:
+            if one.name == name:
+                return one
+        raise ConfigError(f"metric {shown(name)}: {self.name} has {', '.join(one.name for one in self.metrics)}")
+
+
+def names() -> list[str]:
+    """Return the names of all tasks: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def config_class(name: str) -> type[TaskConfig]:
+    """Return the params section of a task."""
+    config: type[TaskConfig] = _module(name).Config
+    return config
+
+
+def get(name: str) -> Task:
+    """Return a task by name.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    task: Task = _module(name).TASK
+    return task
+
+
+def _module(name: str) -> Any:
+    if name not in names():
+        raise ConfigError(f"task.name: no task {shown(name)}; there are {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}")
