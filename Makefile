@@ -1,0 +1,55 @@
+# The two commands of a fresh machine: `make demo` and `make test`. Everything else is a convenience.
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu    torch's CPU build from PyTorch's own index
+#   make venv EXTRAS=demo,dev,team                                with PostgreSQL, S3 and MLflow log-in
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= demo,dev
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow check format venv ui worker lock dvc.yaml schema clean
+
+demo: $(READY)
+	@$(BIN)/graft run
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q -m "slow" --timeout 900
+
+check: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+venv: $(READY)
+
+$(READY): requirements.lock pyproject.toml infra/install
+	@sh infra/install "$(PYTHON)" "$(VENV)" "$(EXTRAS)" "$(TORCH_INDEX)"
+	@touch $(READY)
+
+ui: $(READY)
+	@$(BIN)/graft ui
+
+worker: $(READY)
+	@$(BIN)/graft worker --pool $(or $(POOL),graft)
+
+# Resolves the ranges of pyproject.toml anew, for all supported Python versions and platforms.
+lock: $(READY)
+	@sh infra/lock "$(BIN)/python"
+
+dvc.yaml: $(READY)
+	@$(BIN)/python -m graft.stages render > .dvc.yaml.new && mv .dvc.yaml.new dvc.yaml
+
+schema: $(READY)
+	@$(BIN)/graft schema > infra/params.schema.json
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find src pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
