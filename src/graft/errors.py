@@ -18,8 +18,10 @@ what to do. Known errors end a command with that message and no traceback; anyth
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 SHOWN_VALUE_CHARACTERS = 80
 SHOWN_PROBLEMS = 20
@@ -36,7 +38,7 @@ class GraftError(Exception):
         super().__init__(message)
 
     @classmethod
-    def from_problems(cls, title: str, problems: Iterable[str]) -> GraftError:
+    def from_problems(cls, title: str, problems: Iterable[str]) -> Self:
         """Build one error that reports all ``problems`` together, the first ``SHOWN_PROBLEMS`` in its text."""
         found = list(problems)
         lines = [f"  - {problem}" for problem in found[:SHOWN_PROBLEMS]]
@@ -102,6 +104,15 @@ class Interrupted(GraftError):
 
 
 def shown(value: object) -> str:
-    """Return ``value`` quoted and shortened for a message."""
-    text = repr(value)
+    """Return ``value`` quoted and shortened for a message, without the password of a URL."""
+    text = repr(value[: 2 * SHOWN_VALUE_CHARACTERS]) if isinstance(value, str | bytes) else _short().repr(value)
+    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
     return text if len(text) <= SHOWN_VALUE_CHARACTERS else text[: SHOWN_VALUE_CHARACTERS - 1] + "…"
+
+
+def _short() -> reprlib.Repr:
+    """Return a repr whose cost is bounded, also for nested values that YAML aliases make exponentially large."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxdict, short.maxlist = 4, 8, 8
+    short.maxstring = short.maxother = SHOWN_VALUE_CHARACTERS
+    return short

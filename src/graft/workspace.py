@@ -27,6 +27,8 @@ from typing import Any
 from graft.errors import ConfigError, Locked
 
 HOME_VARIABLE = "GRAFT_HOME"
+TEMPORARY = ".new"
+"""How the name of a folder or file ends that a killed process may leave behind; `graft gc` removes it."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -169,24 +171,34 @@ class Workspace:
 def replaced(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``folder``; on success it takes its place, on error it is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=TEMPORARY, dir=folder.parent))
     new.chmod(0o755)
     try:
         yield new
-        old = new.with_name(new.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _take_place(new, folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
 
 
+def _take_place(new: Path, folder: Path) -> None:
+    old = new.with_name(new.name + ".old" + TEMPORARY)
+    had = folder.exists()
+    if had:
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if had:
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 so that ``path`` always holds the old or the new content in full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with new.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
