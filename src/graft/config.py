@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         ConfigError: the file is missing, not UTF-8, not YAML, not a mapping, or repeats a key.
     """
     node, value = _parse(path, _text(path))
-    if node is None:
+    if value is None:
         return {}, {}
     if not isinstance(node, yaml.MappingNode) or not isinstance(value, dict):
         raise ConfigError(f"{path}:1: must be a mapping of sections")

@@ -63,7 +63,7 @@ def run_key(identity: Mapping[str, Any]) -> str:
 def code_of(module: str, source: Path) -> list[Path]:
     """Return the files of ``graft`` that ``module`` imports, transitively, with itself: what a stage's result depends on.
 
-    Imports inside functions count. ``source`` is the folder that holds the package (``src``). Task files are left out:
+    Imports inside functions count, and so do the other files of a package (report templates). ``source`` is the folder that holds the package (``src``). Task files are left out:
     a stage depends on the one task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only
     dispatch (``params``, ``stages``) are left out too: they import everything and decide nothing.
     """
@@ -79,7 +79,19 @@ def code_of(module: str, source: Path) -> list[Path]:
         todo.extend(_imports_of(name, path, source))
         if "." in name:
             todo.append(name.rpartition(".")[0])
-    return sorted(found.values())
+    templates = (one for path in found.values() if path.name == "__init__.py" for one in _data_files(path.parent))
+    return sorted({*found.values(), *templates})
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a package that are no Python modules, also those in its plain folders."""
+    for path in folder.iterdir():
+        if path.name.startswith((".", "__pycache__")):
+            continue
+        if path.is_dir() and not (path / "__init__.py").exists():
+            yield from _data_files(path)
+        elif path.is_file() and path.suffix not in (".py", ".typed"):
+            yield path
 
 
 def _file_of(name: str, source: Path) -> Path | None:

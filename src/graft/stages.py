@@ -177,3 +177,8 @@ def render(project: Path, repository: Path) -> str:
     document = {"stages": stages, "metrics": list(METRICS), "plots": list(PLOTS)}
     head = "# Written by `make dvc.yaml` from src/graft/stages.py; a test holds the two together.\n"
     return head + yaml.safe_dump(document, sort_keys=False, width=120)
+
+
+if __name__ == "__main__":  # `make dvc.yaml`: python -m graft.stages render
+    _workspace = Workspace.find()
+    print(render(_workspace.root, _workspace.repository), end="")
