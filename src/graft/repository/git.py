@@ -99,7 +99,9 @@ class Git:
         """Return a commit of the working tree as it is; see ``Repository.snapshot``."""
         head = self.head()
         if head is None:
-            raise ConfigError(f"{self.root}: no commit to stand on; run `git init`, `git add -A` and `git commit` first")
+            raise ConfigError(
+                f"{self.root}: no commit to stand on; run `git init`, `git add -A` and `git commit` first"
+            )
         with self._index_copy() as environment:
             self.run("add", "--update", "--", ".", environment=environment)
             untracked = "".join(f"{name}\0" for name in self._untracked())

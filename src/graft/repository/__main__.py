@@ -1,0 +1,72 @@
+"""``python -m graft.repository reproduce STAGE``: the leader of a stage's process group.
+
+It runs the stage through DVC and watches its standard input, a pipe that the caller holds open. When the caller dies,
+even by SIGKILL, the pipe closes and the whole group is killed: no training goes on that nobody waits for. It is a
+process of its own because DVC runs stages in the calling process's group, and leaves them behind when it is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+
+from graft.errors import GraftError
+from graft.repository.dvc import Dvc, StageFailed
+from graft.workspace import Workspace
+
+
+def main() -> int:
+    """Run one stage; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m graft.repository")
+    parser.add_argument("command", choices=["reproduce"])
+    parser.add_argument("stage")
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--pull", action="store_true")
+    given = parser.parse_args()
+    end_group_with_caller()
+    show_log()
+    try:
+        Dvc(Workspace.find()).reproduce(given.stage, force=given.force, pull=given.pull)
+    except StageFailed as failed:
+        return failed.exit_code if failed.exit_code >= 0 else 128 - failed.exit_code
+    except GraftError as error:
+        print(f"error: {error}", flush=True)
+        return error.exit_code
+    return 0
+
+
+def end_group_with_caller() -> None:
+    """Kill this process's group when standard input ends, or on SIGTERM; the stage gets an empty input instead."""
+    lifeline = os.dup(0)
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
+
+    def end(*_: object) -> None:
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(75)
+
+    def watch() -> None:
+        while os.read(lifeline, 1024):
+            pass
+        end()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, daemon=True, name="lifeline").start()
+
+
+def show_log() -> None:
+    """Print DVC's log lines, plain and at once, in order with the stage's own."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("dvc")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,372 @@
+"""DVC in process: what is out of date and why, data, remotes, one stage at a time.
+
+A ``dvc`` command costs about two CPU seconds, most of it start-up; ``dvc.repo.Repo`` does the same work without. A new
+``Repo`` is made per operation: it remembers what it read, and a stage that ran meanwhile would not be seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.errors import ConfigError, DataError, GraftError, IntegrityError, ResourceMissing
+from graft.workspace import Workspace, write_text
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+    from graft.repository import Change
+
+SHORT = 8
+
+
+class StageFailed(Exception):
+    """A stage's process ended with ``exit_code``; it has printed why."""
+
+    def __init__(self, exit_code: int) -> None:
+        """Keep the exit code of the stage, not DVC's."""
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class Dvc:
+    """DVC's view of one project."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        """Stand for the project at ``workspace``."""
+        self.workspace = workspace
+        self.file = str(workspace.root / "dvc.yaml")
+
+    @contextlib.contextmanager
+    def repo(self, doing: str) -> Iterator[Repo]:
+        """Yield DVC's repository object; its errors come out as Graft's."""
+        from dvc.repo import Repo
+
+        with _translated(doing), Repo(str(self.workspace.root), _wait_for_lock=True) as found:
+            yield found
+
+    # -- data
+    def data_changes(self) -> list[str]:
+        """See ``Repository.data_changes``."""
+        if not self.workspace.data_dvc.is_file():
+            return self._untracked_data()
+        with self.repo("compare data/ with data.dvc") as repo:
+            out = _data(repo, self.workspace)
+            self._check_data_remote(repo, out)
+            if not self.workspace.data.exists() or out.get_hash() == out.hash_info:
+                return []
+            return list(_differences(out))
+
+    def _untracked_data(self) -> list[str]:
+        if not self.workspace.data.is_dir():
+            raise DataError(
+                "data: no such folder, and no data.dvc that says where to get it; put part files into "
+                "data/train, data/validation and data/test, or run `graft import`"
+            )
+        files = sorted(path for path in self.workspace.data.rglob("*") if path.is_file())
+        return [f"{path.relative_to(self.workspace.root).as_posix()}: added" for path in files]
+
+    def _check_data_remote(self, repo: Repo, out: Output) -> None:
+        """Refuse a ``remote:`` that is part of the repository (the sample's) for data that it does not hold."""
+        url = repo.config["remote"].get(out.remote or "", {}).get("url", "")
+        inside = any(Path(url).is_relative_to(folder) for folder in (self.workspace.repository, self.workspace.home))
+        oid = out.hash_info.value if out.hash_info else None
+        if not (url and inside and isinstance(oid, str)):
+            return
+        if not any((Path(url) / layout / oid[:2] / oid[2:]).is_file() for layout in ("files/md5", ".")):
+            raise ConfigError(
+                f"data.dvc: names the read-only remote `{out.remote}`, which does not hold this data; remove the line "
+                f"`remote: {out.remote}`, so that the data goes to the default remote"
+            )
+
+    def add_data(self) -> bool:
+        """See ``Repository.add_data``."""
+        if self.workspace.data_dvc.is_file():
+            _drop_missing_remote(self.workspace, self)
+            if not self.data_changes():
+                return False
+        elif not self._untracked_data():
+            raise DataError("data: holds no file")
+        with self.repo("add data/ to DVC") as repo:
+            repo.add(str(self.workspace.data))
+        _drop_remote(self.workspace.data_dvc)
+        return True
+
+    def pull_data(self) -> bool:
+        """See ``Repository.pull_data``."""
+        if self.workspace.data.exists() or not self.workspace.data_dvc.is_file():
+            return False
+        with self.repo("get data/") as repo:
+            repo.pull(targets=[str(self.workspace.data_dvc)])
+        return True
+
+    # -- what is out of date
+    def status(self) -> dict[str, list[Change]]:
+        """See ``Repository.status``."""
+        from graft.repository.status import changes_of
+
+        with self.repo("compare the project with dvc.lock") as repo:
+            stages = self._stages(repo)
+            return changes_of(stages)
+
+    def _stages(self, repo: Repo) -> list[PipelineStage]:
+        if not Path(self.file).is_file():
+            raise ConfigError(f"{self.file}: no such file; `graft init` writes one")
+        return list(repo.stage.load_all(self.file))
+
+    # -- stages
+    def reproduce(self, stage: str, *, force: bool, pull: bool) -> None:
+        """Bring one stage up to date in this process (the caller is the group's leader).
+
+        Raises:
+            StageFailed: the stage's command failed.
+            GraftError: DVC could not run it, or an input is damaged.
+        """
+        with self.repo(f"run stage {stage}") as repo:
+            loaded = self._stages(repo)
+            one = next((found for found in loaded if found.name == stage), None)
+            if one is None:
+                raise ConfigError(f"stage {stage!r}: dvc.yaml has {', '.join(str(found.name) for found in loaded)}")
+            _check_sections(one)
+            inputs = list(self._inputs(repo, one, loaded))
+            if pull:
+                _pull_missing(repo, inputs)
+            _refuse_damaged(repo, self.workspace.root, inputs)
+            repo.reproduce(targets=[f"{self.file}:{stage}"], single_item=True, force=force, pull=pull)
+
+    def _inputs(self, repo: Repo, stage: PipelineStage, stages: Sequence[PipelineStage]) -> Iterator[Output]:
+        """Yield the outputs of other stages, and data/, that ``stage`` reads."""
+        read = {dep.fs_path for dep in stage.deps}
+        outs = [out for one in stages for out in one.outs]
+        if self.workspace.data_dvc.is_file():
+            outs.append(_data(repo, self.workspace))
+        yield from (out for out in outs if out.fs_path in read)
+
+    def verify_outputs(self, stages: Sequence[str] | None) -> None:
+        """See ``Repository.verify_outputs``."""
+        with self.repo("verify outputs") as repo:
+            chosen = [one for one in self._stages(repo) if stages is None or one.name in stages]
+            _refuse_damaged(repo, self.workspace.root, [out for one in chosen for out in one.outs])
+
+    def restore(self, stage: str) -> None:
+        """Put the outputs of ``stage`` back as dvc.lock records them, where the cache has them; remove remains."""
+        with self.repo(f"put back the outputs of {stage}") as repo:
+            outs = [out for one in self._stages(repo) if one.name == stage for out in one.outs]
+            for out in outs:
+                place = Path(out.fs_path)
+                for remains in place.parent.glob(f".{place.name}.*"):
+                    shutil.rmtree(remains, ignore_errors=True)
+            known = [out for out in outs if out.hash_info and out.workspace_status() and not out.changed_cache()]
+            for out in known:
+                out.checkout(force=True)
+
+    # -- remotes
+    def push(self, stages: Sequence[str] | None, *, run_cache: bool) -> int:
+        """See ``Repository.push``."""
+        with self.repo("push to the default remote") as repo:
+            _make_local_remote(repo)
+            targets = self._targets(repo, stages)
+            if stages is None and self.workspace.data_dvc.is_file() and not _data(repo, self.workspace).remote:
+                targets.append(str(self.workspace.data_dvc))
+            return int(repo.push(targets=targets, run_cache=run_cache)) if targets else 0
+
+    def pull(self, stages: Sequence[str] | None, *, run_cache: bool) -> int:
+        """See ``Repository.pull``."""
+        with self.repo("pull from the default remote") as repo:
+            _default_remote(repo)
+            targets = self._targets(repo, stages)
+            if not targets:
+                return 0
+            return int(repo.pull(targets=targets, run_cache=run_cache)["stats"]["fetched"])
+
+    def _targets(self, repo: Repo, stages: Sequence[str] | None) -> list[str]:
+        """Return the addresses of ``stages`` that dvc.lock knows."""
+        names = [one for one in self._stages(repo) if any(out.hash_info for out in one.outs)]
+        return [f"{self.file}:{one.name}" for one in names if stages is None or one.name in stages]
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    from dvc.config import NoRemoteError, RemoteNotFoundError
+    from dvc.dvcfile import LockfileCorruptedError
+    from dvc.exceptions import CheckoutError, DownloadError, DvcException, FileTransferError, NotDvcRepoError
+    from dvc.stage.exceptions import StageCmdFailedError
+    from dvc.utils.strictyaml import YAMLValidationError
+
+    try:
+        yield
+    except (NoRemoteError, RemoteNotFoundError) as error:
+        raise ResourceMissing(f"DVC remote: {error}; name one: `dvc remote add --default shared URL`") from None
+    except (DownloadError, FileTransferError, CheckoutError) as error:
+        raise ResourceMissing(f"cannot {doing}: {_chain(error)}; is it pushed, and the remote reachable?") from None
+    except NotDvcRepoError:
+        raise ConfigError(f"cannot {doing}: this is no DVC repository; run `dvc init` at the git root") from None
+    except (LockfileCorruptedError, YAMLValidationError) as error:
+        raise ConfigError(f"cannot {doing}: {_chain(error)}") from None
+    except DvcException as error:
+        for cause in _causes(error):
+            if isinstance(cause, StageCmdFailedError):
+                raise StageFailed(_exit_code(str(cause))) from None
+            if isinstance(cause, GraftError):
+                raise cause from None
+        raise GraftError(f"cannot {doing}: {_chain(error)}") from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _chain(error: BaseException) -> str:
+    return ": ".join(text for cause in _causes(error) if (text := str(cause).strip()))
+
+
+def _exit_code(message: str) -> int:
+    """DVC has the stage's exit code in its message alone: ``failed to run: CMD, exited with 2``."""
+    found = re.search(r"exited with (-?\d+)\s*$", message)
+    return int(found.group(1)) if found else 1
+
+
+# -- data.dvc
+
+
+def _data(repo: Repo, workspace: Workspace) -> Output:
+    out: Output = repo.stage.load_one(str(workspace.data_dvc)).outs[0]
+    return out
+
+
+def _differences(out: Output) -> Iterator[str]:
+    """Yield each file that differs from what data.dvc records; the folder alone where the listing is not at hand."""
+    old, new = _listing(out.get_obj()), _listing(_build(out))
+    if old is None or new is None:
+        yield f"{out.def_path}: modified"
+        return
+    for name in sorted({**old, **new}):
+        if old.get(name) != new.get(name):
+            kind = "added" if name not in old else "deleted" if name not in new else "modified"
+            yield f"{out.def_path}/{name}: {kind}"
+
+
+def _build(out: Output) -> Any:
+    from dvc_data.hashfile.build import build
+
+    return build(out.cache, out.fs_path, out.fs, "md5", ignore=out.dvcignore, dry_run=True)[2]
+
+
+def _listing(tree: Any) -> dict[str, str] | None:
+    """Return ``{path below the folder: md5}`` of a DVC tree object; ``None`` where it is not a folder's."""
+    from dvc_data.hashfile.tree import Tree
+
+    if not isinstance(tree, Tree):
+        return None
+    return {"/".join(key): str(hash_info.value) for key, _, hash_info in tree}
+
+
+def _drop_missing_remote(workspace: Workspace, dvc: Dvc) -> None:
+    """Drop a read-only ``remote:`` for data that it does not hold: what a plain ``dvc add`` leaves behind."""
+    with dvc.repo("read data.dvc") as repo:
+        try:
+            dvc._check_data_remote(repo, _data(repo, workspace))
+        except ConfigError:
+            _drop_remote(workspace.data_dvc)
+
+
+def _drop_remote(path: Path) -> None:
+    """Remove ``remote:`` from a .dvc file: ``dvc add`` keeps it, and the new data would be looked for there."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    write_text(path, "".join(line for line in lines if not re.match(r"\s+(- )?remote:", line)))
+
+
+# -- integrity
+
+
+def _refuse_damaged(repo: Repo, root: Path, outs: Iterable[Output]) -> None:
+    problems = [problem for out in outs if out.hash_info for problem in _damage(repo, root, out)]
+    if problems:
+        title = "files differ from what was recorded; make them anew: run with --force (data: `dvc pull --force`)"
+        raise IntegrityError.from_problems(title, problems)
+
+
+def _damage(repo: Repo, root: Path, out: Output) -> Iterator[str]:
+    """Yield each file of ``out`` whose bytes are not those that its record names.
+
+    A cache object that does not hash to its own name is removed: DVC would check it out again, and push it.
+    """
+    place = Path(out.fs_path)
+    if not place.exists():
+        return
+    names = _listing(out.get_obj()) if out.hash_info.isdir else {"": str(out.hash_info.value)}
+    if names is None:  # the listing is not in the cache: DVC's own comparison is all there is
+        if out.get_hash() != out.hash_info:
+            yield f"{place.relative_to(root).as_posix()}: modified"
+        return
+    for name, expected in names.items():
+        path = place / name if name else place
+        found = _md5(path) if path.is_file() else None
+        if found != expected:
+            shown = f"md5 {found[:SHORT]}" if found else "missing"
+            object_ = Path(repo.cache.local.oid_to_path(expected))
+            note = ""
+            if object_.is_file() and _md5(object_) != expected:
+                object_.unlink()
+                note = "; its object in the cache was damaged and has been removed"
+            yield f"{path.relative_to(root).as_posix()}: {shown}, recorded {expected[:SHORT]}{note}"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+# -- before a stage runs
+
+
+def _check_sections(stage: PipelineStage) -> None:
+    """Name the missing sections as params.yaml's own problem; DVC's words for it are hard to read."""
+    from dvc.dependency.param import ParamsDependency
+
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            missing = [name for name in dep.params if name not in dep.read_params()]
+            if missing:
+                named = " and ".join(f"`{name}: {{}}`" for name in missing)
+                raise ConfigError(
+                    f"{dep.def_path}: stage {stage.name} depends on sections that are not there; write {named}"
+                )
+
+
+def _pull_missing(repo: Repo, outs: Iterable[Output]) -> None:
+    for out in outs:
+        if not out.exists and out.hash_info:
+            repo.pull(targets=[out.stage.addressing if out.stage.is_data_source else out.fs_path])
+
+
+# -- remotes
+
+
+def _default_remote(repo: Repo) -> str:
+    from dvc.config import NoRemoteError
+
+    name: str | None = repo.config["core"].get("remote")
+    if not name:
+        raise NoRemoteError("no default remote is set")
+    return name
+
+
+def _make_local_remote(repo: Repo) -> None:
+    """Make the folder of a default remote that is a folder: a new clone can push at once."""
+    settings = repo.config["remote"].get(_default_remote(repo), {})
+    url = str(settings.get("url", ""))
+    if url and "://" not in url:
+        try:
+            Path(url).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceMissing(f"DVC remote: cannot make its folder {url}: {error.strerror}") from None

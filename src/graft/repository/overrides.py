@@ -1,0 +1,77 @@
+"""Dotted overrides put into the text of a params.yaml, so that a run with overrides stands on a commit like any other.
+
+Comments and order are kept (ruamel's round trip, which DVC itself uses for its files), so the commit's diff shows the
+overrides and nothing else. The result is checked as a whole params file before anything runs.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graft.errors import ConfigError, shown
+
+
+def checked(text: str, overrides: Mapping[str, Any]) -> str:
+    """Return ``text`` with ``overrides`` put in, a valid params file.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known one is named) or a value is wrong.
+    """
+    from graft import params
+
+    result = overridden(text, overrides)
+    with tempfile.TemporaryDirectory(prefix="graft-params-") as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_text(result, encoding="utf-8")
+        try:
+            params.load(path)
+        except ConfigError as error:
+            named = ", ".join(f"{name}={shown(value)}" for name, value in overrides.items())
+            raise ConfigError(f"overrides {named}: {error}", problems=error.problems) from None
+    return result
+
+
+def overridden(text: str, overrides: Mapping[str, Any]) -> str:
+    """Return ``text`` with each dotted path of ``overrides`` set to its value; absent sections are added.
+
+    Raises:
+        ConfigError: a path is empty, or leads through something that is not a section.
+    """
+    from ruamel.yaml import YAML
+
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 4096
+    editor.indent(mapping=2, sequence=4, offset=2)
+    document = editor.load(text) or editor.load("{}")
+    for dotted, value in overrides.items():
+        _set(document, dotted, editor.load(_plain(value)))
+    result = io.StringIO()
+    editor.dump(document, result)
+    return result.getvalue()
+
+
+def _plain(value: Any) -> str:
+    """Return ``value`` as the YAML that a YAML 1.1 reader, like the one of params.yaml, reads back as ``value``."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=4096)
+
+
+def _set(document: Any, dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    if not all([*sections, last]):
+        raise ConfigError(f"override {shown(dotted)}: must be a dotted path such as training.epochs")
+    here = document
+    for depth, name in enumerate(sections):
+        if here.get(name) is None:
+            here[name] = {}
+        here = here[name]
+        if not isinstance(here, dict):
+            path = ".".join(sections[: depth + 1])
+            raise ConfigError(f"override {dotted}: `{path}` is a value ({shown(here)}), not a section")
+    here[last] = value
