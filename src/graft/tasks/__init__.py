@@ -10,6 +10,7 @@ Shapes below: B rows of a batch, T tokens, C classes, N rows of a table.
 from __future__ import annotations
 
 import abc
+import contextlib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ class Task(abc.ABC):
     # -- tokenize
     @abc.abstractmethod
     def token_schema(self) -> pa.Schema:
-        """Return the columns of a token table beside ``row`` (string), ``input_ids`` (list<int32>), ``length`` (int32)."""
+        """Return the columns that the task adds to those of every token table (``tokenization.COLUMNS``)."""
 
     @abc.abstractmethod
     def encode(
@@ -154,6 +155,62 @@ class Task(abc.ABC):
             if one.name == name:
                 return one
         raise ConfigError(f"metric {shown(name)}: {self.name} has {', '.join(one.name for one in self.metrics)}")
+
+
+def load_with_head(auto_class: str, folder: str, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Load a base with a task head by transformers' ``auto_class``; return it and the names of its new modules.
+
+    New is what must travel with the adapter: the head (also where the base brings one, of whatever size: it is trained)
+    and a pooler that the base lacks. A name is that of the topmost module of which all weights are new.
+
+    Raises:
+        ConfigError: weights of the base itself are missing or have another shape than config.json says.
+    """
+    import transformers
+
+    with _quiet():
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    head = {name for name, _ in model.named_parameters() if not (prefix and name.startswith(prefix))}
+    lost = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])} - head
+    broken = sorted(name for name in lost if ".pooler." not in f".{name}")
+    if broken:
+        raise ConfigError(
+            f"base.source: {len(broken)} weights of the base are missing or have another shape than config.json says "
+            f"({shown(broken[0])}, ...): they would be random; fetch the base again"
+        )
+    return model, _topmost(head | lost, [name for name, _ in model.named_parameters()])
+
+
+def _topmost(new: set[str], every: Sequence[str]) -> list[str]:
+    """Return the topmost modules whose parameters are all in ``new``; both are parameter names."""
+    found = set()
+    for name in sorted(new & set(every)):
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            module = ".".join(parts[:depth])
+            if all(other in new for other in every if other.startswith(f"{module}.")):
+                found.add(module)
+                break
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bar and its report of new weights: the caller names them."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def names() -> list[str]:
