@@ -39,9 +39,7 @@ CHAPTERS: dict[str, str] = {
     "Development tools": "typing pydoc doctest unittest lib2to3",
     "Debugging and profiling": "bdb faulthandler pdb timeit trace tracemalloc cProfile profile pstats",
     "Software packaging and distribution": "distutils ensurepip venv zipapp",
-    "Python runtime services": (
-        "sys sysconfig warnings dataclasses contextlib abc atexit traceback gc inspect site"
-    ),
+    "Python runtime services": ("sys sysconfig warnings dataclasses contextlib abc atexit traceback gc inspect site"),
     "Custom interpreters": "code codeop",
     "Importing modules": "zipimport pkgutil modulefinder runpy importlib",
     "Python language services": (
@@ -50,22 +48,18 @@ CHAPTERS: dict[str, str] = {
     "Unix services": "pwd grp termios tty pty fcntl resource syslog",
 }
 
+_BUILT_IN = """
+    builtins unicodedata readline array math cmath itertools marshal zlib time errno select mmap binascii faulthandler
+    sys atexit gc pwd grp termios fcntl resource syslog
+"""
+_ACCELERATORS = """
+    string struct codecs datetime zoneinfo collections heapq bisect weakref decimal random statistics functools
+    operator stat pickle sqlite3 bz2 lzma csv hashlib io curses ctypes queue contextvars multiprocessing asyncio socket
+    ssl signal json locale tkinter tracemalloc symtable uuid warnings abc
+"""
 C_MODULES: dict[str, str] = {
-    **{
-        name: name
-        for name in (
-            "builtins unicodedata readline array math cmath itertools marshal zlib time errno select mmap binascii "
-            "faulthandler sys atexit gc pwd grp termios fcntl resource syslog"
-        ).split()
-    },
-    **{
-        "_" + name: name
-        for name in (
-            "string struct codecs datetime zoneinfo collections heapq bisect weakref decimal random statistics "
-            "functools operator stat pickle sqlite3 bz2 lzma csv hashlib io curses ctypes queue contextvars "
-            "multiprocessing asyncio socket ssl signal json locale tkinter tracemalloc symtable uuid warnings abc"
-        ).split()
-    },
+    **{name: name for name in _BUILT_IN.split()},
+    **{f"_{name}": name for name in _ACCELERATORS.split()},
     "_sre": "re",
     "_blake2": "hashlib",
     "_sha3": "hashlib",

@@ -1,27 +1,285 @@
-"""Part files to rows: the one strict reader. (Section first; the reader follows.)"""
+"""A data folder to the rows of a task: the one way in, for validation, training and evaluation alike.
+
+A folder holds a folder of part files per split. ``reading`` turns files into rows; here the task's fields give them
+their schema: which column is which field, of which type, and an id. A label stays text (``"007"`` is not 7), text
+stays as it is, byte for byte, unless ``data.clean`` names a step. Nothing is repaired: a row is a record or a problem.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field as Limit
 
+from graft.cleaning import STEPS, CleanStep, clean
 from graft.config import Section
+from graft.errors import ConfigError, DataError, shown
+from graft.identity import digest_files, digest_json
+from graft.reading import DECODER, READERS, Limits, Problem, RowError, describe, read_rows
+from graft.workspace import SPLITS
 
-CleanStep = Literal["nfc", "nfkc", "strip_html", "whitespace"]
+if TYPE_CHECKING:
+    from graft.tasks import Field
+
+__all__ = ["CleanStep", "DataConfig", "Problem", "Record", "clean", "data_digest", "parts", "read_part", "rows_of"]
 
 
 class DataConfig(Section):
     """How part files become rows."""
 
-    columns: dict[str, str] = {}
-    """Task field -> column of the files, for columns that are named otherwise (``{text: body, label: category}``)."""
+    columns: dict[str, str] = Limit(default_factory=dict)
+    """Task field (or ``id``) -> column of the files, where they differ: ``{text: body, label: category}``."""
 
     clean: tuple[CleanStep, ...] = ()
-    """Cleaning of text fields, in this order, also applied at predict: ``nfc`` or ``nfkc`` (Unicode normal form), ``strip_html`` (tags and entities), ``whitespace`` (runs become one space, ends trimmed). Empty: the bytes stay as they are."""
+    """Cleaning of text fields, in this order, also applied at predict: ``nfc`` or ``nfkc`` (Unicode normal form),
+    ``strip_html`` (tags, comments and entities, once), ``whitespace`` (runs become one space, ends trimmed).
+    Empty: the bytes stay as they are."""
 
     max_line_bytes: int = Limit(default=1 << 20, ge=64, le=1 << 30)
-    """The longest line (JSONL) or field (CSV, TSV, Parquet) that is read, in bytes; a longer one is an error at its line."""
+    """The longest line (JSONL, CSV, TSV) or field (CSV, TSV, Parquet) that is read, in bytes; a longer one is an error
+    at its line."""
 
     max_depth: int = Limit(default=16, ge=1, le=100)
-    """The deepest nesting of JSON brackets that is read."""
+    """The deepest nesting of JSON brackets that is read; the row's own bracket counts."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits as the file reader takes them."""
+        return Limits(self.max_line_bytes, self.max_depth)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row: ``row`` by task field, typed and cleaned; ``place`` like ``data/train/part-0000.jsonl:7``."""
+
+    row: dict[str, Any]
+    place: str
+    id: str | None = None
+    cleaned: tuple[str, ...] = ()
+    """The cleaning steps that changed a text of this row."""
+
+
+# -- part files
+
+
+def parts(folder: Path) -> dict[str, list[Path]]:
+    """Return the part files of each split, sorted by name. Hidden files are ignored.
+
+    Raises:
+        DataError: a split is absent or empty, a name is not a split, or a file is of an unknown type; all together.
+    """
+    name = folder.name
+    if not folder.is_dir():
+        raise DataError(f"{name}: no such folder; `graft import FILE` makes it, `dvc pull` gets what data.dvc names")
+    problems = [
+        f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)} and nothing else"
+        for path in _visible(folder)
+        if path.name not in SPLITS
+    ]
+    found: dict[str, list[Path]] = {}
+    for split in SPLITS:
+        files = _visible(folder / split) if (folder / split).is_dir() else None
+        if not files:
+            state = "no such split" if files is None else "no part files"
+            problems.append(f"{name}/{split}: {state}; put {split} rows there, or let `graft import` split the data")
+        found[split] = files or []
+        problems += [
+            f"{name}/{split}/{path.name}: not a part file; {', '.join(READERS)} are read"
+            for path in found[split]
+            if path.suffix not in READERS or not path.is_file()
+        ]
+    if problems:
+        raise DataError.from_problems(f"{name}: cannot be used as a data folder", problems)
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def data_digest(folder: Path) -> str:
+    """Return one sha256 over the names and contents of all part files."""
+    return digest_json(digest_files(folder, [path for files in parts(folder).values() for path in files]))
+
+
+def rows_of(folder: Path, split: str, fields: Sequence[Field], config: DataConfig) -> Iterator[Record]:
+    """Yield the rows of a split of a validated data folder.
+
+    Raises:
+        DataError: at the first row that cannot be read.
+    """
+    for path in parts(folder)[split]:
+        for found in read_part(path, folder.parent, fields, config):
+            if isinstance(found, Problem):
+                raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
+            yield found
+
+
+# -- rows of a task
+
+
+def read_part(path: Path, root: Path, fields: Sequence[Field], config: DataConfig) -> Iterator[Record | Problem]:
+    """Yield the rows of a part file as ``fields`` and ``data.columns`` describe them, and a problem for each bad one.
+
+    A column that a part does not have is one problem, not one for each row.
+
+    Raises:
+        ConfigError: ``data.columns`` names a field that the task does not have.
+    """
+    columns = _columns(fields, config)
+    schema = _Schema(fields, columns, textual=path.suffix in (".csv", ".tsv"), named_id="id" in config.columns)
+    for found in read_rows(path, root, config.limits):
+        if isinstance(found, Problem):
+            yield found
+            continue
+        place, values = found
+        row, name, problems = schema.read(place, values)
+        yield from problems
+        if not problems and len(row) == len(fields):
+            yield Record(row, place, name, _clean_row(row, fields, config.clean))
+
+
+@dataclass
+class _Schema:
+    """The fields of a task as the columns of one part, and which columns that part has shown so far."""
+
+    fields: Sequence[Field]
+    columns: Mapping[str, str]
+    textual: bool
+    named_id: bool
+    present: set[str] = dataclass_field(default_factory=set)
+    absent: set[str] = dataclass_field(default_factory=set)
+
+    def read(self, place: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None, list[Problem]]:
+        """Return the typed row (without the fields that are wrong), its id, and what is wrong."""
+        self.present.update(values)
+        row: dict[str, Any] = {}
+        name, problems = None, list[Problem]()
+        for field in self.fields:
+            column = self.columns[field.name]
+            if column not in values and field.required:
+                problems += self.missing(place, column, field.name, _EXPECTED[field.type], values)
+                continue
+            try:
+                row[field.name] = _typed(field, values.get(column), self.textual)
+            except RowError as error:
+                problems.append(Problem(place, column, error.expected, error.found))
+        column = self.columns["id"]
+        if self.named_id and column not in values:
+            problems += self.missing(place, column, "id", _ID, values)
+        try:
+            name = _identifier(values.get(column))
+        except RowError as error:
+            problems.append(Problem(place, column, error.expected, error.found))
+        return row, name, problems
+
+    def missing(self, place: str, column: str, field: str, kind: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yield the problem of a row that lacks a column; a column that no row has shown is named once."""
+        if column in self.present:
+            yield Problem(place, column, kind, "nothing: this row lacks it")
+        elif column not in self.absent:
+            self.absent.add(column)
+            yield _absent(column, field, values, place)
+
+
+def _columns(fields: Sequence[Field], config: DataConfig) -> dict[str, str]:
+    known = [field.name for field in fields]
+    for name in config.columns:
+        if name not in known and name != "id":
+            raise ConfigError(f"data.columns.{name}: the task has no such field; its fields are {', '.join(known)}")
+    return {name: config.columns.get(name, name) for name in [*known, "id"]}
+
+
+def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> Problem:
+    """Return the problem of a column that a part does not have, at the place where its columns are named."""
+    file = place.rpartition(":")[0]
+    where = {".parquet": file, ".jsonl": place}.get(Path(file).suffix, f"{file}:1")
+    near = difflib.get_close_matches(column, list(values), n=1, cutoff=0.5)
+    advice = f"; did you mean {near[0]!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
+    return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}")
+
+
+_EXPECTED = {
+    "string": "a string",
+    "number": "a finite number",
+    "strings": "a list of strings",
+    "label": "a label (string, integer or boolean)",
+}
+_ID = "an id (string or integer)"
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def _typed(field: Field, value: Any, textual: bool) -> Any:
+    """Return ``value`` in the field's type; ``textual``: from a file in which everything is text."""
+    if value is None or (textual and value == "" and not field.required):
+        if field.required:
+            raise RowError(_EXPECTED[field.type], "null")
+        return None
+    if textual and field.type in ("number", "strings"):
+        value = _from_text(field.type, value)
+    match field.type:
+        case "string" if isinstance(value, str):
+            return value
+        case "label" if isinstance(value, str | bool | int):
+            label = value if isinstance(value, str) else json.dumps(value)
+            if not label.strip():
+                raise RowError("a label", f"an empty one, {shown(label)}")
+            return label
+        case "number" if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
+            return value
+        case "strings" if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+    raise RowError(_EXPECTED[field.type], describe(value))
+
+
+def _is_finite(value: float) -> bool:
+    """Say whether ``value`` is a number that a float can hold (an integer may be too large)."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _from_text(kind: str, cell: str) -> Any:
+    """Return the number or the list (JSON) that a cell of a CSV or TSV file holds."""
+    if kind == "number":
+        if not _NUMBER.fullmatch(cell.strip()):
+            raise RowError(_EXPECTED[kind], describe(cell))
+        return float(cell) if any(sign in cell for sign in ".eE") else int(cell)
+    try:
+        return DECODER.decode(cell)
+    except (ValueError, RowError, RecursionError):
+        raise RowError("a list of strings as JSON", describe(cell)) from None
+
+
+def _identifier(value: Any) -> str | None:
+    """Return the row's id as a string; ``None`` where it has none."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    raise RowError(_ID, describe(value))
+
+
+def _clean_row(row: dict[str, Any], fields: Sequence[Field], steps: Sequence[str]) -> tuple[str, ...]:
+    """Clean the text fields of ``row`` in place; return the steps that changed one."""
+    changed = dict[str, None]()
+    for field in fields:
+        value = row[field.name]
+        if not (steps and field.text and value):
+            continue
+        for step in steps:
+            new = STEPS[step](value) if isinstance(value, str) else [STEPS[step](item) for item in value]
+            if new != value:
+                changed[step] = None
+            value = new
+        row[field.name] = value
+    return tuple(changed)
