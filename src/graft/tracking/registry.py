@@ -1,0 +1,188 @@
+"""The model registry: versions found by their adapter's digest, aliases moved with a check.
+
+MLflow's aliases have no compare-and-set: two promotions at once both succeed. So ``set_champion`` holds a lock of the
+clone, compares the alias with what the decision was made against, sets it and reads it back. Between clones on one
+server the window is the few milliseconds between the read and the write; what slips through is seen in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from graft.errors import InputError, PromotionConflict
+from graft.tracking.server import Connection, now_ms
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+ADAPTER = "graft.adapter"
+CANDIDATE, CHAMPION = "candidate", "champion"
+REVIEW = "review"
+"""The tag that reviewers set in the MLflow UI: ``approved`` or ``rejected``."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One model version. ``adapter`` is the digest of its adapter folder, as recorded when it was published."""
+
+    name: str
+    version: str
+    adapter: str | None
+    run_id: str | None
+    source: str
+    created_ms: int
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def review(self) -> str | None:
+        """What a reviewer set in the UI: ``approved``, ``rejected`` or None."""
+        value = self.tags.get(REVIEW, "").strip().lower()
+        return value if value in ("approved", "rejected") else None
+
+
+def ensure_model(connection: Connection, name: str, *, description: str, tags: Mapping[str, str]) -> None:
+    """Find or create the registered model; keep its description and tags as given, other tags as they are."""
+    from mlflow.exceptions import MlflowException
+
+    client = connection.client
+    found = client.search_registered_models(f"name = '{name}'", max_results=1)
+    if not found:
+        try:
+            client.create_registered_model(name, tags=dict(tags), description=description)
+            return
+        except MlflowException:  # another process was faster
+            found = client.search_registered_models(f"name = '{name}'", max_results=1)
+            if not found:
+                raise
+    if description and found[0].description != description:
+        client.update_registered_model(name, description)
+    for key, value in tags.items():
+        if found[0].tags.get(key) != value:
+            client.set_registered_model_tag(name, key, value)
+
+
+def versions(connection: Connection, name: str) -> list[Version]:
+    """Return all versions of a registered model, the newest first; none where it does not exist."""
+    found = connection.client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    aliases: dict[str, list[str]] = {}
+    if found:
+        for alias, number in connection.client.get_registered_model(name).aliases.items():
+            aliases.setdefault(str(number), []).append(alias)
+    made = [_version(one, aliases.get(str(one.version), [])) for one in found]
+    return sorted(made, key=lambda one: int(one.version), reverse=True)
+
+
+def get(connection: Connection, name: str, version: str) -> Version:
+    """Return one version, by number or as ``@alias``.
+
+    Raises:
+        InputError: there is none; the message lists those that exist.
+    """
+    known = versions(connection, name)
+    for one in known:
+        if version == one.version or version.removeprefix("@") in one.aliases:
+            return one
+    there = ", ".join(one.version for one in known) or "none"
+    raise InputError(f"{name}: no version {version!r} at {connection.uri}; there are: {there}")
+
+
+def find(connection: Connection, name: str, adapter: str) -> Version | None:
+    """Return the first version that holds the adapter of this digest, or None."""
+    held = [one for one in versions(connection, name) if one.adapter == adapter]
+    return held[-1] if held else None
+
+
+def create(
+    connection: Connection,
+    name: str,
+    *,
+    model: LoggedModel,
+    run_id: str,
+    description: str,
+    tags: Mapping[str, str],
+) -> Version:
+    """Create a version of a logged model. The caller holds the model's lock and has looked for one (``find``)."""
+    # A store opened directly looks ``models:/<id>`` up at the process's global URI, which is not set here.
+    source = f"models:/{model.model_id}" if connection.uri.startswith("http") else model.artifact_location
+    made = connection.client.create_model_version(
+        name, source, run_id=run_id, model_id=model.model_id, description=description, tags=dict(tags)
+    )
+    return get(connection, name, str(made.version))
+
+
+def set_tags(connection: Connection, version: Version, tags: Mapping[str, str]) -> None:
+    """Set the version tags that are new or differ."""
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            connection.client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def set_candidate(connection: Connection, version: Version) -> None:
+    """Let the alias ``candidate`` name the version that was published last."""
+    if CANDIDATE not in version.aliases:
+        connection.client.set_registered_model_alias(version.name, CANDIDATE, version.version)
+
+
+def champion(connection: Connection, name: str) -> Version | None:
+    """Return the version that the alias ``champion`` names, or None."""
+    held = [one for one in versions(connection, name) if CHAMPION in one.aliases]
+    return held[0] if held else None
+
+
+def set_champion(connection: Connection, name: str, version: str, *, expected_current: str | None) -> None:
+    """Move the alias ``champion`` to ``version`` if it still names ``expected_current`` (None: nothing).
+
+    Raises:
+        PromotionConflict: it names another version by now, or did so right after it was set.
+    """
+    with connection.locked(f"model-{name}", purpose=f"move the champion of {name}"):
+        current = champion_number(connection, name)
+        if current != expected_current:
+            raise PromotionConflict(
+                f"{name}: champion is {_said(current)} by now, and the decision was made against "
+                f"{_said(expected_current)}; run `graft promote` again to compare with it"
+            )
+        if current == version:
+            return
+        connection.client.set_registered_model_alias(name, CHAMPION, version)
+        connection.client.set_model_version_tag(name, version, "graft.champion_since_ms", str(now_ms()))
+        after = champion_number(connection, name)
+    if after != version:
+        raise PromotionConflict(
+            f"{name}: champion was set to version {version} and is {_said(after)}; another promotion ran at the same "
+            f"time; run `graft promote` again to compare with it"
+        )
+
+
+def champion_number(connection: Connection, name: str) -> str | None:
+    """Return the number of the champion version, straight from the registered model."""
+    found = connection.client.search_registered_models(f"name = '{name}'", max_results=1)
+    number = found[0].aliases.get(CHAMPION) if found else None
+    return None if number is None else str(number)
+
+
+def _said(version: str | None) -> str:
+    return "not set" if version is None else f"version {version}"
+
+
+def _version(found: object, aliases: list[str]) -> Version:
+    from mlflow.entities.model_registry import ModelVersion
+
+    assert isinstance(found, ModelVersion)
+    return Version(
+        name=found.name,
+        version=str(found.version),
+        adapter=found.tags.get(ADAPTER),
+        run_id=found.run_id or None,
+        source=found.source or "",
+        created_ms=int(found.creation_timestamp or 0),
+        aliases=tuple(sorted(aliases)),
+        tags=dict(found.tags),
+    )
