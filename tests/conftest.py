@@ -110,8 +110,13 @@ def write_tiny_base(folder: Path) -> None:
                 num_attention_heads=2,
                 intermediate_size=64,
                 max_position_embeddings=64,
+                initializer_range=0.1,
             )
         )
+        # What a base knows beforehand: words of one topic share a direction, so that two short epochs are enough.
+        for number, words in enumerate(TOPICS.values()):
+            ids = [vocabulary[word] for word in words]
+            model.embeddings.word_embeddings.weight.data[ids, 4 * number : 4 * number + 4] += 1.0
     model.save_pretrained(folder)
 
 

@@ -1,12 +1,43 @@
-"""Rows to Arrow token tables. (Section first; the stage follows.)"""
+"""Rows to Arrow token tables, one per part file, that open with ``datasets.Dataset.from_file``.
+
+Tokenizing once, in a stage of its own, makes what the model sees a file that can be looked at and cached. Memory is
+bounded by one batch of rows. What tokens alone can show is checked here: rows that the tokenizer leaves empty, rows
+that are too long, rows that training shares with another split.
+
+Rows are encoded without a limit first, so that the true length of a cut row is known; only long rows are encoded twice.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
 
+from graft import tasks
+from graft.base import BaseConfig, LockedBase, load_tokenizer, locked
 from graft.config import Section
+from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
+from graft.errors import ConfigError, DataError
+from graft.identity import digest_file, digest_json
+from graft.tasks import Task, TaskConfig
+from graft.workspace import SPLITS, Workspace, read_json, replaced, write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_ROWS = 1000
+REPORT_EVERY_SECONDS = 2.0
+MANIFEST = "manifest.json"
 
 
 class TokenizationConfig(Section):
@@ -17,3 +48,262 @@ class TokenizationConfig(Section):
 
     too_long: Literal["truncate", "refuse"] = "truncate"
     """What happens to a longer row: cut at the end (counted and reported), or an error at its file and line."""
+
+
+def tokenize(
+    workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, tokenization: TokenizationConfig
+) -> None:
+    """Run the stage: write ``artifacts/tokens``.
+
+    Raises:
+        ConfigError: the length limit does not fit the base, or the base is not locked.
+        DataError: the data is not what was validated, or rows make no usable tokens (each at its ``file:line``).
+    """
+    verdict = _verdict(workspace)
+    pinned = locked(workspace, base)
+    _check_limit(tokenization, pinned)
+    tokenizer = load_tokenizer(pinned.folder(workspace.root, weights=False), base.trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        raise ConfigError("base.source: the tokenizer has no padding token; name one in its tokenizer_config.json")
+    encoder = _Encoder(tasks.get(task.name), task, data, tokenization, tokenizer, verdict["state"])
+    total = sum(split["rows"] for split in verdict["splits"].values())
+    with replaced(workspace.tokens) as output:
+        splits = _write_splits(workspace, output, encoder, _Progress(total))
+        _refuse(workspace, encoder.problems)
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, splits))
+    for split in splits:
+        _report(split)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what tokenize says about the token tables in ``folder``.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    return manifest
+
+
+def read_tokens(folder: Path, split: str) -> pa.Table:
+    """Return the token rows of a split, mapped from disk: ``COLUMNS`` and those of the task.
+
+    Raises:
+        ConfigError: ``folder`` holds no token tables.
+    """
+    import pyarrow as pa
+
+    names = read_manifest(folder)["splits"][split]["parts"]
+    return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(folder / split / name))).read_all() for name in names)
+
+
+def token_schema(task: Task) -> pa.Schema:
+    """Return the columns of a token table.
+
+    ``row`` (where the row stands: ``data/train/part-0000.jsonl:7``), ``id`` (null without one), ``input_ids`` (cut,
+    special tokens included), ``length`` (of ``input_ids``), ``untruncated_length``, and the task's own.
+    """
+    import pyarrow as pa
+
+    shared = [
+        ("row", pa.string()),
+        ("id", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("length", pa.int32()),
+        ("untruncated_length", pa.int32()),
+    ]
+    return pa.schema([*(pa.field(name, type_) for name, type_ in shared), *task.token_schema()])
+
+
+# -- before
+
+
+def _verdict(workspace: Workspace) -> dict[str, Any]:
+    """Return validate's verdict, refused unless it is about the data that lies here now."""
+    path = workspace.validation / "verdict.json"
+    if not path.is_file():
+        raise DataError("data: not validated; run `graft stage validate`")
+    verdict: dict[str, Any] = read_json(path)
+    if not verdict["passed"] or verdict["data"] != data_digest(workspace.data):
+        raise DataError("data: changed since it was validated; run `graft stage validate`")
+    return verdict
+
+
+def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
+    if base.positions is not None and config.max_length_tokens > base.positions:
+        raise ConfigError(
+            f"tokenization.max_length_tokens: {base.source} has {base.positions} positions (got "
+            f"{config.max_length_tokens}); set at most {base.positions}"
+        )
+
+
+# -- encoding
+
+
+@dataclass
+class _Encoder:
+    """Encodes batches of records, and finds those that make no usable tokens."""
+
+    task: Task
+    task_config: TaskConfig
+    data: DataConfig
+    config: TokenizationConfig
+    tokenizer: PreTrainedTokenizerBase
+    state: Mapping[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+
+    def records(self, path: Path, root: Path) -> Iterator[list[Record]]:
+        """Yield the records of a part in batches."""
+        found = self._strict(path, root)
+        while batch := list(islice(found, BATCH_ROWS)):
+            yield batch
+
+    def _strict(self, path: Path, root: Path) -> Iterator[Record]:
+        for found in read_part(path, root, self.task.fields, self.data):
+            if isinstance(found, Problem):
+                raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
+            yield found
+
+    def encode(self, records: list[Record]) -> list[dict[str, Any]]:
+        """Return the token rows of ``records``."""
+        limit = self.config.max_length_tokens
+        rows = [record.row for record in records]
+        encoded = self.task.encode(self.task_config, rows, self.tokenizer, self.state, limit)
+        for record, row in zip(records, encoded, strict=True):
+            row.update(row=record.place, id=record.id, length=len(row["input_ids"]))
+            self._check(record, row, limit)
+        return encoded
+
+    def _check(self, record: Record, row: Mapping[str, Any], limit: int) -> None:
+        if self.config.too_long == "refuse" and row["untruncated_length"] > limit:
+            found = f"{row['untruncated_length']}; shorten it, or set tokenization.too_long: truncate"
+            self.problems.append(Problem(record.place, self._text_column, f"at most {limit} tokens", found))
+        if self._special_tokens.issuperset(row["input_ids"]):
+            expected = "text that the base's tokenizer has tokens for"
+            self.problems.append(Problem(record.place, self._text_column, expected, "none; change or remove the row"))
+
+    @cached_property
+    def _special_tokens(self) -> frozenset[int]:
+        """The tokens that stand for no text; the unknown token does stand for one."""
+        return frozenset(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+
+    @cached_property
+    def _text_column(self) -> str:
+        name = next((one.name for one in self.task.fields if one.text), "")
+        return self.data.columns.get(name, name)
+
+
+@dataclass
+class _Split:
+    """What is known of a split once its parts are written."""
+
+    name: str
+    training: set[bytes]
+    """A digest of each training row's tokens: filled by ``train``, looked up by the other splits."""
+    counts: Counter[str] = field(default_factory=Counter)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def count(self, rows: list[dict[str, Any]], unknown: int | None) -> None:
+        """Count a batch of token rows; ``unknown`` is the token of what the vocabulary does not have."""
+        for row in rows:
+            ids = row["input_ids"]
+            digest = hashlib.blake2b(repr(ids).encode(), digest_size=8).digest()
+            self.counts["rows"] += 1
+            self.counts["tokens"] += len(ids)
+            self.counts["unknown_tokens"] += ids.count(unknown)
+            self.counts["truncated"] += row["untruncated_length"] > len(ids)
+            if self.name == "train":
+                self.training.add(digest)
+            else:
+                self.counts["also_in_train"] += digest in self.training
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the split's entry in the manifest."""
+        names = ("rows", "tokens", "unknown_tokens", "truncated", "also_in_train")
+        counts = {name: self.counts[name] for name in names}
+        return {**counts, "digest": digest_json(self.digests), "parts": list(self.digests)}
+
+
+def _write_splits(workspace: Workspace, output: Path, encoder: _Encoder, progress: _Progress) -> list[_Split]:
+    """Write the token tables of all splits, ``train`` first, since the others are compared with it."""
+    files, training = parts(workspace.data), set[bytes]()
+    splits = [_Split(name, training) for name in SPLITS]
+    for split in splits:
+        stems = Counter(path.stem for path in files[split.name])
+        (output / split.name).mkdir()
+        for path in files[split.name]:
+            table = output / split.name / f"{path.stem if stems[path.stem] == 1 else path.name}.arrow"
+            _write_part(path, workspace.root, table, encoder, split, progress)
+            split.digests[table.name] = digest_file(table)
+    return splits
+
+
+def _write_part(path: Path, root: Path, table: Path, encoder: _Encoder, split: _Split, progress: _Progress) -> None:
+    import pyarrow as pa
+
+    schema = token_schema(encoder.task)
+    with pa.ipc.new_stream(str(table), schema) as writer:
+        for records in encoder.records(path, root):
+            rows = encoder.encode(records)
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+            split.count(rows, encoder.tokenizer.unk_token_id)
+            progress.add(len(rows))
+
+
+class _Progress:
+    """Prints how far the stage is, at most once in two seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.start = self.printed = time.monotonic()
+
+    def add(self, rows: int) -> None:
+        """Count rows that are written."""
+        self.done += rows
+        now = time.monotonic()
+        if now - self.printed >= REPORT_EVERY_SECONDS:
+            self.printed, rate = now, self.done / (now - self.start)
+            left = max(self.total - self.done, 0) / rate
+            print(f"tokenize: {self.done}/{self.total} rows, {rate:.0f} rows/s, {left:.0f} s left", flush=True)
+
+
+# -- after
+
+
+def _refuse(workspace: Workspace, problems: list[Problem]) -> None:
+    """Write the report and raise if there are problems; else remove the report of an earlier refusal."""
+    report = workspace.failed / "tokenize"
+    if not problems:
+        shutil.rmtree(report, ignore_errors=True)
+        return
+    lines = [str(problem) for problem in problems]
+    write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
+    raise DataError.from_problems(f"tokenize: {len(lines)} rows cannot be used", lines)
+
+
+def _manifest(encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, splits: list[_Split]) -> dict[str, Any]:
+    return {
+        "data": verdict["data"],
+        "state": verdict["state"],
+        "clean": list(encoder.data.clean),
+        "columns": encoder.data.columns,
+        "base": base.digest,
+        "tokenizer": base.tokenizer,
+        "chat_template": base.chat_template,
+        "max_length_tokens": encoder.config.max_length_tokens,
+        "pad_token_id": encoder.tokenizer.pad_token_id,
+        "splits": {split.name: split.as_json() for split in splits},
+    }
+
+
+def _report(split: _Split) -> None:
+    name, counts = split.name, split.counts
+    print(
+        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} tokens, {counts['truncated']} rows cut",
+        flush=True,
+    )
+    if counts["also_in_train"]:
+        print(f"warning: {name}: {counts['also_in_train']} rows have the same tokens as a training row", flush=True)
+    if counts["unknown_tokens"] > counts["tokens"] / 20:
+        share = counts["unknown_tokens"] / counts["tokens"]
+        print(f"warning: {name}: {share:.0%} of the tokens are unknown to the base's tokenizer", flush=True)

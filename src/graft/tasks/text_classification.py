@@ -64,7 +64,8 @@ def correct(table: Table) -> np.ndarray:
     """Return 1 for each row that is predicted right, else 0: float64 [N]."""
     import numpy as np
 
-    return (table["reference"] == table["prediction"]).astype(np.float64)
+    scores: np.ndarray = (table["reference"] == table["prediction"]).astype(np.float64)
+    return scores
 
 
 def accuracy(table: Table) -> float:
