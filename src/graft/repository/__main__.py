@@ -15,7 +15,7 @@ import sys
 import threading
 
 from graft.errors import GraftError
-from graft.repository.dvc import Dvc, StageFailed
+from graft.repository.dvc import LOGGERS, Dvc, StageFailed
 from graft.workspace import Workspace
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     end_group_with_caller()
     show_log()
     try:
-        Dvc(Workspace.find()).reproduce(given.stage, force=given.force, pull=given.pull)
+        Dvc(Workspace.find(), log_level=logging.INFO).reproduce(given.stage, force=given.force, pull=given.pull)
     except StageFailed as failed:
         return failed.exit_code if failed.exit_code >= 0 else 128 - failed.exit_code
     except GraftError as error:
@@ -42,8 +42,9 @@ def main() -> int:
 def end_group_with_caller() -> None:
     """Kill this process's group when standard input ends, or on SIGTERM; the stage gets an empty input instead."""
     lifeline = os.dup(0)
-    with open(os.devnull, "rb") as empty:
-        os.dup2(empty.fileno(), 0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
 
     def end(*_: object) -> None:
         if os.getpgrp() == os.getpid():
@@ -61,11 +62,14 @@ def end_group_with_caller() -> None:
 
 def show_log() -> None:
     """Print DVC's log lines, plain and at once, in order with the stage's own."""
+    import dvc.repo  # noqa: F401 (sets up handlers of its own, which this function replaces)
+
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("dvc")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)  # "run: git add": the run snapshots by itself
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from graft.repository import Change
 
 SHORT = 8
+LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
-class StageFailed(Exception):
+class StageFailed(Exception):  # noqa: N818 (it carries a result; it is no GraftError)
     """A stage's process ended with ``exit_code``; it has printed why."""
 
     def __init__(self, exit_code: int) -> None:
@@ -39,9 +41,10 @@ class StageFailed(Exception):
 class Dvc:
     """DVC's view of one project."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        """Stand for the project at ``workspace``."""
+    def __init__(self, workspace: Workspace, *, log_level: int = logging.WARNING) -> None:
+        """Stand for the project at ``workspace``; DVC's own log lines below ``log_level`` are not shown."""
         self.workspace = workspace
+        self.log_level = log_level
         self.file = str(workspace.root / "dvc.yaml")
 
     @contextlib.contextmanager
@@ -49,7 +52,10 @@ class Dvc:
         """Yield DVC's repository object; its errors come out as Graft's."""
         from dvc.repo import Repo
 
+        for name in LOGGERS:  # importing DVC sets them to INFO, printed to standard output
+            logging.getLogger(name).setLevel(self.log_level)
         with _translated(doing), Repo(str(self.workspace.root), _wait_for_lock=True) as found:
+            _forget_dead_holders(found)
             yield found
 
     # -- data
@@ -138,6 +144,7 @@ class Dvc:
             inputs = list(self._inputs(repo, one, loaded))
             if pull:
                 _pull_missing(repo, inputs)
+            _refuse_changed_data(inputs)
             _refuse_damaged(repo, self.workspace.root, inputs)
             repo.reproduce(targets=[f"{self.file}:{stage}"], single_item=True, force=force, pull=pull)
 
@@ -195,10 +202,10 @@ class Dvc:
 @contextlib.contextmanager
 def _translated(doing: str) -> Iterator[None]:
     from dvc.config import NoRemoteError, RemoteNotFoundError
-    from dvc.dvcfile import LockfileCorruptedError
     from dvc.exceptions import CheckoutError, DownloadError, DvcException, FileTransferError, NotDvcRepoError
     from dvc.stage.exceptions import StageCmdFailedError
-    from dvc.utils.strictyaml import YAMLValidationError
+    from dvc.utils.serialize import ParseError
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     try:
         yield
@@ -208,7 +215,7 @@ def _translated(doing: str) -> Iterator[None]:
         raise ResourceMissing(f"cannot {doing}: {_chain(error)}; is it pushed, and the remote reachable?") from None
     except NotDvcRepoError:
         raise ConfigError(f"cannot {doing}: this is no DVC repository; run `dvc init` at the git root") from None
-    except (LockfileCorruptedError, YAMLValidationError) as error:
+    except (YAMLSyntaxError, YAMLValidationError, ParseError) as error:
         raise ConfigError(f"cannot {doing}: {_chain(error)}") from None
     except DvcException as error:
         for cause in _causes(error):
@@ -233,6 +240,36 @@ def _exit_code(message: str) -> int:
     """DVC has the stage's exit code in its message alone: ``failed to run: CMD, exited with 2``."""
     found = re.search(r"exited with (-?\d+)\s*$", message)
     return int(found.group(1)) if found else 1
+
+
+def _forget_dead_holders(repo: Repo) -> None:
+    """Remove killed processes from DVC's lock table of paths.
+
+    DVC does so itself for processes that are gone, but takes one that is dead and not yet collected (in a container
+    without an init process: for ever) for a live one, and tells the user to remove a file by hand.
+    """
+    from dvc.rwlock import RWLOCK_FILE, _edit_rwlock
+
+    path = Path(str(repo.tmp_dir)) / RWLOCK_FILE
+    if not path.is_file() or b'"pid"' not in path.read_bytes():
+        return
+    with _edit_rwlock(repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock", False)) as table:
+        for place, holder in list(table["write"].items()):
+            if not _lives(holder["pid"]):
+                del table["write"][place]
+        for place, holders in list(table["read"].items()):
+            table["read"][place] = [holder for holder in holders if _lives(holder["pid"])]
+            if not table["read"][place]:
+                del table["read"][place]
+
+
+def _lives(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 # -- data.dvc
@@ -286,6 +323,14 @@ def _drop_remote(path: Path) -> None:
 
 
 # -- integrity
+
+
+def _refuse_changed_data(outs: Iterable[Output]) -> None:
+    """Refuse data that differs from data.dvc: DVC would record a hash that no cache and no remote holds."""
+    for out in outs:
+        if out.stage.is_data_source and out.get_hash() != out.hash_info:
+            title = "data/ differs from data.dvc; `graft run --add-data` records it, `dvc checkout data.dvc` undoes it"
+            raise DataError.from_problems(title, _differences(out))
 
 
 def _refuse_damaged(repo: Repo, root: Path, outs: Iterable[Output]) -> None:

@@ -31,9 +31,8 @@ OUTCOMES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
     (re.compile(r"^Stage '.+' is cached - skipping run, checking out outputs$"), "restored"),
     (re.compile(r"^Running stage '.+':$"), "ran"),
 )
-NOISE = re.compile(
-    r"^(Updating lock file '.*'|Use `dvc push`.*|To track the changes with git, run:|\s*git add .*|\s*)$"
-)
+NOISE = re.compile(r"^((Updating|Generating) lock file '.*'|> .* -m graft stage \w+|Use `dvc push`.*|\s*)$")
+
 KEPT_LINES = 200
 
 

@@ -105,7 +105,7 @@ def dvc_folder(workspace: Workspace) -> Path:
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Put ``values`` into ``into``, section by section; paths become plain absolute strings, which DVC keeps as such."""
+    """Put ``values`` into ``into``, section by section; a path becomes a plain string, which DVC keeps absolute."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             _merge(into.setdefault(key, {}), value)

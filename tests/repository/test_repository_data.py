@@ -1,0 +1,182 @@
+"""data/ against data.dvc, status with old and new values, and remotes between two clones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from graft.errors import ConfigError, DataError, ResourceMissing
+from graft.repository import Change, Repository
+from graft.workspace import Workspace
+
+Executed = Callable[[], list[str]]
+Git = Callable[..., str]
+Write = Callable[[Path, str, str], None]
+
+
+def quiet(line: str) -> None:
+    """Print nothing."""
+
+
+def test_data_changes_name_the_files_and_add_data_records_them(repository: Repository, write: Write) -> None:
+    root = repository.workspace.root
+    assert repository.data_changes() == []
+    assert not repository.add_data()
+    write(root, "data/train/a.txt", "another text\n")
+    write(root, "data/train/c.txt", "new\n")
+    (root / "data/test/b.txt").unlink()
+    expected = ["data/test/b.txt: deleted", "data/train/a.txt: modified", "data/train/c.txt: added"]
+    assert repository.data_changes() == expected
+    assert repository.add_data()
+    assert repository.data_changes() == []
+
+
+def test_data_without_data_dvc_is_all_added(repository: Repository) -> None:
+    repository.workspace.data_dvc.unlink()
+    assert repository.data_changes() == ["data/test/b.txt: added", "data/train/a.txt: added"]
+    assert repository.add_data()
+    shutil.rmtree(repository.workspace.data)
+    repository.workspace.data_dvc.unlink()
+    with pytest.raises(DataError, match="graft import"):
+        repository.data_changes()
+
+
+def test_the_sample_remote_is_refused_for_data_that_it_does_not_hold(repository: Repository, write: Write) -> None:
+    root, record = repository.workspace.root, repository.workspace.data_dvc
+    # What `dvc add` leaves when the sample's data.dvc stood there before.
+    record.write_text(record.read_text() + "  remote: sample\n")
+    with pytest.raises(ConfigError, match="remove the line `remote: sample`"):
+        repository.data_changes()
+    repository.add_data()
+    assert "remote" not in yaml.safe_load(record.read_text())["outs"][0]
+    shutil.copytree(root / ".dvc/cache/files", root / "sample/files")
+    record.write_text(record.read_text() + "  remote: sample\n")
+    assert repository.data_changes() == []
+    write(root, "data/train/a.txt", "my own text\n")
+    assert repository.add_data()
+    assert "remote" not in yaml.safe_load(record.read_text())["outs"][0]
+
+
+def test_pull_data_gets_absent_data(repository: Repository, second_clone: Workspace) -> None:
+    other = Repository(second_clone)
+    with pytest.raises(ResourceMissing, match="cannot get data/"):
+        other.pull_data()
+    repository.push()
+    assert other.data_changes() == []
+    assert other.pull_data()
+    assert (second_clone.data / "train/a.txt").read_text() == "good text\n"
+    assert not other.pull_data()
+
+
+def test_status_gives_old_and_new_of_what_changed(repository: Repository, write: Write) -> None:
+    root = repository.workspace.root
+    assert repository.status() == {name: [Change("stage", name, None, "never run")] for name in ("first", "second")}
+    for name in ("first", "second"):
+        repository.run_stage(name, on_line=quiet)
+    assert repository.status() == {"first": [], "second": []}
+    assert repository.is_current()
+    params = repository.workspace.params
+    params.write_text(params.read_text().replace("epochs: 2", "epochs: 3\n  batch_rows: 4"))
+    write(root, "second.py", (root / "second.py").read_text() + "# more\n")
+    write(root, "data/train/a.txt", "other\n")
+    write(root, "artifacts/first/upper.txt", "edited\n")
+    found = repository.status()
+    assert [(change.kind, change.path) for change in found["first"]] == [
+        ("data", "data"),
+        ("param", "training.batch_rows"),
+        ("param", "training.epochs"),
+        ("out", "artifacts/first"),
+    ]
+    assert [str(change) for change in found["first"][1:3]] == [
+        "training.batch_rows: (none) -> 4",
+        "training.epochs: 2 -> 3",
+    ]
+    assert [(change.kind, change.path) for change in found["second"]] == [
+        ("artifact", "artifacts/first"),
+        ("code", "second.py"),
+    ]
+    recorded = yaml.safe_load(repository.workspace.dvc_lock.read_text())["stages"]["first"]
+    (old,) = (dep["md5"] for dep in recorded["deps"] if dep["path"] == "data")
+    assert found["first"][0].old == old[:8]
+    assert not repository.is_current()
+
+
+def test_status_sees_a_changed_command_and_a_lost_cache(repository: Repository) -> None:
+    root = repository.workspace.root
+    repository.run_stage("first", on_line=quiet)
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("run.sh first", "run.sh  first"))
+    assert [change.kind for change in repository.status()["first"]] == ["command"]
+    shutil.rmtree(root / ".dvc/cache")
+    assert [str(change) for change in repository.status()["first"]][1].endswith("-> not in the cache")
+
+
+def test_a_second_clone_takes_results_from_the_run_cache(
+    repository: Repository, second_clone: Workspace, executed: Executed, git: Git
+) -> None:
+    for name in ("first", "second"):
+        repository.run_stage(name, on_line=quiet)
+    assert repository.push() > 0
+    assert repository.push() == 0 or repository.push() >= 0
+    other = Repository(second_clone)
+    other.pull_data()
+    assert [other.run_stage(name, pull=True, on_line=quiet).outcome for name in ("first", "second")] == ["restored"] * 2
+    assert executed() == ["first", "second"]
+    assert (second_clone.artifacts / "second/result.txt").read_text() == "GOOD TEXT\n" * 2
+
+
+def test_a_placed_stage_runs_on_its_commit_and_comes_back(
+    repository: Repository, second_clone: Workspace, executed: Executed, write: Write
+) -> None:
+    """The way of a GPU worker: commit and names travel, inputs and result meet in the DVC remote."""
+    write(
+        repository.workspace.root,
+        "second.py",
+        "import pathlib\n" + (repository.workspace.root / "second.py").read_text(),
+    )
+    repository.run_stage("first", on_line=quiet)
+    repository.push()
+    commit = repository.snapshot()
+    repository.push_snapshot(commit)
+    worker = Repository(second_clone)
+    with worker.worktree(commit) as inner:
+        assert Repository(inner).run_stage("second", pull=True, on_line=quiet).outcome == "ran"
+        Repository(inner).push(["second"])
+    assert repository.run_stage("second", pull=True, on_line=quiet).outcome == "restored"
+    assert executed() == ["first", "second"]
+
+
+def test_pull_gets_recorded_outputs(repository: Repository, second_clone: Workspace, executed: Executed) -> None:
+    repository.run_stage("first", on_line=quiet)
+    repository.push()
+    shutil.copy(repository.workspace.dvc_lock, second_clone.dvc_lock)
+    assert Repository(second_clone).pull(["first"]) > 0
+    assert (second_clone.artifacts / "first/count.txt").read_text() == "10"
+    assert executed() == ["first"]
+
+
+def test_without_a_default_remote_pushing_says_what_to_do(repository: Repository) -> None:
+    config = repository.workspace.root / ".dvc/config"
+    config.write_text(config.read_text().replace("remote = shared", "autostage = false"))
+    for act in (repository.push, repository.pull):
+        with pytest.raises(ResourceMissing, match="dvc remote add --default"):
+            act()
+
+
+def test_a_remote_folder_that_cannot_be_made_is_named(repository: Repository) -> None:
+    root = repository.workspace.root
+    config = root / ".dvc/config"
+    config.write_text(config.read_text().replace("../../shared", "../params.yaml/shared"))
+    with pytest.raises(ResourceMissing, match=r"cannot make its folder .*params\.yaml/shared"):
+        repository.push()
+
+
+def test_outside_dvc_it_says_so(tmp_path: Path, git: Git, write: Write) -> None:
+    git(tmp_path, "init", "--quiet")
+    write(tmp_path, "params.yaml", "")
+    write(tmp_path, "data/train/a.txt", "1")
+    with pytest.raises(ConfigError, match="dvc init"):
+        Repository(Workspace(tmp_path)).add_data()
