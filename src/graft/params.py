@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import SerializeAsAny, TypeAdapter
+from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from graft import tasks
 from graft.adapters import AdapterConfig
@@ -61,7 +63,7 @@ class Params(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Where runs are recorded."""
 
-    placement: dict[StageName, str] = {}
+    placement: dict[StageName, str] = Field(default={})
     """Stage -> Prefect work pool that runs it (``{train: gpu}``); stages not named run where the flow runs."""
 
 
@@ -73,6 +75,31 @@ def load(path: Path) -> Params:
     """
     raw, lines = read_yaml(path)
     return validate(_model_for(raw), raw, source=path.name, lines=lines)
+
+
+def partial(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the sections that are right, by name, and every problem of the file.
+
+    Raises:
+        ConfigError: the file cannot be read at all.
+    """
+    raw, lines = read_yaml(path)
+    model = _model_for(raw)
+    try:
+        loaded = validate(model, raw, source=path.name, lines=lines)
+    except ConfigError as error:
+        return dict(_valid_sections(model, raw)), list(error.problems)
+    return {name: getattr(loaded, name) for name in model.model_fields}, []
+
+
+def _valid_sections(model: type[Params], raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if name not in raw:
+            if not field.is_required():
+                yield name, field.get_default(call_default_factory=True)
+            continue
+        with contextlib.suppress(ValidationError):
+            yield name, TypeAdapter[Any](field.annotation or Any).validate_python(raw[name])
 
 
 def schema() -> dict[str, Any]:

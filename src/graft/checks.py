@@ -1,0 +1,328 @@
+"""`graft check`: what would go wrong, found before anything runs, all of it at once.
+
+Each check reports findings instead of raising, so that one wrong key does not hide a missing column. Light checks
+(params, data columns, base files, registry, device) import no torch; the one that asks PEFT what an adapter would train
+does, so it runs only where everything before it is in order, and ``graft run`` leaves it to the stage. The trade-off:
+the data check reads the first rows of each part only; ``validate`` reads them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from graft.errors import ConfigError, GraftError, shown
+from graft.workspace import SPLITS, Workspace
+
+if TYPE_CHECKING:
+    from graft.adapters import AdapterSummary
+    from graft.base import LockedBase
+
+State = Literal["ok", "warn", "fail"]
+FIRST_ROWS = 50
+SHOWN_BROKEN_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result: ``check`` is the params section it belongs to."""
+
+    check: str
+    state: State
+    text: str
+    exit_code: int = 0
+    """Of a ``fail``: the exit code of the error that the run would end with."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order of the checks."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def failures(self) -> list[Finding]:
+        """The findings that would end a run."""
+        return [one for one in self.findings if one.state == "fail"]
+
+    @property
+    def exit_code(self) -> int:
+        """0 without failures, the failures' own code where they agree, else 2."""
+        codes = {one.exit_code for one in self.failures}
+        return 0 if not codes else codes.pop() if len(codes) == 1 else ConfigError.exit_code
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for scripts."""
+        return {"passed": not self.failures, "findings": [asdict(one) for one in self.findings]}
+
+    def refuse_failures(self) -> None:
+        """Raise when a check failed.
+
+        Raises:
+            GraftError: with every failure; its exit code is that of the report.
+        """
+        if self.failures:
+            kind = next((one for one in _kinds(GraftError) if one.exit_code == self.exit_code), ConfigError)
+            problems = [one.text for one in self.failures]
+            raise kind.from_problems("the project is not ready to run (`graft check` says more)", problems)
+
+
+def _kinds(kind: type[GraftError]) -> Iterator[type[GraftError]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _kinds(one)
+
+
+def check(workspace: Workspace, *, adapter: bool = True) -> Report:
+    """Check a project as far as it can be without running it.
+
+    ``adapter=False`` leaves out the question to PEFT (several seconds of imports). Nothing is written.
+    """
+    from graft import params
+
+    try:
+        sections, problems = params.partial(workspace.params)
+    except ConfigError as error:
+        return Report((_failed("params", error),))
+    findings = [Finding("params", "fail", one, ConfigError.exit_code) for one in problems]
+    findings += [] if problems else [Finding("params", "ok", f"{workspace.params.name}: every key is known and valid")]
+    findings += _stages(workspace)
+    findings += _data(workspace, sections)
+    base, found = _base(workspace, sections)
+    findings += found
+    findings += _tokenization(base, sections)
+    findings += _training(sections)
+    findings += _metric(sections)
+    findings += _tracking(workspace, sections)
+    findings += _placement(workspace, sections)
+    if adapter:
+        ready = not any(one.state == "fail" and one.check in ("params", "base") for one in findings)
+        findings += _adapter(workspace, sections, base) if ready and base else [_not_asked()]
+    return Report(tuple(findings))
+
+
+def _failed(name: str, error: GraftError) -> Finding:
+    return Finding(name, "fail", str(error), error.exit_code)
+
+
+def _not_asked() -> Finding:
+    return Finding("adapter", "warn", "PEFT was not asked about the adapter: mend what is wrong above first")
+
+
+def _stages(workspace: Workspace) -> Iterator[Finding]:
+    from graft.stages import render
+
+    path = workspace.root / "dvc.yaml"
+    if not path.is_file():
+        yield _failed("stages", ConfigError("dvc.yaml: no such file; `graft init` writes one"))
+    elif path.read_text(encoding="utf-8") != render(workspace.root, workspace.repository):
+        yield Finding("stages", "warn", "dvc.yaml differs from the stages of this code; `make dvc.yaml` writes it anew")
+
+
+def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Read the first rows of each part: the splits are there, the columns too, the types fit."""
+    from graft.data import parts
+
+    try:
+        found = parts(workspace.data)
+    except GraftError as error:
+        yield from _problems("data", error)
+        return
+    if not {"task", "data"} <= sections.keys():
+        return
+    broken = 0
+    for split in SPLITS:
+        try:
+            problems = [str(one) for path in found[split] for one in _first_problems(path, workspace.root, sections)]
+        except GraftError as error:
+            yield _failed("data", error)
+            return
+        broken += len(problems)
+        yield from (Finding("data", "fail", one, 2) for one in problems[:SHOWN_BROKEN_ROWS])
+        if len(problems) > SHOWN_BROKEN_ROWS:
+            yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
+    if not broken:
+        files = sum(len(one) for one in found.values())
+        fields = ", ".join(field.name for field in _fields(sections))
+        yield Finding(
+            "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
+        )
+
+
+def _fields(sections: dict[str, Any]) -> tuple[Any, ...]:
+    from graft import tasks
+
+    return tasks.get(sections["task"].name).fields
+
+
+def _first_problems(path: Path, root: Path, sections: dict[str, Any]) -> Iterator[Any]:
+    from itertools import islice
+
+    from graft.data import Record, read_part
+
+    rows = list(islice(read_part(path, root, _fields(sections), sections["data"]), FIRST_ROWS))
+    yield from (row for row in rows if not isinstance(row, Record))
+
+
+def _problems(name: str, error: GraftError) -> Iterator[Finding]:
+    yield from (Finding(name, "fail", one, error.exit_code) for one in error.problems or (str(error),))
+
+
+def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | None, list[Finding]]:
+    """Find the base and compare its files with ``sources.lock``."""
+    from graft import base
+
+    if "base" not in sections:
+        return None, []
+    try:
+        locked = base.locked(workspace, sections["base"])
+        locked.folder(workspace.root)
+    except GraftError as error:
+        return None, [_failed("base", error)]
+    text = f"{locked.source}: {locked.model_type}, {locked.parameters:,} parameters, files as sources.lock pins them"
+    return locked, [Finding("base", "ok", text)]
+
+
+def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
+    if base is None or "tokenization" not in sections:
+        return
+    wanted, positions = sections["tokenization"].max_length_tokens, base.positions
+    if positions is not None and wanted > positions:
+        text = (
+            f"tokenization.max_length_tokens: {shown(base.source)} has positions for {positions} tokens "
+            f"(got {wanted}); set at most {positions}"
+        )
+        yield Finding("tokenization", "fail", text, ConfigError.exit_code)
+    else:
+        limit = f"the base's {positions} positions" if positions is not None else "a base without a limit"
+        yield Finding("tokenization", "ok", f"max_length_tokens: {wanted} of {limit}")
+
+
+def _training(sections: dict[str, Any]) -> Iterator[Finding]:
+    training = sections.get("training")
+    if training is None:
+        return
+    cores = os.cpu_count() or 1
+    if training.threads > cores:
+        text = f"training.threads: {training.threads} on {cores} cores is slower than {cores}"
+        yield Finding("training", "warn", text)
+    placed = "train" in (sections.get("placement") or {})
+    if training.device == "cuda" and not placed and not _has_cuda():
+        text = "training.device: cuda, but torch finds no CUDA device here; set auto or cpu, or place train on a pool"
+        yield Finding("training", "fail", text, 7)
+    else:
+        yield Finding("training", "ok", f"device {training.device}, {training.threads} threads, seed {training.seed}")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
+    from graft import tasks
+
+    if not {"task", "promotion"} <= sections.keys() or sections["promotion"].metric is None:
+        return
+    try:
+        tasks.get(sections["task"].name).metric(sections["promotion"].metric)
+    except ConfigError as error:
+        yield Finding("promotion", "fail", f"promotion.metric: {error}", error.exit_code)
+
+
+def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Ask a server for its health, or whether a local store can be written; a server that is away is no failure."""
+    from graft import tracking
+    from graft.tracking import server
+
+    if "tracking" not in sections:
+        return
+    try:
+        uri = tracking.resolve_uri(sections["tracking"], workspace)
+        tracking.artifact_location(sections["tracking"], uri, workspace)
+    except GraftError as error:
+        yield _failed("tracking", error)
+        return
+    try:
+        if uri.startswith("http"):
+            server.check_health(uri)
+        elif uri.startswith("sqlite:///"):
+            _refuse_unwritable(Path(uri.removeprefix("sqlite:///")))
+    except GraftError as error:
+        yield Finding("tracking", "warn", str(error))
+    else:
+        model = f", model {sections['registration'].name}" if "registration" in sections else ""
+        yield Finding("tracking", "ok", f"{server.shown_uri(uri)}{model}")
+
+
+def _refuse_unwritable(file: Path) -> None:
+    place = next(one for one in (file, *file.parents) if one.exists())
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"tracking.uri: {place} cannot be written; choose another place or change its permissions")
+
+
+def _placement(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    placement = sections.get("placement")
+    if not placement:
+        return
+    yield Finding("placement", "ok", ", ".join(f"{stage} on pool {pool}" for stage, pool in placement.items()))
+    if not (workspace.repository / ".git").exists():
+        text = "placement: needs a git repository with a remote that the workers reach"
+        yield Finding("placement", "fail", text, ConfigError.exit_code)
+
+
+def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -> Iterator[Finding]:
+    """Ask PEFT what the adapter would train, on a model without weights."""
+    from graft import tasks
+    from graft.adapters import peft_config, preview
+
+    task, config = tasks.get(sections["task"].name), sections["task"]
+    try:
+        peft_config(sections["adapter"])
+        state = _state(workspace, sections)
+        if state is None:
+            yield Finding(
+                "adapter", "warn", "keys are right; its targets were not tried, since there is no training data"
+            )
+            return
+        trust = sections["base"].trust_remote_code
+        summary = preview(
+            task, config, state, base.folder(workspace.root), sections["adapter"], trust_remote_code=trust
+        )
+    except GraftError as error:
+        yield from _problems("adapter", error)
+        return
+    yield Finding("adapter", "ok", _described(summary))
+
+
+def _state(workspace: Workspace, sections: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the task learns from the training rows that can be read; None where there are none."""
+    from graft import tasks
+    from graft.data import Record, parts, read_part
+
+    try:
+        files = parts(workspace.data)["train"]
+        fields = _fields(sections)
+        found = (one for path in files for one in read_part(path, workspace.root, fields, sections["data"]))
+        rows = [one.row for one in found if isinstance(one, Record)]
+        return tasks.get(sections["task"].name).learn(sections["task"], iter(rows)) if rows else None
+    except GraftError:
+        return None
+
+
+def _described(summary: AdapterSummary) -> str:
+    size = summary.adapter_bytes / 1e6
+    kinds: dict[str, int] = {}
+    for name in summary.modules:
+        last = name.rpartition(".")[2]
+        kinds[last] = kinds.get(last, 0) + 1
+    modules = ", ".join(f"{name} ({count})" for name, count in kinds.items()) or "no module of the base"
+    saved = f"; in full: {', '.join(summary.saved_modules)}" if summary.saved_modules else ""
+    return (
+        f"{summary.method} trains {summary.trainable_parameters:,} of {summary.total_parameters:,} parameters "
+        f"({summary.share:.2%}), {size:.1f} MB, on {modules}{saved}"
+    )

@@ -1,0 +1,34 @@
+"""``graft``, the command line: it decides what to do and prints what happened; the work is in the library.
+
+A known error ends with one message and its exit code, an unknown one keeps its traceback. Nothing heavy is imported
+before a command needs it, so help, completion and a run that has nothing to do answer at once; the price is an import
+inside every function.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from graft.errors import GraftError
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run ``graft`` and exit with its code."""
+    from graft.cli.app import app
+
+    try:
+        import graft.cli.care
+        import graft.cli.project
+        import graft.cli.review
+        import graft.cli.running  # noqa: F401 (each registers its commands)
+
+        app(arguments, prog_name="graft")
+    except GraftError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+__all__ = ["main"]

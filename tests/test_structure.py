@@ -1,0 +1,239 @@
+"""The house: each module imports only what stands above it, each library has its place, names mean something.
+
+Everything is read from the source (``ast``), so that an import inside a function counts as much as one at the top.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "graft"
+ORDER = [
+    "errors",
+    "config",
+    "workspace",
+    "identity",
+    "data",
+    "importing",
+    "tasks",
+    "validation",
+    "base",
+    "tokenization",
+    "adapters",
+    "artifact",
+    "training",
+    "evaluation",
+    "promotion",
+    "tracking",
+    "registration",
+    "publication",
+    "params",
+    "stages",
+    "repository",
+    "reproduction",
+    "checks",
+    "projects",
+    "services",
+    "housekeeping",
+    "cli",
+]
+"""The floors of the house, top first."""
+HEAVY = [
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "mlflow",
+    "great_expectations",
+    "prefect",
+    "dvc",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "pyarrow",
+    "numpy",
+]
+QUARANTINE = {
+    "great_expectations": ("src/graft/validation",),
+    "mlflow": ("src/graft/tracking/",),
+    "prefect": ("pipelines/",),
+    "dvc": ("src/graft/repository/",),
+}
+CATCH_ALL = {"util", "utils", "common", "helper", "helpers", "misc", "tools", "shared", "lib", "core", "base_utils"}
+UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|pragma: no cover")
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = [*MODULES, *sorted((ROOT / "pipelines").rglob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+each_source = pytest.mark.parametrize("path", SOURCES, ids=name_of)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def for_types_only(tree: ast.AST) -> set[ast.AST]:
+    """Return the nodes under ``if TYPE_CHECKING``: they name types and run nothing."""
+    return {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+
+
+def imports(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, int]]:
+    """Yield the dotted name and line of each import; ``from a import b`` gives ``a.b``."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; name the module in full"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def running_imports(path: Path) -> list[tuple[str, int]]:
+    tree = tree_of(path)
+    skipped = for_types_only(tree)
+    return list(imports(node for node in ast.walk(tree) if node not in skipped))
+
+
+def at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the nodes that run when the module is imported."""
+    skipped = for_types_only(tree)
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or node in skipped:
+            continue
+        yield node
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def floor_of(name: str) -> str:
+    """Return the top-level module of a dotted name below graft: ``graft.tracking.runs`` -> ``tracking``."""
+    return ([*name.split("."), ""])[1]
+
+
+def test_every_module_has_its_floor() -> None:
+    floors = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert floors - {"__init__", "__main__"} <= set(ORDER)
+    assert not floors & CATCH_ALL
+
+
+@each_module
+def test_module_imports_only_what_stands_above_it(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own in ("__init__", "__main__"):
+        return
+    wrong = [
+        f"{name_of(path)}:{line}: {name}"
+        for name, line in running_imports(path)
+        if name.split(".")[0] == "graft" and floor_of(name) in ORDER and ORDER.index(floor_of(name)) > ORDER.index(own)
+    ]
+    assert wrong == []
+
+
+@each_module
+def test_library_never_imports_the_pipelines(path: Path) -> None:
+    assert [name for name, _ in running_imports(path) if name.split(".")[0] == "pipelines"] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").rglob("*.py")), ids=name_of)
+def test_pipelines_do_not_import_the_cli(path: Path) -> None:
+    assert [name for name, _ in running_imports(path) if name.startswith("graft.cli")] == []
+
+
+@each_source
+def test_library_stays_in_its_place(path: Path) -> None:
+    wrong = [
+        f"{name_of(path)}:{line}: {name}"
+        for name, line in imports(ast.walk(tree_of(path)))
+        for library, places in QUARANTINE.items()
+        if name.split(".")[0].partition("_")[0] == library or name.split(".")[0] == library
+        if not name_of(path).startswith(places)
+    ]
+    assert wrong == []
+
+
+@each_source
+def test_git_and_dvc_are_called_by_the_repository_alone(path: Path) -> None:
+    if name_of(path).startswith("src/graft/repository"):
+        return
+    wrong = [
+        f"{name_of(path)}:{node.lineno}"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.List | ast.Tuple) and node.elts
+        for first in node.elts[:1]
+        if isinstance(first, ast.Constant) and first.value in ("git", "dvc")
+        if any(isinstance(one, ast.Starred | ast.Name) or _is_command(one) for one in node.elts[1:])
+    ]
+    assert wrong == []
+
+
+def _is_command(node: ast.expr) -> bool:
+    known = "add commit push pull fetch clone status repro rev-parse worktree diff -C checkout remote gc config log"
+    return isinstance(node, ast.Constant) and node.value in known.split()
+
+
+@each_module
+def test_nothing_heavy_is_imported_with_the_module(path: Path) -> None:
+    wrong = [
+        f"{name_of(path)}:{line}: {name}"
+        for name, line in imports(at_module_level(tree_of(path)))
+        if name.split(".")[0] in HEAVY
+    ]
+    assert wrong == []
+
+
+@each_source
+def test_names_say_what_they_hold(path: Path) -> None:
+    assert not {part.removesuffix(".py") for part in path.relative_to(ROOT).parts} & CATCH_ALL
+
+
+@each_source
+def test_module_says_why_it_exists(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path))
+
+
+@each_source
+def test_nothing_is_left_unfinished(path: Path) -> None:
+    assert UNFINISHED.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_root_mlflow_folder_is_no_package() -> None:
+    assert not list((ROOT / "mlflow").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_every_raises_says_what_it_expects(path: Path) -> None:
+    wrong = [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "raises"
+        and "match" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert wrong == []
+
+
+def test_test_files_have_unique_names() -> None:
+    names = [path.name for path in TESTS]
+    assert len(names) == len(set(names))
