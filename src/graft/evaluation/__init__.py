@@ -1,10 +1,33 @@
-"""Evaluation. (Section first; the stage follows.)"""
+"""Evaluation: how good the adapter is on test rows that no choice was made on, and whether it is worth having.
+
+The stage scores base and adapter on one loaded model, and the task's cheap baselines on the same rows; everything
+after that (:mod:`graft.evaluation.assessment`) sees prediction tables only. Intervals and paired tests come from here
+and from nowhere else, for accuracy as for any other metric that a task defines.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
 from pydantic import Field as Limit
 
+from graft.base import BaseConfig
 from graft.config import Section
+from graft.data import DataConfig, Record, rows_of
+from graft.errors import DataError, IntegrityError
+from graft.evaluation.overview import Row, format_table, summary
+from graft.identity import digest_folder
+from graft.tasks import Task, TaskConfig
+from graft.workspace import Workspace, read_json, replaced
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from graft.artifact import LoadedAdapter
+
+__all__ = ["EvaluationConfig", "Row", "evaluate", "format_table", "score_adapter", "summary"]
 
 
 class EvaluationConfig(Section):
@@ -21,3 +44,152 @@ class EvaluationConfig(Section):
 
     batch_rows: int = Limit(default=64, ge=1)
     """Rows per forward pass."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
+
+
+def evaluate(
+    workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig
+) -> None:
+    """Score base, adapter and baselines on the test split; write ``artifacts/evaluation``.
+
+    Raises:
+        IntegrityError: the adapter, its base or the tokens do not belong together.
+        DataError: the test rows are not those that were tokenized.
+    """
+    from graft import artifact
+    from graft.base import locked
+    from graft.evaluation.assessment import assess
+
+    loaded = artifact.load(
+        workspace.adapter,
+        workspace.root,
+        device=evaluation.device,
+        pinned=locked(workspace, base),
+        trust_remote_code=base.trust_remote_code,
+    )
+    manifest = read_json(workspace.tokens / "manifest.json")
+    _check(manifest, loaded.identity)
+    test = list(rows_of(workspace.data, "test", loaded.task.fields, data))
+    tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
+    train = [record.row for record in rows_of(workspace.data, "train", loaded.task.fields, data)]
+    tables |= _baselines(loaded, task, train, test, tables["adapter"], evaluation.seed)
+    with replaced(workspace.evaluation) as folder:
+        metrics = assess(
+            folder,
+            tables,
+            task=loaded.task,
+            texts=[_text(record, loaded.task) for record in test],
+            identity=loaded.identity,
+            adapter_digest=digest_folder(workspace.adapter),
+            manifest=manifest,
+            config=evaluation,
+        )
+    print(format_table(summary(metrics), columns=2), flush=True)
+
+
+def score_adapter(
+    folder: Path, workspace: Workspace, *, data: DataConfig, batch_rows: int, device: str = "auto", name: str = "score"
+) -> dict[str, np.ndarray]:
+    """Return the prediction table of any adapter (a champion from the registry) on this project's test rows.
+
+    It reads the raw rows as it was trained to: with its own cleaning, tokenizer, length and labels, on its own base.
+
+    Args:
+        folder: an adapter folder with its identity.json.
+        workspace: the project whose ``data/test`` is scored.
+        data: how the project's part files are read; its cleaning steps are replaced by the adapter's.
+        batch_rows: rows per forward pass.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        name: starts the progress lines.
+
+    Raises:
+        IntegrityError: the adapter or its base is not what its identity says.
+        DataError: a test row has an answer that the adapter cannot give (a label that it does not know).
+    """
+    import pyarrow as pa
+
+    from graft import artifact
+    from graft.evaluation.prediction import score
+
+    loaded = artifact.load(folder, workspace.root, device=device)
+    own = data.model_copy(update={"clean": tuple(loaded.identity["clean"])})
+    records = list(rows_of(workspace.data, "test", loaded.task.fields, own))
+    _check_answers(loaded, records)
+    rows = [record.row for record in records]
+    longest = loaded.identity["max_length_tokens"]
+    encoded = loaded.task.encode(loaded.config, rows, loaded.tokenizer, loaded.state, longest)
+    tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
+    with artifact.reproducible(loaded.identity["threads"]):
+        return score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
+
+
+def _scored(
+    workspace: Workspace, loaded: LoadedAdapter, test: Sequence[Record], *, batch_rows: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tables of adapter and base over the test tokens."""
+    from graft import artifact
+    from graft.evaluation.prediction import score, score_base
+    from graft.tokenization import read_tokens
+
+    tokens = read_tokens(workspace.tokens, "test")
+    if tokens["row"].to_pylist() != [record.place for record in test]:
+        raise DataError("data/test: not the rows that artifacts/tokens was made from; run `graft stage tokenize`")
+    with artifact.reproducible(loaded.identity["threads"]):
+        return {
+            "adapter": score(loaded, tokens, batch_rows=batch_rows, name="adapter"),
+            "base": score_base(loaded, tokens, batch_rows=batch_rows, name="base"),
+        }
+
+
+def _baselines(
+    loaded: LoadedAdapter,
+    config: TaskConfig,
+    train: Sequence[Mapping[str, Any]],
+    test: Sequence[Record],
+    like: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tables of the task's cheap predictors; rows and references are those of the table ``like``."""
+    from graft import artifact
+
+    rows, found = [record.row for record in test], {}
+    for name, predictor in loaded.task.baselines().items():
+        with artifact.reproducible(loaded.identity["threads"]):
+            predicted = predictor(config, train, rows, loaded.state, seed)
+        known = {column: values for column, values in like.items() if column not in predicted}
+        found[name] = {**known, **predicted}
+        print(f"{name}: learned from {len(train)} rows, {len(rows)}/{len(rows)} rows scored", flush=True)
+    return found
+
+
+def _check(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse an adapter that was trained beside other tokens than those on disk."""
+    for what, tokens, adapter in (
+        ("data", manifest["data"], identity["data"]),
+        ("test rows", manifest["splits"]["test"]["digest"], identity["test"]),
+        ("tokenizer", manifest["tokenizer"], identity["base"]["tokenizer"]),
+    ):
+        if tokens != adapter:
+            raise IntegrityError(
+                f"artifacts/adapter: trained with {what} {adapter[:12]}, but artifacts/tokens holds {what} "
+                f"{tokens[:12]}; run `graft stage train`"
+            )
+
+
+def _check_answers(loaded: LoadedAdapter, records: Sequence[Record]) -> None:
+    problems = [
+        f"{record.place}: {problem.field}: the adapter knows {problem.expected}; found {problem.found}"
+        for record in records
+        for problem in loaded.task.check_row(loaded.config, record.row, loaded.state)
+    ]
+    if problems:
+        raise DataError.from_problems("test rows that this adapter has no answer for", problems)
+
+
+def _text(record: Record, task: Task) -> str:
+    """Return the text of a row for people: its text fields, named where there are several."""
+    texts = {field.name: record.row[field.name] for field in task.fields if field.text and record.row.get(field.name)}
+    shown = {name: value if isinstance(value, str) else "\n".join(value) for name, value in texts.items()}
+    return next(iter(shown.values())) if len(shown) == 1 else "\n".join(f"{k}: {v}" for k, v in shown.items())

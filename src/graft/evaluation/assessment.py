@@ -1,0 +1,131 @@
+"""From prediction tables to everything that ``artifacts/evaluation`` holds: metrics, comparisons, plots, report, card.
+
+It sees tables, not models: whatever can name a system's answer to each test row can be assessed, and be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.evaluation import plots, prediction, report
+from graft.evaluation.comparison import Comparison, compare
+from graft.evaluation.findings import Confusion, limits, mistakes, worth
+from graft.evaluation.intervals import Resampling, interval, rows_in
+from graft.tasks import Task
+from graft.workspace import write_json, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Table = Mapping[str, np.ndarray]
+
+
+def assess(
+    folder: Path,
+    tables: Mapping[str, Table],
+    *,
+    task: Task,
+    texts: Sequence[str],
+    identity: Mapping[str, Any],
+    adapter_digest: str,
+    manifest: Mapping[str, Any],
+    config: Resampling,
+) -> dict[str, Any]:
+    """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
+
+    Args:
+        folder: receives metrics.json, comparison.json, predictions/, plots/, report.html and model_card.md.
+        tables: prediction tables by system.
+        task: gives metrics, details and plot data.
+        texts: the text of each row, for the report.
+        identity: the adapter's identity.json.
+        adapter_digest: the digest of the adapter's folder.
+        manifest: the token tables' manifest.json.
+        config: level of the intervals, resamples, seed.
+
+    Returns:
+        The content of metrics.json.
+    """
+    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
+    comparisons = compare_all(tables, task=task, config=config)
+    adapter, state = tables["adapter"], identity["task"]["state"]
+    data = task.plots(adapter, state)
+    confusion, reliability = draw(folder / "plots", data, state.get("labels"))
+    findings = report.Findings(
+        metrics=metrics,
+        comparisons=comparisons,
+        worth=worth(comparisons),
+        details=task.details(adapter, state),
+        limits=list(limits(metrics, manifest, confusion, reliability.error if reliability else None)),
+        identity=identity,
+        adapter_digest=adapter_digest,
+        confusion=confusion,
+        reliability=reliability,
+        mistakes=mistakes(
+            task.metric(task.headline), adapter, _expected(adapter, data), task.answers(adapter, state), texts
+        ),
+    )
+    for system, table in tables.items():
+        prediction.write(folder / "predictions" / f"{system}.parquet", table)
+    write_json(folder / "metrics.json", metrics)
+    write_json(
+        folder / "comparison.json",
+        {"metric": task.headline, "against": {name: one.as_json() for name, one in comparisons.items()}},
+    )
+    write_text(folder / "report.html", report.html(findings))
+    write_text(folder / "model_card.md", report.model_card(findings))
+    return metrics
+
+
+def measure(tables: Mapping[str, Table], *, task: Task, digest: str, config: Resampling) -> dict[str, Any]:
+    """Return the content of metrics.json: each metric of each system, with its interval."""
+    systems = {
+        system: {metric.name: interval(metric, table, config).as_json() for metric in task.metrics}
+        for system, table in tables.items()
+    }
+    return {
+        "headline": task.headline,
+        "metrics": [metric.name for metric in task.metrics],
+        "smaller_is_better": [metric.name for metric in task.metrics if not metric.greater_is_better],
+        "confidence": config.confidence,
+        "test": {"rows": rows_in(tables["adapter"]), "digest": digest},
+        **systems,
+    }
+
+
+def compare_all(tables: Mapping[str, Table], *, task: Task, config: Resampling) -> dict[str, Comparison]:
+    """Return the adapter against each other system, by the headline metric."""
+    metric = task.metric(task.headline)
+    return {
+        system: compare(metric, tables["adapter"], table, config)
+        for system, table in tables.items()
+        if system != "adapter"
+    }
+
+
+def draw(
+    folder: Path, data: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[str] | None
+) -> tuple[Confusion | None, report.Reliability | None]:
+    """Write a task's plot data as CSV and, for a confusion matrix and a reliability diagram, as pictures."""
+    for name, rows in data.items():
+        plots.write_csv(folder / f"{name}.csv", rows)
+    confusion = reliability = None
+    if data.get("confusion"):
+        pairs = [(row["actual"], row["predicted"]) for row in data["confusion"]]
+        names = list(labels) if labels else sorted({name for pair in pairs for name in pair})
+        confusion = Confusion(names, plots.confusion_counts(pairs, names))
+        plots.confusion(confusion.counts, names, folder / "confusion.png")
+    if data.get("reliability"):
+        rows, picture = data["reliability"], folder / "reliability.png"
+        plots.reliability(rows, picture)
+        reliability = report.Reliability(rows, plots.calibration_error(rows), picture)
+    return confusion, reliability
+
+
+def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return the right answer of each row for people: the plot data's name for it, else the reference column."""
+    if data.get("confusion"):
+        return [str(row["actual"]) for row in data["confusion"]]
+    return [str(value) for value in table["reference"].tolist()] if "reference" in table else [""] * rows_in(table)

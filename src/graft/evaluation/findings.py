@@ -1,0 +1,163 @@
+"""What a reader should take from the numbers: is the adapter worth it, where it errs most surely, what limits it.
+
+Every sentence is computed from the tables, so a report never praises what its own intervals do not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from graft.evaluation.overview import label
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from graft.evaluation.comparison import Comparison
+    from graft.tasks import Metric
+
+SHOWN_ERRORS = 20
+SHOWN_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Whether the adapter is worth it, in a title and a sentence."""
+
+    mood: Literal["yes", "no", "unclear"]
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test row that the adapter has wrong."""
+
+    place: str
+    text: str
+    expected: str
+    got: str
+    score: str
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The most confident ones, and how many there are."""
+
+    shown: Sequence[Mistake]
+    total: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of actual against predicted labels: int64 [C, C] over ``labels``."""
+
+    labels: Sequence[str]
+    counts: np.ndarray
+
+
+def worth(comparisons: Mapping[str, Comparison]) -> Worth:
+    """Judge the adapter against the strongest other system, by the interval of their difference."""
+    system, hardest = min(comparisons.items(), key=lambda item: item[1].difference)
+    facts = (
+        f"Its {hardest.metric} is {hardest.candidate:.3f} against {hardest.reference:.3f} of the best other system "
+        f"here ({label(system)}): {hardest.difference:+.3f}, {percent(hardest.confidence)} interval "
+        f"{hardest.low:+.3f} to {hardest.high:+.3f}, on {hardest.rows} test rows."
+    )
+    if hardest.low > 0:
+        return Worth("yes", "The adapter is worth it.", facts)
+    if hardest.high < 0:
+        return Worth("no", f"The adapter is not worth it: {label(system)} does better.", facts)
+    return Worth("unclear", "It is not shown that the adapter is worth it.", facts)
+
+
+def mistakes(
+    metric: Metric,
+    table: Mapping[str, np.ndarray],
+    expected: Sequence[str],
+    answers: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+) -> Mistakes | None:
+    """Return the wrong rows with the highest scores, or None where the metric does not say which rows are wrong.
+
+    Args:
+        metric: its row scores below 1 are mistakes.
+        table: the adapter's predictions, N rows.
+        expected: the right answer of each row, for people.
+        answers: the task's answers, one per row: ``label``, and ``score`` (0-1) where the task has one.
+        texts: the text of each row.
+    """
+    import numpy as np
+
+    if metric.per_row is None or not metric.greater_is_better:
+        return None
+    wrong = np.flatnonzero(np.asarray(metric.per_row(table)) < 1)
+    surest = sorted(wrong.tolist(), key=lambda row: (-float(answers[row].get("score") or 0), row))[:SHOWN_ERRORS]
+    shown = [
+        Mistake(str(table["row"][row]), shortened(texts[row]), expected[row], *_said(answers[row])) for row in surest
+    ]
+    return Mistakes(shown, len(wrong))
+
+
+def _said(answer: Mapping[str, Any]) -> tuple[str, str]:
+    """Return an answer and its score for people."""
+    score = answer.get("score")
+    return str(answer.get("label", dict(answer))), f"{score:.2f}" if isinstance(score, float) else ""
+
+
+def percent(share: float) -> str:
+    """Return ``95 %`` for 0.95."""
+    return f"{100 * share:.3g} %"
+
+
+def shortened(text: str, characters: int = SHOWN_CHARACTERS) -> str:
+    """Return at most ``characters`` of ``text``, cut at a space where there is one near the end."""
+    if len(text) <= characters:
+        return text
+    head = text[: characters - 1]
+    cut = head.rfind(" ", characters * 3 // 4)
+    return (head[:cut] if cut > 0 else head).rstrip() + "…"
+
+
+def limits(
+    metrics: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    confusion: Confusion | None,
+    calibration_error: float | None,
+) -> Iterator[str]:
+    """Yield the limits of an adapter, from its metrics.json, its token manifest and its errors."""
+    headline, test = metrics["headline"], manifest["splits"]["test"]
+    cell = metrics["adapter"][headline]
+    if cell["low"] is not None:
+        yield (
+            f"Measured on {test['rows']} test rows: the true {headline} on rows like these may be anywhere from "
+            f"{cell['low']:.3f} to {cell['high']:.3f}."
+        )
+    yield "The test rows come from the same source as the training rows; text of other kinds was not measured."
+    yield (
+        f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
+        "were longer and were cut."
+    )
+    if confusion is not None:
+        yield from _weakest(confusion)
+    if calibration_error is not None:
+        yield (
+            f"Its scores are off by {calibration_error:.3f} on average (expected calibration error): do not read them "
+            "as probabilities without calibration."
+        )
+
+
+def _weakest(confusion: Confusion) -> Iterator[str]:
+    actual = confusion.counts.sum(axis=1)
+    recalls = [
+        (int(confusion.counts[place, place]) / int(actual[place]), name, int(actual[place]))
+        for place, name in enumerate(confusion.labels)
+        if actual[place]
+    ]
+    if len(recalls) > 1:
+        recall, name, rows = min(recalls)
+        yield f"Weakest label: `{name}`, of whose {rows} test rows it finds {percent(recall)}."
+    unseen = [f"`{name}`" for place, name in enumerate(confusion.labels) if not actual[place]]
+    if unseen:
+        yield f"Not measured, since no test row has them: {', '.join(unseen)}."

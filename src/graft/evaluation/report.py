@@ -1,0 +1,262 @@
+"""The evaluation report (one HTML file for the MLflow UI, phone and paper) and the model card (Markdown).
+
+Both are filled from the same findings and hold no time, host or path of a machine, so they are stage outputs like any
+other: equal inputs, equal bytes. Styles and pictures are embedded and nothing is fetched: MLflow shows an artifact in
+a frame without a network, and a report that was mailed still opens in ten years.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.evaluation.findings import Confusion, Mistakes, Worth, percent
+from graft.evaluation.overview import NOT_DEFINED, Row, label, summary
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from graft.evaluation.comparison import Comparison
+
+TEMPLATES = Path(__file__).parent / "templates"
+Details = Mapping[str, Sequence[Mapping[str, Any]]]
+SHADES = ((255, 255, 255), (15, 118, 110))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The task's bins (``confidence``, ``accuracy``, ``rows``), their calibration error, their picture."""
+
+    bins: Sequence[Mapping[str, Any]]
+    error: float
+    picture: Path
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report and the card say."""
+
+    metrics: Mapping[str, Any]
+    """The content of metrics.json."""
+    comparisons: Mapping[str, Comparison]
+    """The adapter against each other system, by the headline metric."""
+    worth: Worth
+    details: Details
+    """The task's own tables by title."""
+    limits: Sequence[str]
+    identity: Mapping[str, Any]
+    """The adapter's identity.json."""
+    adapter_digest: str
+    confusion: Confusion | None = None
+    reliability: Reliability | None = None
+    mistakes: Mistakes | None = None
+
+
+def html(findings: Findings) -> str:
+    """Return the report."""
+    identity = findings.identity
+    return (
+        _environment(html=True)
+        .get_template("report.html.j2")
+        .render(
+            _shared(findings),
+            css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+            title=f"Evaluation: {_words(identity['task']['name'])}",
+            chart=_chart(findings.metrics),
+            comparisons=[_comparison(name, one) for name, one in findings.comparisons.items()],
+            matrix=_matrix(findings.confusion) if findings.confusion else None,
+            reliability=_reliability(findings.reliability) if findings.reliability else None,
+            errors=findings.mistakes,
+            lineage={
+                "method": identity["adapter"]["method"],
+                "base": identity["base"]["source"],
+                "facts": [*_facts(identity), *_lineage(identity, findings.adapter_digest)],
+            },
+        )
+    )
+
+
+def model_card(findings: Findings) -> str:
+    """Return the model card."""
+    identity = findings.identity
+    return (
+        _environment(html=False)
+        .get_template("model_card.md.j2")
+        .render(
+            _shared(findings),
+            base=identity["base"],
+            method=identity["adapter"]["method"],
+            task=identity["task"]["name"],
+            labels=identity["task"]["state"].get("labels"),
+            clean=identity["clean"],
+            facts=_facts(identity),
+            lineage=_lineage(identity, findings.adapter_digest),
+            limits=findings.limits,
+        )
+    )
+
+
+def _environment(*, html: bool) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
+    environment.filters["code"] = lambda value: f"`{value}`"
+    return environment
+
+
+def _shared(findings: Findings) -> dict[str, Any]:
+    """Return what both templates read."""
+    metrics, rows = findings.metrics, summary(findings.metrics)
+    chart = _chart(metrics)
+    return {
+        "rows": metrics["test"]["rows"],
+        "headline": metrics["headline"],
+        "metric_names": list(rows[0].metrics),
+        "smaller": set(metrics["smaller_is_better"]),
+        "confidence": percent(metrics["confidence"]),
+        "systems": [_system(row, metrics["headline"], chart) for row in rows],
+        "worth": findings.worth,
+        "test_note": _test_note(findings.comparisons),
+        "details": [(title, _table(lines)) for title, lines in findings.details.items() if lines],
+        "untrained": bool(findings.identity["adapter"]["new_modules"]),
+    }
+
+
+def _system(row: Row, headline: str, chart: Mapping[str, float] | None) -> dict[str, Any]:
+    cells = [
+        {
+            "value": NOT_DEFINED if value is None else f"{value:.3f}",
+            "range": "" if low is None else f"{low:.3f} to {high:.3f}",
+        }
+        for value, low, high in row.metrics.values()
+    ]
+    return {"name": row.system, "label": row.label, "cells": cells, "bar": _bar(row.metrics[headline], chart)}
+
+
+def _chart(metrics: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the axis of the headline chart: 0 to 1 where it holds all, else the range of all intervals."""
+    cells = [row.metrics[metrics["headline"]] for row in summary(metrics)]
+    ends = [end for cell in cells for end in cell if end is not None]
+    if not ends:
+        return None
+    low, high = min(0.0, *ends), max(1.0, *ends)
+    return {"low": low, "high": high}
+
+
+def _bar(cell: Sequence[float | None], chart: Mapping[str, float] | None) -> dict[str, float] | None:
+    """Return a value and its interval as percentages of the chart's width."""
+    value, low, high = cell
+    if chart is None or value is None or low is None or high is None:
+        return None
+    at, left, right = (100 * (end - chart["low"]) / (chart["high"] - chart["low"]) for end in (value, low, high))
+    return {"at": round(at, 2), "left": round(left, 2), "width": round(right - left, 2)}
+
+
+def _comparison(system: str, one: Comparison) -> dict[str, str]:
+    counted = one.only_candidate is not None
+    return {
+        "label": label(system),
+        "difference": f"{one.difference:+.3f}",
+        "range": f"{one.low:+.3f} to {one.high:+.3f}",
+        "p": "< 0.0001" if one.p_better < 0.0001 else f"{one.p_better:.4f}",
+        "rows": f"adapter {one.only_candidate}, other {one.only_reference}" if counted else "–",
+    }
+
+
+def _test_note(comparisons: Mapping[str, Comparison]) -> str:
+    tests = {one.test for one in comparisons.values()}
+    if tests == {"mcnemar"}:
+        return "Differences are tested on the same rows: McNemar's exact test, Newcombe's interval."
+    return "Differences are tested on the same rows: paired bootstrap."
+
+
+def _table(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = list(lines[0])
+    columns = [
+        {"name": _words(name), "number": all(isinstance(line[name], int | float) for line in lines)} for name in names
+    ]
+    return {"columns": columns, "lines": [[_shown(line[name]) for name in names] for line in lines]}
+
+
+def _matrix(confusion: Confusion) -> dict[str, Any]:
+    lines = []
+    for name, counts in zip(confusion.labels, confusion.counts.tolist(), strict=True):
+        shares = [count / max(1, sum(counts)) for count in counts]
+        lines.append(
+            {
+                "label": name,
+                "cells": [
+                    {"count": count, "colour": _colour(share), "dark": share > 0.5}
+                    for count, share in zip(counts, shares, strict=True)
+                ],
+            }
+        )
+    return {"labels": confusion.labels, "lines": lines}
+
+
+def _colour(share: float) -> str:
+    return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in zip(*SHADES, strict=True))
+
+
+def _reliability(found: Reliability) -> dict[str, str]:
+    bins = "; ".join(f"{one['confidence']:.2f} gives {one['accuracy']:.2f}" for one in found.bins)
+    image = base64.b64encode(found.picture.read_bytes()).decode("ascii")
+    return {"error": f"{found.error:.3f}", "alternative": bins, "image": image}
+
+
+def _facts(identity: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the adapter is, for people."""
+    config = identity["adapter"]["config"]
+    known = ("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save")
+    given = [(name, config[name]) for name in known if config.get(name) not in (None, [], "")]
+    return [
+        ("base", identity["base"]["source"]),
+        (
+            "method",
+            ", ".join(
+                [identity["adapter"]["method"], *(f"{name} {_shown(value, digits='g')}" for name, value in given)]
+            ),
+        ),
+        ("new modules, trained in full", ", ".join(identity["adapter"]["new_modules"]) or "none"),
+        ("longest input", f"{identity['max_length_tokens']} tokens"),
+        ("cleaning", ", ".join(identity["clean"]) or "none: the text's bytes stay as they are"),
+    ]
+
+
+def _lineage(identity: Mapping[str, Any], adapter_digest: str) -> list[tuple[str, str]]:
+    """Return what the adapter was made from: digests and versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(identity["versions"].items()))
+    return [
+        ("adapter digest", adapter_digest),
+        ("base revision", identity["base"]["revision"] or "none (not a Hub model)"),
+        ("base digest", identity["base"]["digest"]),
+        ("data digest", identity["data"]),
+        ("test rows digest", identity["test"]),
+        ("params digest", identity["params"]),
+        ("training code digest", identity["code"]),
+        ("lock file digest", identity["environment"] or "none (outside a checkout)"),
+        ("seed", str(identity["seed"])),
+        ("trained on", f"{identity['device']}, {identity['threads']} threads"),
+        ("versions", versions),
+    ]
+
+
+def _shown(value: Any, *, digits: str = ".3f") -> str:
+    if isinstance(value, float):
+        return format(value, digits)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
