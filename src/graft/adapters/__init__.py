@@ -1,20 +1,24 @@
-"""Adapter methods by PEFT's own names and keys. (Section first; the rest follows.)"""
+"""Adapter methods by PEFT's own names and keys.
 
-from __future__ import annotations
+PEFT's configuration classes already name, type and document every key, so they are used as they are instead of being
+declared a second time: a new PEFT method works here without new code. The price is that their checks are thin (an
+unknown key is a TypeError, a wrong target a long message, a wrong type an error deep in a layer), so keys, types and
+targets are checked here first and refused with their dotted path.
+"""
 
-from pydantic import ConfigDict
+from graft.adapters.attachment import AdapterSummary, attach, describe, preview, wrap
+from graft.adapters.methods import Key, keys, methods, peft_config
+from graft.adapters.section import AdapterConfig
 
-from graft.config import Section
-
-
-class AdapterConfig(Section):
-    """The adapter: a PEFT method and that method's own keys, checked by PEFT's own configuration class.
-
-    ``{method: lora, r: 8, lora_alpha: 16, target_modules: [query, value]}``. ``graft check`` names an unknown key and
-    the nearest known one.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    method: str = "lora"
-    """PEFT's name of the method, in lower case (``lora``, ``ia3``, ...)."""
+__all__ = [
+    "AdapterConfig",
+    "AdapterSummary",
+    "Key",
+    "attach",
+    "describe",
+    "keys",
+    "methods",
+    "peft_config",
+    "preview",
+    "wrap",
+]

@@ -1,58 +1,40 @@
-"""The training loop. (Section first; the stage follows.)"""
+"""The training loop: an adapter on a frozen base, the same bytes each time.
+
+The loop is our own: one pass from top to bottom in ``loop.py``, on torch. Randomness has no state (the order of rows
+comes from the seed and the epoch, dropout from the seed and the step), so that a run which was killed goes on from a
+checkpoint as if nothing had happened. It appends to files and knows nothing of MLflow, Prefect or DVC.
+
+What decides the bytes is in the key under which checkpoints lie: inputs, settings, code, versions, device, threads.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field as Limit
+from graft.training.section import TrainingConfig
 
-from graft.config import Section
+if TYPE_CHECKING:
+    from graft.adapters import AdapterConfig
+    from graft.base import BaseConfig
+    from graft.tasks import TaskConfig
+    from graft.workspace import Workspace
+
+__all__ = ["TrainingConfig", "train"]
 
 
-class TrainingConfig(Section):
-    """The one training loop. A step is one optimizer step."""
+def train(
+    workspace: Workspace, *, task: TaskConfig, base: BaseConfig, adapter: AdapterConfig, training: TrainingConfig
+) -> None:
+    """Train the adapter on the token tables; write ``artifacts/adapter`` and ``artifacts/training``.
 
-    seed: int = Limit(default=0, ge=0, lt=1 << 32)
-    """Decides the new weights, the order of the rows and the dropout, before the adapter exists."""
+    Raises:
+        ConfigError: the adapter does not fit the base, or the stages before did not run.
+        IntegrityError: the base's files changed.
+        Interrupted: a signal came; a checkpoint was written, and the same command resumes.
+        Locked: another process trains the same.
+        ResourceMissing: the base or the device is not there.
+        TrainingDiverged: the loss is no number any more.
+    """
+    from graft.training import stage
 
-    epochs: float = Limit(default=3.0, gt=0)
-    """Passes over the training rows; a fraction is allowed."""
-
-    max_steps: int | None = Limit(default=None, ge=1)
-    """Ends training earlier, after this many steps."""
-
-    batch_rows: int = Limit(default=32, ge=1)
-    """Rows per step."""
-
-    micro_batch_rows: int | None = Limit(default=None, ge=1)
-    """Rows per forward pass where memory does not hold a whole step's; the step's gradient stays the same."""
-
-    learning_rate: float = Limit(default=1e-3, gt=0)
-    """The peak learning rate of AdamW."""
-
-    warmup_share: float = Limit(default=0.06, ge=0, le=1)
-    """The share of all steps over which the learning rate rises from 0."""
-
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate goes after the warm-up: to 0 at the last step, or not."""
-
-    weight_decay: float = Limit(default=0.01, ge=0)
-    """AdamW's decoupled weight decay of matrices (not of biases and norms)."""
-
-    max_gradient_norm: float = Limit(default=1.0, gt=0)
-    """Gradients of a step are scaled down to this global norm."""
-
-    evaluate_every_epochs: float = Limit(default=1.0, gt=0)
-    """How often the validation split is scored, in epochs."""
-
-    keep: Literal["best", "last"] = "best"
-    """Which weights become the adapter: those with the best headline metric on validation, or the last."""
-
-    checkpoint_every_steps: int = Limit(default=50, ge=1)
-    """How often training can be resumed from, in steps."""
-
-    threads: int = Limit(default=2, ge=1, le=256)
-    """CPU threads; part of the identity, since the thread count changes the result's bytes."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
+    stage.run(workspace, task=task, base=base, adapter=adapter, training=training)

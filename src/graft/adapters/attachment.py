@@ -1,0 +1,177 @@
+"""Put an adapter on a base, and say what it will train.
+
+The base stays frozen and may be bfloat16; adapter weights and new heads are float32 always. A bfloat16 base runs under
+autocast, so that the adapter's small products take the fast type too while its master weights keep their precision;
+new heads are kept out of it, since logits rounded to eight bits tie. The switch sits in the model's own ``forward``:
+whoever calls the model (loss, scoring, the reload proof, serving) gets the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.adapters.methods import peft_config, task_type_of
+from graft.adapters.section import AdapterConfig
+from graft.errors import ConfigError, shown
+from graft.tasks import State, Task
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+SHOWN_MODULES = 20
+
+
+@dataclass(frozen=True)
+class AdapterSummary:
+    """What an adapter trains."""
+
+    method: str
+    modules: tuple[str, ...]
+    """Full names of the base's modules that the method changes."""
+    saved_modules: tuple[str, ...]
+    """Modules that are trained and saved in full."""
+    trainable_parameters: int
+    total_parameters: int
+    """Weights of the base with the adapter on it."""
+    adapter_bytes: int
+    """Size of the adapter's weights in its file (float32)."""
+
+    @property
+    def share(self) -> float:
+        """Trainable share of all parameters, 0 to 1."""
+        return self.trainable_parameters / self.total_parameters
+
+
+def attach(model: PreTrainedModel, adapter: AdapterConfig, new_modules: Sequence[str]) -> PeftModel:
+    """Put a new adapter on ``model``; seed torch before, its initial weights are drawn here.
+
+    Raises:
+        ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
+    """
+    _check_targets(model, adapter, new_modules)
+    config = peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
+    return wrap(model, config)
+
+
+def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Put the adapter that ``config`` describes on ``model``, in Graft's precision.
+
+    Raises:
+        ConfigError: PEFT refuses the configuration on this model.
+    """
+    import torch
+    from peft import get_peft_model
+
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    try:
+        wrapped = get_peft_model(model, config, low_cpu_mem_usage=on_meta)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"adapter: {text}; the base has {_candidates(model, ())}") from error
+    if getattr(config, "modules_to_save", None):  # PEFT adds the usual names of heads, without looking for doubles
+        config.modules_to_save = sorted(set(config.modules_to_save))
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    if model.dtype == torch.bfloat16:
+        _run_mixed(wrapped)
+    return wrapped
+
+
+def describe(model: PeftModel) -> AdapterSummary:
+    """Return what the adapter on ``model`` trains; works on the meta device too."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    config = model.peft_config[model.active_adapter]
+    inner = model.get_base_model()
+    return AdapterSummary(
+        method=str(config.peft_type.value).lower(),
+        modules=tuple(getattr(model.base_model, "targeted_module_names", ())),
+        saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
+        trainable_parameters=trainable,
+        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        adapter_bytes=4 * trainable,
+    )
+
+
+def preview(
+    task: Task, config: Any, state: State, folder: Path, adapter: AdapterConfig, *, trust_remote_code: bool = False
+) -> AdapterSummary:
+    """Return what ``adapter`` would train on the base in ``folder``, without reading or making any weight.
+
+    Raises:
+        ConfigError: as :func:`attach`.
+    """
+    model, new_modules = task.load_model(
+        str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
+    )
+    return describe(attach(model, adapter, new_modules))
+
+
+def _check_targets(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> None:
+    """Refuse each entry of a list of targets that meets no module: PEFT is content when one of them does."""
+    targets = adapter.keys.get("target_modules")
+    if not isinstance(targets, list):
+        return
+    names = [name for name, _ in model.named_modules()]
+    missing = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in names)]
+    if missing:
+        raise ConfigError(
+            f"adapter.target_modules: the base has no module {', '.join(map(shown, missing))}; "
+            f"it has {_candidates(model, new_modules)}"
+        )
+
+
+def _candidates(model: nn.Module, new_modules: Sequence[str]) -> str:
+    """Return the last name parts of the base's weight matrices, with how often each occurs."""
+    found = Counter(
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D", "Conv2d", "Embedding")
+        and not any(name == new or name.startswith(f"{new}.") for new in new_modules)
+    )
+    listed = [f"{name} ({count})" for name, count in found.most_common(SHOWN_MODULES)]
+    return ", ".join(listed) or "no linear, convolution or embedding module"
+
+
+def _run_mixed(model: PeftModel) -> None:
+    """Run the base under bfloat16 autocast and the new heads in float32, whatever the device."""
+    import torch
+    from peft.utils.other import ModulesToSaveWrapper
+
+    inner = model.get_base_model()
+    forward = inner.forward
+
+    @functools.wraps(forward)
+    def mixed(*arguments: Any, **named: Any) -> Any:
+        # The type is asked at each call: a model that was made float32 as a whole (the reload proof) runs exactly.
+        enabled = inner.get_input_embeddings().weight.dtype == torch.bfloat16
+        with torch.autocast(inner.device.type, torch.bfloat16, enabled=enabled):
+            return forward(*arguments, **named)
+
+    inner.forward = mixed
+    for part in inner.modules():
+        if isinstance(part, ModulesToSaveWrapper):
+            for head in (part.original_module, *part.modules_to_save.values()):
+                _run_in_float32(head.to(torch.float32))
+
+
+def _run_in_float32(module: nn.Module) -> None:
+    import torch
+
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def exact(*arguments: Any, **named: Any) -> Any:
+        with torch.autocast(arguments[0].device.type, enabled=False):
+            return forward(*(one.float() if one.is_floating_point() else one for one in arguments), **named)
+
+    module.forward = exact

@@ -1,0 +1,32 @@
+"""Save, load and verify an adapter on its base.
+
+PEFT loads a bit-flipped adapter, a changed ``lora_alpha``, another base of the same shape, and (with a warning) an
+adapter without its head. So the artifact is PEFT's own layout, which any tool reads, beside an ``identity.json`` that
+holds what it was made of; loading refuses everything that differs. The price is one hash of the base's files per load.
+
+Nothing here needs git, DVC, MLflow, Prefect or Great Expectations: the published model ships these modules.
+"""
+
+from graft.artifact.execution import pick_device, reproducible
+from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
+from graft.artifact.loading import LoadedAdapter, load
+from graft.artifact.planning import base_identity, code_environment, planned_identity
+from graft.artifact.scoring import predict, raw_outputs
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "IDENTITY",
+    "PROBE",
+    "LoadedAdapter",
+    "base_identity",
+    "code_environment",
+    "load",
+    "pick_device",
+    "planned_identity",
+    "predict",
+    "raw_outputs",
+    "reproducible",
+    "save",
+    "verified",
+]

@@ -1,0 +1,95 @@
+"""What a training will be made of, known before torch is imported: the key under which its result is found again."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from graft.adapters.section import AdapterConfig
+from graft.base import BaseConfig, LockedBase, locked
+from graft.config import Section
+from graft.errors import ConfigError
+from graft.identity import code_digest, digest_file, digest_json
+from graft.tasks import TaskConfig
+from graft.workspace import Workspace, read_json
+
+FORMAT = 1
+LOCK_FILE = "requirements.lock"
+LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+
+
+def planned_identity(
+    workspace: Workspace, task: TaskConfig, base: BaseConfig, adapter: AdapterConfig, training: Section
+) -> dict[str, Any]:
+    """Return the identity that a training with these sections will have, as far as it is known before.
+
+    ``identity.run_key`` of it is the run key. Still open: the adapter's resolved configuration, its files, the device.
+
+    Raises:
+        ConfigError: no token tables yet, no ``sources.lock``, or the tables were made for another task or base.
+    """
+    manifest = read_json(workspace.tokens / "manifest.json")
+    pinned = locked(workspace, base)
+    if manifest["base"] != pinned.digest or manifest["tokenizer"] != pinned.tokenizer:
+        raise ConfigError(
+            "artifacts/tokens: made with another base or tokenizer than sources.lock pins; run `graft stage tokenize`"
+        )
+    settings = training.model_dump(mode="json")
+    made_by = {
+        "task": task.model_dump(mode="json"),
+        "base": base.model_dump(mode="json"),
+        "adapter": adapter.model_dump(mode="json"),
+        "training": {name: value for name, value in settings.items() if name != "device"},
+        "clean": manifest["clean"],
+        "max_length_tokens": manifest["max_length_tokens"],
+    }
+    return {
+        "format": FORMAT,
+        "task": {"name": task.name, "config": made_by["task"], "state": manifest["state"]},
+        "base": base_identity(pinned, base.dtype),
+        "clean": manifest["clean"],
+        "columns": manifest["columns"],
+        "max_length_tokens": manifest["max_length_tokens"],
+        "data": manifest["data"],
+        "test": manifest["splits"]["test"]["digest"],
+        "params": digest_json(made_by),
+        "code": code_digest("graft.training", task.name),
+        "environment": code_environment(),
+        "seed": settings["seed"],
+        "threads": settings["threads"],
+        "versions": {
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+            **{name: metadata.version(name) for name in LIBRARIES},
+        },
+    }
+
+
+def base_identity(pinned: LockedBase, dtype: str) -> dict[str, Any]:
+    """Return the base's part of an identity: what it is by content, and where it was found."""
+    return {
+        "source": pinned.source,
+        "kind": pinned.kind,
+        "revision": pinned.revision,
+        "digest": pinned.digest,
+        "files": dict(pinned.files),
+        "model_type": pinned.model_type,
+        "parameters": pinned.parameters,
+        "positions": pinned.positions,
+        "tokenizer": pinned.tokenizer,
+        "chat_template": pinned.chat_template,
+        "dtype": dtype,
+    }
+
+
+def base_of(identity: dict[str, Any]) -> LockedBase:
+    """Return the base that an identity names, in the form that finds and verifies its folder."""
+    known = {name: value for name, value in identity["base"].items() if name != "dtype"}
+    return LockedBase(**known, requested=known["revision"])
+
+
+def code_environment() -> str | None:
+    """Return the sha256 of the lock file beside the running code; None outside a checkout."""
+    path = Path(__file__).parents[3] / LOCK_FILE
+    return digest_file(path) if path.is_file() else None

@@ -1,0 +1,58 @@
+"""The params section of the training loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field as Limit
+
+from graft.config import Section
+
+
+class TrainingConfig(Section):
+    """The one training loop. A step is one optimizer step."""
+
+    seed: int = Limit(default=0, ge=0, lt=1 << 32)
+    """Decides the new weights, the order of the rows and the dropout, before the adapter exists."""
+
+    epochs: float = Limit(default=3.0, gt=0)
+    """Passes over the training rows; a fraction is allowed."""
+
+    max_steps: int | None = Limit(default=None, ge=1)
+    """Ends training earlier, after this many steps."""
+
+    batch_rows: int = Limit(default=32, ge=1)
+    """Rows per step."""
+
+    micro_batch_rows: int | None = Limit(default=None, ge=1)
+    """Rows per forward pass where memory does not hold a whole step's; the step's gradient stays the same."""
+
+    learning_rate: float = Limit(default=1e-3, gt=0)
+    """The peak learning rate of AdamW."""
+
+    warmup_share: float = Limit(default=0.06, ge=0, le=1)
+    """The share of all steps over which the learning rate rises from 0."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate goes after the warm-up: to 0 at the last step, or not."""
+
+    weight_decay: float = Limit(default=0.01, ge=0)
+    """AdamW's decoupled weight decay of matrices (not of biases and norms)."""
+
+    max_gradient_norm: float = Limit(default=1.0, gt=0)
+    """Gradients of a step are scaled down to this global norm."""
+
+    evaluate_every_epochs: float = Limit(default=1.0, gt=0)
+    """How often the validation split is scored, in epochs."""
+
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the adapter: those with the best headline metric on validation, or the last."""
+
+    checkpoint_every_steps: int = Limit(default=50, ge=1)
+    """How often training can be resumed from, in steps."""
+
+    threads: int = Limit(default=2, ge=1, le=256)
+    """CPU threads; part of the identity, since the thread count changes the result's bytes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""

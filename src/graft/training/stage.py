@@ -1,0 +1,156 @@
+"""What stands around the loop: read the token tables, load the base, take the lock, write the two outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft import tasks
+from graft.adapters import AdapterConfig, attach, describe
+from graft.artifact import pick_device, planned_identity, reproducible, save
+from graft.base import BaseConfig, locked
+from graft.errors import TrainingDiverged
+from graft.identity import digest_json, run_key
+from graft.tasks import TaskConfig
+from graft.tokenization import read_tokens
+from graft.training.checkpoints import Checkpoints, forget_leftovers
+from graft.training.hardware import hardware
+from graft.training.loop import Inputs, Outcome, fit
+from graft.training.record import Record, lines
+from graft.training.section import TrainingConfig
+from graft.training.signals import Stop
+from graft.workspace import Workspace, read_json, replaced, write_json
+from graft.workspace import locked as lock_held
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE_ROWS = 8
+LOCK_WAIT_SECONDS = 10.0
+"""A training that was killed with its flow takes a moment to let go of its lock."""
+CURVES = ("step", "loss", "learning_rate", "gradient_norm")
+METRICS = "metrics.jsonl"
+
+
+def run(
+    workspace: Workspace, *, task: TaskConfig, base: BaseConfig, adapter: AdapterConfig, training: TrainingConfig
+) -> None:
+    """Train, prepare the reload proof's probe, and write both outputs."""
+    device = pick_device(training.device)
+    identity = planned_identity(workspace, task, base, adapter, training) | {"device": device}
+    key = digest_json(identity)[:32]
+    checkpoints = Checkpoints(workspace.checkpoints / key, key)
+    live = workspace.live / run_key(identity) / METRICS
+    with (
+        lock_held(workspace.checkpoints / f"{key}.lock", purpose="training", wait_seconds=LOCK_WAIT_SECONDS),
+        reproducible(training.threads),
+        Stop() as stop,
+    ):
+        for leftover in forget_leftovers(checkpoints.folder):
+            print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
+        inputs, new_modules = _inputs(workspace, task, base, adapter, training, identity, device)
+        with _report_on_divergence(workspace):
+            outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
+        with replaced(workspace.adapter) as folder, replaced(workspace.training) as beside:
+            save(inputs.model, folder, identity, _probe(inputs), new_modules)
+            _write_training(beside, live, inputs, outcome, run_key(identity))
+        checkpoints.remove()
+    shutil.rmtree(workspace.failed / "train", ignore_errors=True)
+
+
+def _inputs(
+    workspace: Workspace,
+    task: TaskConfig,
+    base: BaseConfig,
+    adapter: AdapterConfig,
+    training: TrainingConfig,
+    identity: dict[str, Any],
+    device: str,
+) -> tuple[Inputs, list[str]]:
+    """Load rows, base and adapter; the seed is set before any new weight is drawn."""
+    import torch
+
+    manifest = read_json(workspace.tokens / "manifest.json")
+    one, state = tasks.get(task.name), identity["task"]["state"]
+    folder = locked(workspace, base).folder(workspace.root)
+    torch.manual_seed(training.seed)
+    model, new_modules = one.load_model(
+        str(folder), task, state, dtype=getattr(torch, base.dtype), trust_remote_code=base.trust_remote_code
+    )
+    wrapped = attach(model, adapter, new_modules).to(device)
+    summary = describe(wrapped)
+    print(
+        f"train: {summary.method} on {len(summary.modules)} modules, {summary.trainable_parameters:,} of "
+        f"{summary.total_parameters:,} parameters ({summary.share:.2%}), {base.dtype} base, {device}",
+        flush=True,
+    )
+    return Inputs(
+        model=wrapped,
+        task=one,
+        task_config=task,
+        state=state,
+        train_rows=read_tokens(workspace.tokens, "train").to_pylist(),
+        validation_rows=read_tokens(workspace.tokens, "validation").to_pylist(),
+        pad_token_id=manifest["pad_token_id"] or 0,
+        config=training,
+        device=device,
+    ), new_modules
+
+
+@contextlib.contextmanager
+def _report_on_divergence(workspace: Workspace) -> Any:
+    try:
+        yield
+    except TrainingDiverged as error:
+        write_json(workspace.failed / "train" / "report.json", {"error": str(error), "rows": list(error.problems)})
+        raise
+
+
+def _probe(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Return a batch of validation rows with the outputs of adapter and base on it, for the reload proof.
+
+    Computed on the CPU in float32, wherever and in whatever type the adapter was trained: a proof that another
+    machine can repeat must not depend on a GPU or on a processor's bfloat16 products.
+    """
+    import torch
+
+    rows = inputs.validation_rows
+    chosen = [rows[index * len(rows) // min(PROBE_ROWS, len(rows))] for index in range(min(PROBE_ROWS, len(rows)))]
+    batch = inputs.task.collate(chosen, inputs.pad_token_id)
+    model = inputs.model.to("cpu").float().eval()
+    with torch.inference_mode():
+        found = {"adapter_outputs": inputs.task.outputs(model, batch)}
+        with model.disable_adapter():
+            found["base_outputs"] = inputs.task.outputs(model, batch)
+    return {**batch, **found}
+
+
+def _write_training(folder: Path, live: Path, inputs: Inputs, outcome: Outcome, key: str) -> None:
+    progress, plan, summary = outcome.progress, outcome.plan, describe(inputs.model)
+    shutil.copyfile(live, folder / METRICS)
+    with (folder / "curves.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CURVES)
+        writer.writerows([line[name] for name in CURVES] for line in lines(live) if "loss" in line)
+    kept = progress.best_step if inputs.config.keep == "best" else progress.step
+    facts = {
+        "run_key": key,
+        "steps": progress.step,
+        "epochs": round(progress.step / plan.steps_per_epoch, 4),
+        "kept_step": kept,
+        "best_step": progress.best_step,
+        f"best_validation_{inputs.task.headline}": progress.best_value,
+        "rows": len(inputs.train_rows),
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 3),
+        "tokens_per_second": round(progress.tokens / progress.seconds, 1),
+        "parameters_trained": summary.trainable_parameters,
+        "parameters_total": summary.total_parameters,
+        "device": inputs.device,
+        "resumed_from_step": outcome.resumed_from_step,
+    }
+    write_json(folder / "summary.json", facts)
+    write_json(folder / "hardware.json", hardware(inputs.device, inputs.config.threads))
