@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from graft.base.fingerprint import Fingerprint, differing, fingerprint
+from graft.base.contents import Fingerprint, differing, fingerprint
 from graft.base.places import BASES_VARIABLE, candidates, hub_folder, package_folder, resolve_hub
 from graft.base.tokenizer import load_tokenizer
 from graft.config import Section

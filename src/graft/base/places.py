@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from graft.base.fingerprint import CHAT_TEMPLATE_FILES, CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
+from graft.base.contents import CHAT_TEMPLATE_FILES, CONFIG_FILES, TOKENIZER_FILES, WEIGHTS_INDEX
 from graft.errors import ConfigError, ResourceMissing, shown
 
 BASES_VARIABLE = "GRAFT_BASES"

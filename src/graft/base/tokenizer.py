@@ -37,6 +37,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         raise ConfigError(f"base.source: the tokenizer in {folder.name} cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise ConfigError(f"base.source: {type(tokenizer).__name__} has no fast form; save it with a tokenizer.json")
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ConfigError(f"base.source: the tokenizer in {folder.name} is empty; save it with its vocabulary")
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 

@@ -26,16 +26,14 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "*.py")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+"""Without one of these transformers builds an empty tokenizer and says nothing."""
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
     "merges.txt",
-    "*.model",
-    "*.tiktoken",
 )
 CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"})
@@ -71,9 +69,9 @@ def fingerprint(folder: Path, source: str, *, trust_remote_code: bool = False) -
     described = _config_of(folder, source, trust_remote_code)
     weights = _weight_files(folder)
     parameters = sum(_parameters(path) for path in weights)
+    if not _matching(folder, VOCABULARY_FILES) and not (folder / "preprocessor_config.json").is_file():
+        raise ConfigError(f"base.source: {shown(source)} has no tokenizer; save it beside the model (tokenizer.json)")
     tokenizer = _digests(folder, _matching(folder, TOKENIZER_FILES))
-    if not tokenizer and not (folder / "preprocessor_config.json").is_file():
-        raise ConfigError(f"base.source: {shown(source)} has no tokenizer files; save the tokenizer beside the model")
     others = [*_matching(folder, CONFIG_FILES), *_matching(folder, CHAT_TEMPLATE_FILES), *_index_of(folder)]
     files = dict(sorted({**tokenizer, **_digests(folder, [*weights, *others])}.items()))
     return Fingerprint(
