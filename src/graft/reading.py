@@ -177,7 +177,7 @@ def _parse(content: bytes, max_depth: int) -> dict[str, Any]:
     if text.count("[") + text.count("{") > max_depth and _depth(text) > max_depth:
         raise RowError(f"JSON nested at most {max_depth} deep (data.max_depth)", "deeper nesting")
     try:
-        value = DECODER.decode(text)
+        value = DECODER.decode(text.rstrip("\r\n"))
     except json.JSONDecodeError as error:
         what = f"broken JSON at column {error.colno} ({error.msg})" if text.strip() else "an empty line; remove it"
         raise RowError("one JSON object per line", what) from None

@@ -1,0 +1,263 @@
+"""The data contract: every part file against the task's fields, as Great Expectations suites with Data Docs.
+
+The strict reader finds what cannot be read, the task what a row must not say, Great Expectations (``contract``) what
+columns must be; every finding names its row as ``file:line``, and all are reported together. A part must fit into
+memory, which is the price of one suite per part; a split need not.
+
+Train is read twice, since the labels that all splits are held to are learnt from it first. Over all splits only
+digests of ids and texts are kept, about 200 bytes a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field as Limit
+
+from graft import tasks
+from graft.config import Section
+from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
+from graft.errors import DataError, shown
+from graft.identity import digest_file
+from graft.reading import has_bom
+from graft.tasks import Field, TaskConfig
+from graft.validation.contract import REPORTED_PROBLEMS, Contract, Frame
+from graft.workspace import SPLITS, Workspace, replaced, write_json
+
+PROGRESS_SECONDS = 2.0
+
+
+class ValidationConfig(Section):
+    """What the rows must be beside the task's own schema."""
+
+    min_characters: int = Limit(default=1, ge=0)
+    """The fewest characters of a text field; white space and invisible characters are not counted."""
+
+    max_characters: int = Limit(default=100_000, ge=1)
+    """The most characters of a text field."""
+
+    min_rows: int = Limit(default=1, ge=1)
+    """The fewest rows of a split."""
+
+    unique_ids: bool = True
+    """Whether an ``id`` column, where there is one, must be unique over all splits."""
+
+    placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
+    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+
+
+def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, validation: ValidationConfig) -> None:
+    """Hold every part file to the contract; write the verdict and the Data Docs.
+
+    Raises:
+        DataError: with the rows that break it; the report is in ``workspace.failed / "validate"``.
+    """
+    report = workspace.failed / "validate"
+    try:
+        files = parts(workspace.data)
+        state = _learn(workspace, files["train"], task, data)
+    except DataError as error:
+        with replaced(report) as folder:
+            _write_report(folder, list(error.problems) or [str(error)], [])
+        raise
+    inspection = _Inspection(workspace, task, state, data, validation)
+    for split, paths in files.items():
+        for path in paths:
+            inspection.part(split, path)
+        inspection.end_of(split)
+    if inspection.problems:
+        with replaced(report) as folder:
+            _write_report(folder, inspection.problems, inspection.contract.summary())
+            inspection.contract.write_docs(folder / "data_docs")
+        count = inspection.total_problems
+        title = f"{workspace.data.name}: {count} problem{'s' if count > 1 else ''}; report: {_shown(report, workspace)}"
+        raise DataError.from_problems(title, [str(problem) for problem in inspection.problems])
+    with replaced(workspace.validation) as verdict, replaced(workspace.data_docs) as docs:
+        write_json(verdict / "verdict.json", {"data": data_digest(workspace.data), **inspection.verdict()})
+        inspection.contract.write_docs(docs)
+    shutil.rmtree(report, ignore_errors=True)
+
+
+def _shown(path: Path, workspace: Workspace) -> str:
+    """Return a path to show: below the project where it lies there, else in full."""
+    return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else str(path)
+
+
+def _learn(workspace: Workspace, files: Sequence[Path], task: TaskConfig, data: DataConfig) -> dict[str, Any]:
+    """Return what the task learns from the readable training rows."""
+    one = tasks.get(task.name)
+    read = itertools.chain.from_iterable(read_part(path, workspace.root, one.fields, data) for path in files)
+    return one.learn(task, (found.row for found in read if isinstance(found, Record)))
+
+
+def _write_report(folder: Path, problems: Sequence[Problem | str], checks: list[dict[str, Any]]) -> None:
+    listed = [
+        {"message": str(one)}
+        | (
+            {"place": one.place, "field": one.field, "expected": one.expected, "found": one.found}
+            if isinstance(one, Problem)
+            else {}
+        )
+        for one in problems
+    ]
+    write_json(folder / "report.json", {"passed": False, "problems": listed, "checks": checks})
+
+
+# -- one pass over all parts
+
+
+class _Inspection:
+    """Everything that is known about the data after the parts seen so far."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        task: TaskConfig,
+        state: dict[str, Any],
+        data: DataConfig,
+        validation: ValidationConfig,
+    ) -> None:
+        self.root, self.name = workspace.root, workspace.data.name
+        self.task, self.config, self.state = tasks.get(task.name), task, state
+        self.data, self.validation = data, validation
+        self.contract = Contract(self.task.fields, state, data, validation)
+        self.seen = _Seen(self.task.fields)
+        self.label = next((one.name for one in self.task.fields if one.type == "label"), None)
+        self.problems: list[Problem] = []
+        self.total_problems = 0
+        self.parts: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.cleaned: Counter[str] = Counter(dict.fromkeys(data.clean, 0))
+        self.warnings: list[str] = []
+        self.progress = _Progress()
+
+    def part(self, split: str, path: Path) -> None:
+        """Read and check one part."""
+        frame, found, rows = Frame(self.task.fields), list[Problem](), 0
+        for one in read_part(path, self.root, self.task.fields, self.data):
+            if isinstance(one, Problem):
+                found.append(one)
+                frame.refuse(one.place)
+                continue
+            rows += 1
+            found += self.record(split, one, frame)
+            self.progress.show(f"{split}/{path.name}", self.total_problems + len(found))
+        known = {(problem.place, problem.field) for problem in found}
+        broken = self.contract.check(f"{split}/{path.name}", frame)
+        found += [one for one in broken if (one.place, one.field) not in known and one.place not in frame.refused]
+        self.report(sorted(found, key=lambda problem: _line(problem.place)))
+        self.parts[split][path.name] = {"rows": rows, "digest": digest_file(path)}
+        if path.suffix != ".parquet" and has_bom(path):
+            self.warnings.append(f"{split}/{path.name}: starts with a byte order mark, which is skipped")
+
+    def record(self, split: str, record: Record, frame: Frame) -> Iterator[Problem]:
+        """Count one readable row and yield what the task finds wrong with it."""
+        frame.add(record, self.seen.earlier(record))
+        self.seen.add_text(split, record)
+        self.cleaned.update(record.cleaned)
+        if self.label:
+            self.counts[split][record.row[self.label]] += 1
+        for one in self.task.check_row(self.config, record.row, self.state):
+            yield Problem(record.place, self.data.columns.get(one.field, one.field), one.expected, one.found)
+
+    def end_of(self, split: str) -> None:
+        """Check what only the whole split shows."""
+        rows = sum(part["rows"] for part in self.parts[split].values())
+        fewest = self.validation.min_rows
+        if rows < fewest:
+            expected = f"at least {fewest} rows (validation.min_rows)"
+            self.report([Problem(f"{self.name}/{split}", "", expected, str(rows))])
+        if repeated := self.seen.repeated(split):
+            self.warnings.append(repeated)
+        if self.label and split != "train" and (absent := set(self.counts["train"]) - set(self.counts[split])):
+            shown_labels = ", ".join(shown(label) for label in sorted(absent)[:5])
+            self.warnings.append(f"{split}: no row of {len(absent)} of the labels ({shown_labels})")
+        print(f"validate: {split}: {rows} rows in {len(self.parts[split])} parts", flush=True)
+
+    def report(self, problems: list[Problem]) -> None:
+        """Keep problems; beyond a number that nobody reads, only count them."""
+        self.total_problems += len(problems)
+        self.problems += problems[: max(0, REPORTED_PROBLEMS - len(self.problems))]
+
+    def verdict(self) -> dict[str, Any]:
+        """Return what later stages read: the state, and what was checked of which bytes."""
+        return {
+            "passed": True,
+            "state": self.state,
+            "splits": {
+                split: {"rows": sum(part["rows"] for part in found.values()), "parts": found}
+                for split, found in self.parts.items()
+            },
+            "counts": {split: dict(self.counts[split]) for split in self.parts},
+            "cleaned": dict(self.cleaned),
+            "checks": self.contract.summary(),
+            "warnings": self.warnings,
+        }
+
+
+def _line(place: str) -> int:
+    number = place.rpartition(":")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+class _Progress:
+    """Prints a line every two seconds at most: one short part after the other prints nothing."""
+
+    def __init__(self) -> None:
+        self.started = self.printed = time.monotonic()
+        self.rows = 0
+
+    def show(self, part: str, problems: int) -> None:
+        """Count a row and print how far the stage is, if it is time to."""
+        self.rows += 1
+        if self.rows % 256 or (now := time.monotonic()) - self.printed < PROGRESS_SECONDS:
+            return
+        self.printed = now
+        rate = self.rows / (now - self.started)
+        print(f"validate: {part}: {self.rows} rows, {rate:.0f} rows/s, {problems} problems", flush=True)
+
+
+class _Seen:
+    """Which ids and texts occurred before, by 128-bit digests: place numbers and splits, never the text."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.texts = [field.name for field in fields if field.text]
+        self.files: dict[str, int] = {}
+        self.ids: dict[int, tuple[int, int]] = {}
+        self.splits: dict[int, int] = {}
+        self.doubles: Counter[tuple[str, str]] = Counter()
+
+    def earlier(self, record: Record) -> str | None:
+        """Return the place of the first row with this row's id, if there is one."""
+        if record.id is None:
+            return None
+        file, _, line = record.place.rpartition(":")
+        here = (self.files.setdefault(file, len(self.files)), int(line))
+        first = self.ids.setdefault(_digest(record.id), here)
+        return None if first == here else f"{list(self.files)[first[0]]}:{first[1]}"
+
+    def add_text(self, split: str, record: Record) -> None:
+        """Note the texts of a row, and in which splits the same texts occurred."""
+        key = _digest("\0".join(str(record.row[name]) for name in self.texts))
+        bit = 1 << SPLITS.index(split)
+        before = self.splits.get(key, 0)
+        self.splits[key] = before | bit
+        for number, other in enumerate(SPLITS):
+            if before >> number & 1:
+                self.doubles[split, other] += 1
+
+    def repeated(self, split: str) -> str | None:
+        """Return the warning about rows of ``split`` whose text occurred before."""
+        found = [f"{self.doubles[split, other]} in {other}" for other in SPLITS if self.doubles[split, other]]
+        return f"{split}: rows with a text that occurs before: {', '.join(found)}" if found else None
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

@@ -1,0 +1,311 @@
+"""The validate stage: bad data is one clear error with its rows, good data a verdict and Data Docs of equal bytes."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft.data import DataConfig, data_digest
+from graft.errors import DataError
+from graft.identity import digest_files, digest_folder
+from graft.tasks.text_classification import Config
+from graft.validation import ValidationConfig, validate
+from graft.workspace import Workspace
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(split: str, count: int = 8) -> Rows:
+    return [{"id": f"{split}-{n}", "text": f"{split} text {n}", "label": "xy"[n % 2]} for n in range(count)]
+
+
+def write(path: Path, rows: Rows | str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(rows, list):
+        rows = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(rows if isinstance(rows, bytes) else rows.encode())
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Return a good project that was validated once."""
+    root = tmp_path_factory.mktemp("validated")
+    for split in ("train", "validation", "test"):
+        write(root / "data" / split / "part.jsonl", rows_of(split))
+    write(root / "params.yaml", "")
+    run(Workspace(root))
+    return Workspace(root)
+
+
+@pytest.fixture
+def workspace(validated: Workspace, tmp_path: Path) -> Workspace:
+    """Return a copy of the good, validated project."""
+    shutil.copytree(validated.root, tmp_path / "project")
+    return Workspace(tmp_path / "project")
+
+
+def run(
+    workspace: Workspace, *, labels: tuple[str, ...] | None = None, data: Any = None, **settings: Any
+) -> dict[str, Any]:
+    validate(
+        workspace,
+        task=Config(labels=labels),
+        data=DataConfig(**(data or {})),
+        validation=ValidationConfig(**settings),
+    )
+    verdict: dict[str, Any] = json.loads((workspace.validation / "verdict.json").read_text())
+    return verdict
+
+
+def refusal(workspace: Workspace, **settings: Any) -> list[str]:
+    """Return the problems of a refused run, and hold what every refusal must leave behind."""
+    before = {name: digest_folder(folder) for name, folder in kept(workspace).items()}
+    with pytest.raises(DataError, match=r"(?s)data.*") as caught:
+        run(workspace, **settings)
+    assert caught.value.exit_code == 2
+    assert {name: digest_folder(folder) for name, folder in kept(workspace).items()} == before
+    report = json.loads((workspace.failed / "validate" / "report.json").read_text())
+    assert report["passed"] is False
+    assert [problem["message"] for problem in report["problems"]] == list(
+        caught.value.problems
+    ) or not caught.value.problems
+    return list(caught.value.problems) or [str(caught.value)]
+
+
+def kept(workspace: Workspace) -> dict[str, Path]:
+    return {path.name: path for path in (workspace.validation, workspace.data_docs) if path.exists()}
+
+
+def edited(number: int, **change: Any) -> Callable[[Rows], Rows]:
+    def edit(rows: Rows) -> Rows:
+        rows[number] |= change
+        return rows
+
+    return edit
+
+
+def without(name: str) -> Callable[[Rows], Rows]:
+    return lambda rows: [{key: value for key, value in row.items() if key != name} for row in rows]
+
+
+BAD_ROWS: list[tuple[str, Callable[[Rows], Rows | str | bytes], list[str]]] = [
+    (
+        "missing column",
+        without("label"),
+        ["data/test/part.jsonl:1: label: expected a column of that name, found only 'id, text"],
+    ),
+    ("unknown label", edited(2, label="z"), ["data/test/part.jsonl:3: label: expected one of x, y, found 'z'"]),
+    ("empty file", lambda rows: b"", ["data/test/part.jsonl: expected at least one row, found an empty file"]),
+    (
+        "broken JSON on line 7",
+        lambda rows: "\n".join([*(json.dumps(row) for row in rows[:6]), '{"text": "a"', json.dumps(rows[7])]),
+        ["data/test/part.jsonl:7: expected one JSON object per line, found broken JSON at column 13"],
+    ),
+    (
+        "wrong encoding",
+        lambda rows: json.dumps(rows[0]).encode() + b"\n" + '{"text": "café", "label": "x"}\n'.encode("latin-1"),
+        ["data/test/part.jsonl:2: expected UTF-8, found the byte 0xe9"],
+    ),
+    (
+        "NaN",
+        edited(1, text=float("nan")),
+        ["data/test/part.jsonl:2: expected JSON values (null where there is none), found NaN"],
+    ),
+    (
+        "NaN text",
+        edited(1, text="nan"),
+        ["data/test/part.jsonl:2: text: expected a text, not a placeholder for a missing one"],
+    ),
+    (
+        "duplicate ids",
+        edited(4, id="train-2"),
+        ["data/test/part.jsonl:5: id: expected an id that no other row has, found 'train-2', which"],
+    ),
+    (
+        "invisible text",
+        edited(3, text=" \u200b\u00a0"),
+        ["data/test/part.jsonl:4: text: expected at least 1 visible characters (validation.min_characters)"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "expected"), [case[1:] for case in BAD_ROWS], ids=[case[0] for case in BAD_ROWS])
+def test_bad_rows_are_named_by_file_and_line_and_nothing_is_written(
+    workspace: Workspace, edit: Callable[[Rows], Rows | str | bytes], expected: list[str]
+) -> None:
+    write(workspace.data / "test" / "part.jsonl", edit(rows_of("test")))
+    found = [one for one in refusal(workspace) if "data/test: expected at least" not in one]
+    assert len(found) == len(expected), found
+    assert all(one.startswith(start) for one, start in zip(found, expected, strict=True)), found
+
+
+def test_absent_split_is_refused_with_what_to_do(workspace: Workspace) -> None:
+    (workspace.data / "test" / "part.jsonl").unlink()
+    (workspace.data / "test").rmdir()
+    assert refusal(workspace) == ["data/test: no such split; put test rows there, or let `graft import` split the data"]
+
+
+def test_train_with_one_label_is_refused(workspace: Workspace) -> None:
+    write(workspace.data / "train" / "part.jsonl", [row | {"label": "x"} for row in rows_of("train")])
+    assert "holds 'x' only" in refusal(workspace)[0]
+
+
+def test_all_problems_are_reported_together_in_order(workspace: Workspace) -> None:
+    train = rows_of("train")
+    train[5]["text"] = ""
+    train[2]["label"] = 1.5
+    write(workspace.data / "train" / "part.jsonl", train)
+    write(workspace.data / "validation" / "part.jsonl", edited(0, label="z", text="None")(rows_of("validation")))
+    assert [re.split(": (?=expected)", one)[0] for one in refusal(workspace, min_rows=8)] == [
+        "data/train/part.jsonl:3: label",
+        "data/train/part.jsonl:6: text",
+        "data/train",
+        "data/validation/part.jsonl:1: label",
+        "data/validation/part.jsonl:1: text",
+    ]
+
+
+def test_twenty_of_many_problems_are_shown_and_all_are_kept(workspace: Workspace) -> None:
+    write(workspace.data / "test" / "part.jsonl", [row | {"text": ""} for row in rows_of("test", 50)])
+    with pytest.raises(DataError, match=r"data: 50 problems; report: .*validate\n(.*\n){20}  \.\.\. and 30 more$"):
+        run(workspace)
+    report = json.loads((workspace.failed / "validate" / "report.json").read_text())
+    assert len(report["problems"]) == 50
+    assert report["problems"][0] | {"message": ""} == {
+        "message": "",
+        "place": "data/test/part.jsonl:1",
+        "field": "text",
+        "expected": "at least 1 visible characters (validation.min_characters)",
+        "found": "0 of them",
+    }
+    assert {check["failed"] for check in report["checks"]} == {0, 50}
+
+
+def test_verdict_says_what_was_checked(workspace: Workspace) -> None:
+    verdict = run(workspace)
+    part = workspace.data / "train" / "part.jsonl"
+    assert verdict["passed"] is True
+    assert verdict["data"] == data_digest(workspace.data)
+    assert verdict["state"] == {"labels": ["x", "y"]}
+    assert verdict["splits"]["train"] == {
+        "rows": 8,
+        "parts": {"part.jsonl": {"rows": 8, "digest": digest_files(part.parent)["part.jsonl"]}},
+    }
+    assert verdict["counts"] == {split: {"x": 4, "y": 4} for split in ("train", "validation", "test")}
+    assert verdict["warnings"] == []
+    assert {check["failed"] for check in verdict["checks"]} == {0}
+    assert {"expectation": "expect_column_values_to_be_in_set", "column": "label", "failed": 0} in verdict["checks"]
+
+
+def test_success_removes_the_report_of_an_earlier_refusal(workspace: Workspace) -> None:
+    good = (workspace.data / "test" / "part.jsonl").read_bytes()
+    write(workspace.data / "test" / "part.jsonl", "{")
+    refusal(workspace)
+    write(workspace.data / "test" / "part.jsonl", good)
+    run(workspace)
+    assert not (workspace.failed / "validate").exists()
+
+
+def test_repeated_texts_a_byte_order_mark_and_absent_labels_are_warnings(workspace: Workspace) -> None:
+    test = rows_of("test")[:4:2]
+    write(
+        workspace.data / "test" / "part.jsonl", [test[0] | {"text": "train text 1"}, test[1] | {"text": "train text 1"}]
+    )
+    write(workspace.data / "validation" / "more.csv", b"\xef\xbb\xbftext,label\nsome,x\n")
+    assert run(workspace)["warnings"] == [
+        "validation/more.csv: starts with a byte order mark, which is skipped",
+        "test: rows with a text that occurs before: 2 in train, 1 in test",
+        "test: no row of 1 of the labels ('y')",
+    ]
+
+
+def test_settings_move_the_limits(workspace: Workspace) -> None:
+    write(workspace.data / "test" / "part.jsonl", edited(0, id="test-1", text="nan")(rows_of("test")))
+    assert len(refusal(workspace)) == 2
+    run(workspace, unique_ids=False, placeholders=())
+    train_and_validation = 8 + 8  # "train text 0" has 12 characters, "test text 1" 11
+    assert len(refusal(workspace, unique_ids=False, placeholders=(), max_characters=11)) == train_and_validation
+
+
+def test_cleaning_is_counted_and_comes_before_the_checks(workspace: Workspace) -> None:
+    write(workspace.data / "test" / "part.jsonl", edited(0, text="<p> </p>")(rows_of("test")))
+    assert "text: expected at least 1 visible" in refusal(workspace, data={"clean": ["strip_html", "nfc"]})[0]
+    write(workspace.data / "test" / "part.jsonl", edited(0, text="<p>a</p>")(rows_of("test")))
+    assert run(workspace, data={"clean": ["strip_html", "nfc"]})["cleaned"] == {"strip_html": 1, "nfc": 0}
+
+
+def test_columns_named_otherwise_are_named_as_in_the_file(workspace: Workspace) -> None:
+    for split in ("train", "validation", "test"):
+        rows = [{"body": row["text"], "kind": row["label"], "key": row["id"]} for row in rows_of(split)]
+        write(workspace.data / split / "part.jsonl", rows)
+    columns = {"columns": {"text": "body", "label": "kind", "id": "key"}}
+    assert run(workspace, data=columns)["counts"]["train"] == {"x": 4, "y": 4}
+    write(workspace.data / "test" / "part.jsonl", [{"body": "", "kind": "z", "key": "train-0"}])
+    assert [one.split(": ")[1] for one in refusal(workspace, data=columns)] == ["kind", "body", "key"]
+
+
+def test_all_formats_of_one_text_get_one_verdict(workspace: Workspace) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = rows_of("test")
+    verdict = json.loads((workspace.validation / "verdict.json").read_text())
+    lines = ["id,text,label", *(",".join(row.values()) for row in table)]
+    folder = workspace.data / "test"
+    (folder / "part.jsonl").unlink()
+    for name in ("part.csv", "part.tsv", "part.parquet"):
+        if name == "part.parquet":
+            pq.write_table(pa.Table.from_pylist(table), folder / name)
+        else:
+            write(folder / name, "\n".join(lines).replace(",", "\t" if name == "part.tsv" else ","))
+        found = run(workspace)
+        assert found["counts"] == verdict["counts"]
+        assert found["splits"]["test"]["rows"] == 8
+        (folder / name).unlink()
+
+
+def test_data_docs_and_verdict_are_the_same_bytes_in_two_places(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace(tmp_path / "elsewhere" / "deep")
+    shutil.copytree(workspace.data, other.data)
+    run(other)
+    assert digest_folder(workspace.data_docs) == digest_folder(other.data_docs)
+    assert digest_folder(workspace.validation) == digest_folder(other.validation)
+    pages = {path.name for path in workspace.data_docs.rglob("*.html")}
+    assert {"index.html", "rows.html", "0000-train_part.jsonl.html"} <= pages
+    text = "".join(path.read_text() for path in workspace.data_docs.rglob("*.html"))
+    assert "great-expectations-web-assets" not in text
+    assert str(workspace.root) not in text
+
+
+def test_data_docs_of_a_refusal_show_no_text_and_escape_what_they_show(workspace: Workspace) -> None:
+    secret = "the secret text of a row"
+    labels = ("x", "y", "<script>alert(1)</script>", "$column")
+    (workspace.data / "train" / "part.jsonl").rename(workspace.data / "train" / "<i>.jsonl")
+    write(
+        workspace.data / "test" / "part.jsonl",
+        edited(0, text=secret, label="<img src=x onerror=alert(2)>")(rows_of("test")),
+    )
+    assert len(refusal(workspace, labels=labels, max_characters=20)) == 2
+    text = "".join(path.read_text() for path in (workspace.failed / "validate" / "data_docs").rglob("*.html"))
+    assert "28 characters" in text
+    assert secret not in text
+    assert "alert(2)" not in text
+    assert "<script>alert(1)" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<i>.jsonl" not in text
+
+
+def test_the_workers_home_and_folder_stay_clean(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    run(workspace)
+    assert list(home.iterdir()) == []
+    assert sorted(path.name for path in workspace.root.iterdir()) == ["artifacts", "data", "params.yaml"]
