@@ -33,6 +33,8 @@ class Version:
     run_id: str | None
     source: str
     created_ms: int
+    model_id: str | None = None
+    """The logged model that it holds."""
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -183,6 +185,7 @@ def _version(found: object, aliases: list[str]) -> Version:
         run_id=found.run_id or None,
         source=found.source or "",
         created_ms=int(found.creation_timestamp or 0),
+        model_id=found.model_id or None,
         aliases=tuple(sorted(aliases)),
         tags=dict(found.tags),
     )

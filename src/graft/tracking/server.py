@@ -71,7 +71,7 @@ def _open(uri: str) -> MlflowClient:
     """Return a client whose store exists and has this MLflow's schema: making the client runs the migrations."""
     import mlflow
 
-    for noisy in ("mlflow.store.db.utils", "alembic"):
+    for noisy in ("mlflow.store.db.utils", "mlflow.pyfunc", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

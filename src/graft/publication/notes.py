@@ -1,0 +1,121 @@
+"""What people read in the MLflow UI: tags, and Markdown for the pages of run, model and version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graft.evaluation.overview import format_cell
+from graft.publication.facts import Facts
+from graft.tracking import RunContext
+
+SHOWN_DIGEST = 12
+TABLE_METRICS = 4
+
+
+def run_tags(facts: Facts, context: RunContext) -> dict[str, str]:
+    """Return the tags that a run has from its start to its end; digests in full, since they are searched for."""
+    identity = facts.identity
+    return {
+        **followed_tags(identity, context),
+        "graft.adapter": facts.digest,
+        "graft.device": str(identity["device"]),
+        "mlflow.note.content": run_note(facts, context),
+    }
+
+
+def followed_tags(identity: Mapping[str, Any], context: RunContext) -> dict[str, str]:
+    """Return the tags that are known before training: for the follower, from ``artifact.planned_identity``."""
+    base = identity["base"]
+    return {
+        "graft.task": identity["task"]["name"],
+        "graft.data": identity["data"],
+        "graft.base": base["source"] + (f"@{base['revision']}" if base["revision"] else ""),
+        "graft.base_digest": base["digest"],
+        "graft.code": identity["code"],
+        "graft.environment": identity["environment"] or "none",
+        "mlflow.source.name": "graft run",
+        "mlflow.source.type": "JOB" if context.prefect_run else "LOCAL",
+        **context.tags(),
+    }
+
+
+def version_tags(facts: Facts, context: RunContext) -> dict[str, str]:
+    """Return the tags of a model version: what a reviewer, and ``graft reproduce``, want to know."""
+    proof = facts.proof
+    return {
+        "graft.adapter": facts.digest,
+        "graft.data": facts.identity["data"],
+        "graft.key": facts.key,
+        facts.headline: _headline(facts),
+        "graft.reload_difference": f"{proof['reload_difference']:.3g}",
+        "graft.effect": f"{proof['effect']:.3g}",
+        **{name: value for name, value in context.tags().items() if name.startswith("graft.")},
+    }
+
+
+def run_note(facts: Facts, context: RunContext) -> str:
+    """Return the run's description."""
+    return f"{_made_of(facts)}\n\n{table(facts)}\n\n{_proven(facts)}\n\n{_origin(facts, context)}\n"
+
+
+def version_note(facts: Facts, context: RunContext, name: str) -> str:
+    """Return the version's description."""
+    use = (
+        f'`mlflow.pyfunc.load_model("models:/{name}/<version>").predict(...)` takes a table with the text columns of '
+        f"the signature. The base is not part of the model: it is found by its digest "
+        f"(`{facts.identity['base']['digest'][:SHOWN_DIGEST]}…`), see `GRAFT_BASES`."
+    )
+    return f"{_made_of(facts)}\n\n{table(facts)}\n\n{_proven(facts)}\n\n{_origin(facts, context)}\n\n{use}\n"
+
+
+def model_note(description: str, name: str, task: str, base: str) -> str:
+    """Return the registered model's description."""
+    return (
+        f"{description or name}\n\n"
+        f"Task `{task}`, an adapter on `{base}`. `champion` is the version in use, `candidate` the one published last; "
+        f"set the tag `review` of a version to `approved` or `rejected` and `graft promote` acts on it.\n"
+    )
+
+
+def table(facts: Facts) -> str:
+    """Return the results on the test rows as a Markdown table."""
+    names = list(facts.metrics["metrics"])[:TABLE_METRICS]
+    lines = [f"| system | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    for row in facts.rows:
+        cells = " | ".join(format_cell(*row.metrics.get(name, (None, None, None))) for name in names)
+        label = f"**{row.label}**" if row.system == "adapter" else row.label
+        lines.append(f"| {label} | {cells} |")
+    test = facts.metrics["test"]
+    return "\n".join(lines) + f"\n\n{test['rows']} test rows, {facts.metrics['confidence']:.0%} intervals."
+
+
+def _headline(facts: Facts) -> str:
+    cell = facts.metrics["adapter"][facts.headline]
+    return format_cell(cell["value"], cell["low"], cell["high"])
+
+
+def _made_of(facts: Facts) -> str:
+    identity = facts.identity
+    config = identity["adapter"]["config"]
+    rank = f" r={config['r']}" if "r" in config else ""
+    method = f"{identity['adapter']['method']}{rank}"
+    return f"**{method}** on `{identity['base']['source']}`, task `{identity['task']['name']}`"
+
+
+def _proven(facts: Facts) -> str:
+    proof = facts.proof
+    return (
+        f"Reload proof: a fresh process reproduces the trainer's outputs on {proof['rows']} rows to "
+        f"{proof['reload_difference']:.2g}; the adapter changes the base's by {proof['effect']:.2g}."
+    )
+
+
+def _origin(facts: Facts, context: RunContext) -> str:
+    parts = [f"adapter `{facts.digest[:SHOWN_DIGEST]}…`", f"data `{facts.identity['data'][:SHOWN_DIGEST]}…`"]
+    if context.git_commit:
+        parts.append(f"commit `{context.git_commit[:SHOWN_DIGEST]}`")
+    if context.prefect_run:
+        link = f"[{context.prefect_run[:8]}]({context.prefect_url})" if context.prefect_url else context.prefect_run[:8]
+        parts.append(f"Prefect run {link}")
+    return ", ".join(parts)

@@ -1,0 +1,62 @@
+"""The model that MLflow loads: this very file travels with every version, with the modules it imports.
+
+Raw rows in, answers out. The adapter's ``identity.json`` is verified file by file; the base is found by its digest:
+in the package or at the path that it was trained from, else below the folders that ``GRAFT_BASES`` lists, else on the
+Hub at the pinned commit. Works where graft is not installed.
+
+Environment: ``GRAFT_BASES`` (folders, separated by colons), ``GRAFT_DEVICE`` (``cpu``, ``cuda`` or ``auto``; default
+``cpu``), ``GRAFT_TRUST_REMOTE_CODE=1`` (lets Python code that comes with the base run: a base may need it, and no
+artifact can ask for it).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+from graft.artifact import LoadedAdapter, load, predict
+
+
+class AdapterModel(PythonModel):  # type: ignore[misc]
+    """A base with its adapter, loaded when MLflow says so."""
+
+    loaded: LoadedAdapter
+
+    def load_context(self, context: Any) -> None:
+        """Load and verify the adapter on its base.
+
+        Raises:
+            IntegrityError: a file, the base or a tensor is not what the identity says.
+            ResourceMissing: the base is nowhere; the message names its digest.
+        """
+        self.loaded = load(
+            Path(context.artifacts["adapter"]),
+            Path.cwd(),
+            device=os.environ.get("GRAFT_DEVICE", "cpu"),
+            trust_remote_code=os.environ.get("GRAFT_TRUST_REMOTE_CODE") == "1",
+        )
+
+    def predict(self, context: Any, model_input: pd.DataFrame) -> pd.DataFrame:  # noqa: ARG002  (MLflow's signature)
+        """Return one answer per row; a list of texts or of objects is taken too."""
+        return pd.DataFrame(predict(self.loaded, self._rows(model_input)))
+
+    def _rows(self, given: Any) -> list[dict[str, Any]]:
+        if isinstance(given, pd.DataFrame):
+            # pandas reads an empty cell as NaN, which is no text: it counts as missing and is refused by its row.
+            return [
+                {str(name): value for name, value in row.items() if not _missing(value)}
+                for row in given.to_dict(orient="records")
+            ]
+        values = [given] if isinstance(given, str | dict) else list(given)
+        first = next(field.name for field in self.loaded.task.fields if field.text)
+        return [value if isinstance(value, dict) else {first: value} for value in values]
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+set_model(AdapterModel())
