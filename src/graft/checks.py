@@ -76,10 +76,11 @@ def _kinds(kind: type[GraftError]) -> Iterator[type[GraftError]]:
         yield from _kinds(one)
 
 
-def check(workspace: Workspace, *, adapter: bool = True) -> Report:
+def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> Report:
     """Check a project as far as it can be without running it.
 
-    ``adapter=False`` leaves out the question to PEFT (several seconds of imports). Nothing is written.
+    ``adapter=False`` leaves out the question to PEFT (several seconds of imports), ``data=False`` the part files.
+    Nothing is written.
     """
     from graft import params
 
@@ -90,7 +91,7 @@ def check(workspace: Workspace, *, adapter: bool = True) -> Report:
     findings = [Finding("params", "fail", one, ConfigError.exit_code) for one in problems]
     findings += [] if problems else [Finding("params", "ok", f"{workspace.params.name}: every key is known and valid")]
     findings += _stages(workspace)
-    findings += _data(workspace, sections)
+    findings += _data(workspace, sections) if data else []
     base, found = _base(workspace, sections)
     findings += found
     findings += _tokenization(base, sections)
@@ -146,7 +147,7 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
     if not broken:
         files = sum(len(one) for one in found.values())
-        fields = ", ".join(field.name for field in _fields(sections))
+        fields = ", ".join(field.name for field in _fields(sections) if field.required)
         yield Finding(
             "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )

@@ -7,10 +7,14 @@ inside every function.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import NoReturn
 
 from graft.errors import GraftError
+
+GROUPS = ("project", "running", "state", "review", "use", "care")
+"""The files that register commands, in the order in which help shows their panels."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -18,11 +22,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     from graft.cli.app import app
 
     try:
-        import graft.cli.care
-        import graft.cli.project
-        import graft.cli.review
-        import graft.cli.running  # noqa: F401 (each registers its commands)
-
+        for group in GROUPS:
+            importlib.import_module(f"graft.cli.{group}")
         app(arguments, prog_name="graft")
     except GraftError as error:
         sys.stdout.flush()

@@ -1,1 +1,187 @@
-"""Commands."""
+"""Commands about model versions: promote, rollback, history, sync."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graft.cli.app import JSON, REVIEW, app, examples, workspace
+
+if TYPE_CHECKING:
+    from graft.publication import Decision
+    from graft.tracking import RunContext
+    from graft.workspace import Workspace
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft promote", "decide by the paired test whether the adapter on disk becomes champion"),
+        ('graft promote --approve --reason "agreed in review 12"', "your decision, journaled with your name"),
+    ),
+)
+def promote(
+    approve: Annotated[bool, typer.Option("--approve", help="Overrule the test; needs --reason.")] = False,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the journal.")] = "",
+    who: Annotated[str, typer.Option("--who", help="Whose decision it is (default: the user).")] = "",
+    as_json: JSON = False,
+) -> None:
+    """Compare the candidate with the champion on the same test rows, and move the alias if it is better."""
+    from graft import params, publication
+
+    place = workspace()
+    config = params.load(place.params)
+    decision = publication.promote(
+        place,
+        task=config.task,
+        data=config.data,
+        evaluation=config.evaluation,
+        registration=config.registration,
+        promotion=config.promotion,
+        tracking=config.tracking,
+        approve=approve,
+        reason=reason,
+        who=who,
+    )
+    _show(decision, as_json)
+
+
+def _show(decision: Decision, as_json: bool) -> None:
+    from graft.cli import printing
+    from graft.errors import GateRefused
+
+    if as_json:
+        printing.as_json(decision.as_json())
+    else:
+        print(f"{decision.name} version {decision.candidate}: {decision.verdict}")
+        print(decision.reason)
+        for note in decision.notes:
+            print(f"note: {note}")
+        print(f"champion: {_said(decision.before)} -> {_said(decision.after)}" if decision.moved else _stays(decision))
+    if decision.refused:
+        raise typer.Exit(GateRefused.exit_code)
+
+
+def _stays(decision: Decision) -> str:
+    return f"champion stays {_said(decision.after)}"
+
+
+def _said(version: str | None) -> str:
+    return f"version {version}" if version else "none"
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft rollback", "the champion before becomes champion again"),
+        ('graft rollback --to 3 --reason "wrong labels in March"', "a version by number"),
+    ),
+)
+def rollback(
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="VERSION", help="The version that becomes champion.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the journal.")] = "",
+    who: Annotated[str, typer.Option("--who", help="Whose decision it is (default: the user).")] = "",
+    as_json: JSON = False,
+) -> None:
+    """Give the champion alias back to an earlier version; its adapter is checked first."""
+    from graft import params, publication
+
+    place = workspace()
+    config = params.load(place.params)
+    decision = publication.rollback(
+        place, registration=config.registration, tracking=config.tracking, to=to, reason=reason, who=who
+    )
+    _show(decision, as_json)
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(("graft history", "who moved the champion alias when, and why"), ("graft history --json", "")),
+)
+def history(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many decisions.")] = 20,
+    as_json: JSON = False,
+) -> None:
+    """Print the journal of promotion decisions, the newest first."""
+    import dataclasses
+    import time
+
+    from graft import params
+    from graft.cli import printing
+    from graft.tracking import journal
+    from graft.tracking.server import connect, reported
+
+    place = workspace()
+    config = params.load(place.params)
+    connection = connect(config.tracking, place)
+    with reported(connection.uri):
+        entries = journal.history(connection, config.tracking, place, config.registration.name)[:limit]
+    if as_json:
+        printing.as_json([dataclasses.asdict(one) for one in entries])
+        return
+    if not entries:
+        print(f"{config.registration.name}: no decision yet; `graft promote` takes one")
+        return
+    rows = []
+    for one in entries:
+        moved = f"{one.before or 'none'} -> {one.after or 'none'}" if one.moved else "-"
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at_ms / 1000))
+        rows.append([day, one.candidate, one.verdict, moved, one.who, one.why])
+    printing.table(["when", "version", "verdict", "champion", "who", "why"], rows)
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft sync", "after MLflow was down, or for a new, empty server"),
+        ("MLFLOW_TRACKING_URI=http://team:5000 graft sync", "to another server"),
+    ),
+)
+def sync(as_json: JSON = False) -> None:
+    """Publish what is on disk to MLflow: run, curves, reports, version. What is there already stays."""
+    import dataclasses
+
+    from graft import params, publication
+    from graft.cli import printing
+
+    place = workspace()
+    config = params.load(place.params)
+    receipt = publication.sync(
+        place,
+        task=config.task,
+        base=config.base,
+        adapter=config.adapter,
+        training=config.training,
+        registration=config.registration,
+        tracking=config.tracking,
+        context=_context(place),
+    )
+    if as_json:
+        printing.as_json(dataclasses.asdict(receipt))
+        return
+    print(f"{receipt.name} version {receipt.version} at {receipt.uri}")
+    print(f"run {receipt.run_url}")
+
+
+def _context(place: Workspace) -> RunContext:
+    """Return what the files on disk stand on, after checking that one run of these parameters made them.
+
+    Raises:
+        ConfigError: a parameter or the data changed since, so that MLflow would be told what is not true.
+    """
+    from graft.errors import ConfigError
+    from graft.identity import digest_file
+    from graft.repository import Repository
+    from graft.tracking import RunContext
+
+    repository = Repository(place)
+    changes = [one for found in repository.status().values() for one in found if one.kind in ("param", "data")]
+    if changes:
+        problems = dict.fromkeys(map(str, changes))
+        raise ConfigError.from_problems(
+            "the files on disk are not those of these parameters; `graft run` first", problems
+        )
+    return RunContext(git_commit=repository.snapshot(), dvc_lock=digest_file(place.dvc_lock))

@@ -1,22 +1,101 @@
-"""Commands about runs: run, stage, status, logs, cancel."""
+"""Commands about runs: run, stage, logs, cancel."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.app import JSON, RUN, app, examples, workspace
+from graft.cli.app import RUN, app, examples, workspace
 
 if TYPE_CHECKING:
     from graft.runs import Run
     from graft.workspace import Workspace
 
 FOLLOW_SECONDS = 0.5
+
+
+@app.command(
+    rich_help_panel=RUN,
+    epilog=examples(
+        ("graft run", "the chain on the files as they are; stages that are current are not run"),
+        ("graft run -S training.epochs=5 -S adapter.r=8", "with other parameters, in a worktree; params.yaml stays"),
+        ("graft run --add-data", "record changed data in data.dvc first"),
+        ("graft run --force --push", "everything anew, results to the remotes"),
+    ),
+)
+def run(
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Run every stage, though its result is current.")
+    ] = False,
+    add_data: Annotated[bool, typer.Option("--add-data", help="Record changed data in data.dvc.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", "-S", metavar="KEY=VALUE", help="Override a parameter for this run.")
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option("--commit", metavar="REV", help="Run this commit in a worktree, not the files here.")
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="At the end, push outputs, run cache and commit.")] = False,
+    publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Record the result in MLflow.")] = True,
+) -> None:
+    """Run the chain: validate, tokenize, train, evaluate, register, publish, promote. Nothing runs twice."""
+    from graft.cli.child import run_module
+    from graft.cli.current import current, summary_lines
+
+    place = workspace()
+    values = _overrides(place, overrides or [])
+    if not (force or values or commit or push):
+        found = current(place)
+        if found is not None:
+            for line in summary_lines(place, found):
+                print(line)
+            print("nothing to do: data, parameters, code and base are those of this version")
+            return
+    if not commit:
+        _refuse_problems(place)
+    arguments = ["--project", str(place.root), *(f"--set={one}" for one in overrides or [])]
+    arguments += ["--commit", commit] if commit else []
+    flags = {"--force": force, "--add-data": add_data, "--push": push, "--no-publish": not publish}
+    arguments += [name for name, wanted in flags.items() if wanted]
+    raise typer.Exit(run_module(place, "pipelines.finetune", arguments))
+
+
+def _overrides(place: Workspace, given: list[str]) -> dict[str, Any]:
+    """Return the overrides by dotted path, checked as a whole params file before anything is imported."""
+    import yaml
+
+    from graft.errors import ConfigError, shown
+
+    values = {}
+    for one in given:
+        path, separator, value = one.partition("=")
+        if not (separator and path):
+            raise ConfigError(f"--set: must be KEY=VALUE, such as training.epochs=5 (got {shown(one)})")
+        try:
+            values[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set: {path}: not a YAML value (got {shown(value)}); put text in quotes") from None
+    if values:
+        from graft.repository.overrides import checked
+
+        checked(place.params.read_text(encoding="utf-8"), values)
+    return values
+
+
+def _refuse_problems(place: Workspace) -> None:
+    """Refuse to start with what the light checks find; warnings are shown."""
+    from graft import checks
+    from graft.cli import printing
+
+    # Data that is not here yet is pulled by the run, and validated by its first stage.
+    report = checks.check(place, adapter=False, data=place.data.is_dir() or not place.data_dvc.is_file())
+    for one in report.findings:
+        if one.state == "warn":
+            print(f"{printing.mark('warn')}  {one.check}: {one.text}", flush=True)
+    report.refuse_failures()
 
 
 @app.command(
@@ -34,94 +113,6 @@ def stage(name: Annotated[str, typer.Argument(help="validate, tokenize, train, e
 
     os.chdir(workspace().root)
     raise typer.Exit(stages.main([name]))
-
-
-@app.command(
-    rich_help_panel=RUN,
-    epilog=examples(
-        ("graft status", "what is out of date and why, what is published where"),
-        ("graft status --json", "for scripts"),
-    ),
-)
-def status(as_json: JSON = False) -> None:
-    """Say what is out of date and which file or parameter made it so, what is published, and what runs."""
-    from graft.cli import printing
-
-    state = _state(workspace())
-    if as_json:
-        printing.as_json(state)
-        return
-    for line in _status_lines(state):
-        print(line)
-
-
-def _state(place: Workspace) -> dict[str, Any]:
-    from graft import runs
-    from graft.repository import Repository
-
-    repository = Repository(place)
-    newest = runs.listed(place)[:1]
-    return {
-        "project": place.name,
-        "data": repository.data_changes(),
-        "stages": {name: [_change(one) for one in found] for name, found in repository.status().items()},
-        "published": _published(place),
-        "run": [{"name": one.folder.name, "state": one.state, **one.facts} for one in newest],
-    }
-
-
-def _change(change: Any) -> dict[str, Any]:
-    return {"kind": change.kind, "path": change.path, "old": change.old, "new": change.new, "text": str(change)}
-
-
-def _published(place: Workspace) -> list[dict[str, Any]]:
-    """Return the receipts of this clone, those of the adapter on disk marked ``current``."""
-    from graft.identity import digest_folder
-    from graft.workspace import read_json
-
-    if not place.published.is_file():
-        return []
-    here = digest_folder(place.adapter) if place.adapter.is_dir() else None
-    found = []
-    for key, receipt in read_json(place.published).items():
-        uri, name, digest = key.rsplit("|", 2)
-        found.append({"uri": uri, "model": name, "adapter": digest, "current": digest == here, **receipt})
-    return found
-
-
-def _status_lines(state: dict[str, Any]) -> Iterator[str]:
-    from graft.cli import printing
-
-    changed = state["data"]
-    mark = printing.styled("changed", "yellow") if changed else printing.styled("up to date", "green")
-    yield f"{'data':9} {mark}{': graft run --add-data takes it' if changed else ''}"
-    yield from (f"{'':9}   {one}" for one in changed)
-    for name, found in state["stages"].items():
-        mark = printing.styled("out of date", "yellow") if found else printing.styled("up to date", "green")
-        yield f"{name:9} {mark}"
-        yield from (f"{'':9}   {one['text']}" for one in found)
-    yield from _published_lines(state["published"])
-    yield from _run_lines(state["run"])
-
-
-def _published_lines(published: list[dict[str, Any]]) -> Iterator[str]:
-    current = [one for one in published if one["current"]]
-    if not current:
-        yield f"{'published':9} the adapter on disk is published nowhere: graft sync"
-    for one in current:
-        verdict = (one.get("verdict") or {}).get("decision")
-        decided = f", {verdict}" if verdict else ""
-        yield f"{'published':9} {one['model']} version {one.get('version', '?')} at {one['uri']}{decided}"
-
-
-def _run_lines(found: list[dict[str, Any]]) -> Iterator[str]:
-    from graft.cli import printing
-
-    for one in found:
-        since = printing.seconds(max(0.0, time.time() - float(one.get("ended") or one.get("started") or time.time())))
-        word = "for" if one["state"] == "running" else "since"
-        error = f": {str(one['error']).splitlines()[0]}" if one.get("error") else ""
-        yield f"{'run':9} {one['name']} {one['state']} {word} {since}{error}"
 
 
 @app.command(
@@ -223,7 +214,3 @@ def cancel(
     raise ResourceMissing(
         f"{found[0].folder.name}: still running after {wait_seconds:g} s; `graft logs -f` shows what it does"
     )
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

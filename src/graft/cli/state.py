@@ -1,0 +1,100 @@
+"""`graft status`: what is out of date and why, what is published where, what runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from graft.cli.app import JSON, RUN, app, examples, workspace
+
+if TYPE_CHECKING:
+    from graft.workspace import Workspace
+
+
+@app.command(
+    rich_help_panel=RUN,
+    epilog=examples(
+        ("graft status", "what is out of date and why, what is published where"),
+        ("graft status --json", "for scripts"),
+    ),
+)
+def status(as_json: JSON = False) -> None:
+    """Say what is out of date and which file or parameter made it so, what is published, and what runs."""
+    from graft.cli import printing
+
+    state = _state(workspace())
+    if as_json:
+        printing.as_json(state)
+        return
+    for line in _status_lines(state):
+        print(line)
+
+
+def _state(place: Workspace) -> dict[str, Any]:
+    from graft import runs
+    from graft.repository import Repository
+
+    repository = Repository(place)
+    newest = runs.listed(place)[:1]
+    return {
+        "project": place.name,
+        "data": repository.data_changes(),
+        "stages": {name: [_change(one) for one in found] for name, found in repository.status().items()},
+        "published": _published(place),
+        "run": [{"name": one.folder.name, "state": one.state, **one.facts} for one in newest],
+    }
+
+
+def _change(change: Any) -> dict[str, Any]:
+    return {"kind": change.kind, "path": change.path, "old": change.old, "new": change.new, "text": str(change)}
+
+
+def _published(place: Workspace) -> list[dict[str, Any]]:
+    """Return the receipts of this clone, those of the adapter on disk marked ``current``."""
+    from dataclasses import asdict
+
+    from graft.identity import digest_folder
+    from graft.publication.receipts import receipts
+
+    folder = place.package / "adapter"
+    here = digest_folder(folder) if folder.is_dir() else None
+    return [{**asdict(one), "current": one.adapter == here} for one in receipts(place)]
+
+
+def _status_lines(state: dict[str, Any]) -> Iterator[str]:
+    from graft.cli import printing
+
+    changed = state["data"]
+    mark = printing.styled("changed", "yellow") if changed else printing.styled("up to date", "green")
+    yield f"{'data':9} {mark}{': graft run --add-data takes it' if changed else ''}"
+    yield from (f"{'':9}   {one}" for one in changed)
+    for name, found in state["stages"].items():
+        mark = printing.styled("out of date", "yellow") if found else printing.styled("up to date", "green")
+        yield f"{name:9} {mark}"
+        yield from (f"{'':9}   {one['text']}" for one in found)
+    yield from _published_lines(state["published"])
+    yield from _run_lines(state["run"])
+
+
+def _published_lines(published: list[dict[str, Any]]) -> Iterator[str]:
+    from graft.tracking.server import shown_uri
+
+    current = [one for one in published if one["current"]]
+    if not current:
+        yield f"{'published':9} not this adapter: `graft run` or `graft sync` publishes it"
+    for one in current:
+        decision = one["decision"]
+        alias = "@champion" if decision.get("after") == one["version"] else "@candidate"
+        verdict = f": {decision['verdict']}" if decision else ""
+        yield f"{'published':9} {one['name']} version {one['version']} {alias} at {shown_uri(one['uri'])}{verdict}"
+
+
+def _run_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+    from graft.cli import printing
+
+    for one in found:
+        since = printing.seconds(max(0.0, time.time() - float(one.get("ended") or one.get("started") or time.time())))
+        word = "for" if one["state"] == "running" else "since"
+        error = f": {str(one['error']).splitlines()[0]}" if one.get("error") else ""
+        yield f"{'run':9} {one['name']} {one['state']} {word} {since}{error}"

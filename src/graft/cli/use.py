@@ -1,0 +1,135 @@
+"""Commands that use a version: predict, reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graft.cli.app import JSON, REVIEW, app, examples, workspace
+
+if TYPE_CHECKING:
+    from graft.workspace import Workspace
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft predict --file new.csv --out answers.csv", "with the adapter of this project"),
+        (
+            "graft predict --file new.jsonl --model models:/review-topic@champion",
+            "with a registered version; to stdout",
+        ),
+        ("graft predict --file new.parquet --out answers.jsonl --adapter some/adapter", "with an adapter folder"),
+    ),
+)
+def predict(
+    file: Annotated[Path, typer.Option("--file", "-f", help="Rows: .jsonl, .csv, .tsv or .parquet.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write (same formats); default: JSON Lines on stdout.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="models:/NAME@ALIAS or models:/NAME/NUMBER.")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="An adapter folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 64,
+) -> None:
+    """Answer each row of a file: its columns, and the answer in columns that begin with `predicted_`."""
+    from graft import artifact
+    from graft.cli.progress import progress
+    from graft.cli.tables import batches, writer
+    from graft.errors import ConfigError
+
+    if model and adapter:
+        raise ConfigError("graft predict: give --model or --adapter, not both")
+    place = workspace()
+    folder = adapter or (_fetched(place, model) if model else _packed(place))
+    with writer(out) as write:
+        parts = batches(file)
+        first = next(parts, None)
+        loaded = artifact.load(folder, place.root, device=device, trust_remote_code=_trusts(place))
+        with progress("predict", "rows") as advance:
+            while first:
+                answers = artifact.predict(loaded, first, batch_rows)
+                write([{**row, **_named(answer)} for row, answer in zip(first, answers, strict=True)])
+                advance(len(first))
+                first = next(parts, None)
+
+
+def _named(answer: dict[str, Any]) -> dict[str, Any]:
+    return {f"predicted_{name}": value for name, value in answer.items()}
+
+
+def _trusts(place: Workspace) -> bool:
+    from graft import params
+
+    return params.load(place.params).base.trust_remote_code
+
+
+def _packed(place: Workspace) -> Path:
+    from graft.errors import ResourceMissing
+
+    for folder in (place.package / "adapter", place.adapter):
+        if folder.is_dir():
+            return folder
+    raise ResourceMissing(
+        f"{place.name}: no adapter here yet; graft run makes one, or name one by --model or --adapter"
+    )
+
+
+def _fetched(place: Workspace, reference: str) -> Path:
+    """Return the adapter of a model version, from the store where it was downloaded before."""
+    from graft import params
+    from graft.identity import digest_folder
+    from graft.publication.decisions import fetch
+    from graft.reproduction import parsed
+    from graft.tracking import registry
+    from graft.tracking.server import connect, reported
+    from graft.workspace import replaced
+
+    connection = connect(params.load(place.params).tracking, place)
+    name, number = parsed(reference)
+    with reported(connection.uri):
+        version = registry.get(connection, name, number)
+        folder = place.store / "models" / str(version.adapter)
+        if not (folder.is_dir() and digest_folder(folder / "artifacts" / "adapter") == version.adapter):
+            with replaced(folder) as new:
+                fetch(connection, version, new)
+    return folder / "artifacts" / "adapter"
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft reproduce models:/review-topic@champion", "a clean clone of its commit, trained anew, compared"),
+        ("graft reproduce models:/review-topic/3 --json", "the receipt, for scripts"),
+    ),
+)
+def reproduce(
+    reference: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/NUMBER.")],
+    as_json: JSON = False,
+) -> None:
+    """Rebuild a version from its recorded commit, without any cache, and compare the bytes."""
+    import sys
+
+    from graft import params
+    from graft.cli import printing
+    from graft.errors import IntegrityError
+    from graft.reproduction import reproduce as rebuild
+
+    place = workspace()
+    receipt = rebuild(
+        place,
+        reference,
+        tracking=params.load(place.params).tracking,
+        on_line=lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True),
+    )
+    if as_json:
+        printing.as_json(receipt)
+    else:
+        said = "the same bytes" if receipt["identical"] else "DIFFERENT bytes"
+        print(f"{reference}: {said} (adapter {receipt['rebuilt'][:16]})")
+    if not receipt["identical"]:
+        raise typer.Exit(IntegrityError.exit_code)
