@@ -20,7 +20,7 @@ from graft.errors import DataError, IntegrityError
 from graft.evaluation.overview import Row, format_table, summary
 from graft.identity import digest_folder
 from graft.tasks import Task, TaskConfig
-from graft.workspace import Workspace, read_json, replaced
+from graft.workspace import Workspace, replaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,7 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.tokenization import read_manifest
 
     loaded = artifact.load(
         workspace.adapter,
@@ -69,7 +70,7 @@ def evaluate(
         pinned=locked(workspace, base),
         trust_remote_code=base.trust_remote_code,
     )
-    manifest = read_json(workspace.tokens / "manifest.json")
+    manifest = read_manifest(workspace.tokens)
     _check(manifest, loaded.identity)
     test = list(rows_of(workspace.data, "test", loaded.task.fields, data))
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)

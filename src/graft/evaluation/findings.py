@@ -139,6 +139,8 @@ def limits(
         f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
         "were longer and were cut."
     )
+    if test.get("also_in_train"):
+        yield f"{test['also_in_train']} test rows have the same tokens as a training row: the figures flatter it."
     if confusion is not None:
         yield from _weakest(confusion)
     if calibration_error is not None:

@@ -1,0 +1,75 @@
+"""Prediction tables on disk, and the progress lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from graft.errors import DataError
+from graft.evaluation import prediction
+
+
+def table() -> dict[str, np.ndarray]:
+    return {
+        "row": np.array(["data/test/a.jsonl:1", "data/test/a.jsonl:2", "data/test/é.jsonl:1"], object),
+        "id": np.array(["x", None, "z"], object),
+        "reference": np.array([2, 0, 1], np.int32),
+        "prediction": np.array([2, 1, 1], np.int32),
+        "probabilities": np.array([[0.1, 0.2, 0.7], [0.3, 0.6, 0.1], [0.0, 1.0, 0.0]], np.float32),
+        "tags": np.array([["B", "O"], ["O"], []], object),
+    }
+
+
+def test_table_survives_parquet_with_its_types(tmp_path: Path) -> None:
+    prediction.write(tmp_path / "deep" / "t.parquet", table())
+    found = prediction.read(tmp_path / "deep" / "t.parquet")
+    assert list(found) == list(table())
+    for name, column in table().items():
+        if name == "tags":
+            assert [list(one) for one in found[name]] == column.tolist()
+            continue
+        assert found[name].dtype == column.dtype, name
+        np.testing.assert_array_equal(found[name], column)
+
+
+def test_table_without_ids_survives(tmp_path: Path) -> None:
+    prediction.write(tmp_path / "t.parquet", table() | {"id": np.array([None, None, None], object)})
+    assert prediction.read(tmp_path / "t.parquet")["id"].tolist() == [None, None, None]
+
+
+def test_other_tools_read_the_list_column(tmp_path: Path) -> None:
+    prediction.write(tmp_path / "t.parquet", table())
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert rows[1]["probabilities"] == pytest.approx([0.3, 0.6, 0.1])
+    assert rows[1]["id"] is None
+
+
+def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        prediction.write(tmp_path / name, table())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t\.parquet: no such prediction table; run `graft stage evaluate`"):
+        prediction.read(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: not a prediction table"):
+        prediction.read(tmp_path / "t.parquet")
+
+
+def test_progress_prints_the_last_line_always_and_others_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = prediction.progress("adapter", 300)
+    for done in (100, 200, 300):
+        tell(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("adapter: 300/300 rows, ")
+
+
+def test_progress_tells_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    prediction.progress("base", 400, every_seconds=0)(100)
+    assert capsys.readouterr().out.startswith("base: 100/400 rows, ")
