@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,6 +126,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
         for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
             patch.setenv(f"DVC_{name}_DIR", str(place / name))
+        patch.setenv("GRAFT_PYTHON", sys.executable)
         yield
 
 
@@ -171,3 +174,14 @@ def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
     trace = tmp_path / "trace"
     monkeypatch.setenv("TRACE", str(trace))
     return lambda: trace.read_text().split() if trace.exists() else []
+
+
+@pytest.fixture
+def bring() -> Callable[[Repository, str], None]:
+    """Return a function that runs a stage through DVC in this process: for what a test needs and is not about."""
+
+    def run(repository: Repository, stage: str) -> None:
+        with contextlib.chdir(repository.workspace.root):
+            repository.dvc.reproduce(stage, force=False, pull=False)
+
+    return run

@@ -13,6 +13,7 @@ from graft.errors import ConfigError, DataError, ResourceMissing
 from graft.repository import Change, Repository
 from graft.workspace import Workspace
 
+Bring = Callable[[Repository, str], None]
 Executed = Callable[[], list[str]]
 Git = Callable[..., str]
 Write = Callable[[Path, str, str], None]
@@ -72,11 +73,11 @@ def test_pull_data_gets_absent_data(repository: Repository, second_clone: Worksp
     assert not other.pull_data()
 
 
-def test_status_gives_old_and_new_of_what_changed(repository: Repository, write: Write) -> None:
+def test_status_gives_old_and_new_of_what_changed(repository: Repository, write: Write, bring: Bring) -> None:
     root = repository.workspace.root
     assert repository.status() == {name: [Change("stage", name, None, "never run")] for name in ("first", "second")}
     for name in ("first", "second"):
-        repository.run_stage(name, on_line=quiet)
+        bring(repository, name)
     assert repository.status() == {"first": [], "second": []}
     assert repository.is_current()
     params = repository.workspace.params
@@ -105,9 +106,9 @@ def test_status_gives_old_and_new_of_what_changed(repository: Repository, write:
     assert not repository.is_current()
 
 
-def test_status_sees_a_changed_command_and_a_lost_cache(repository: Repository) -> None:
+def test_status_sees_a_changed_command_and_a_lost_cache(repository: Repository, bring: Bring) -> None:
     root = repository.workspace.root
-    repository.run_stage("first", on_line=quiet)
+    bring(repository, "first")
     (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("run.sh first", "run.sh  first"))
     assert [change.kind for change in repository.status()["first"]] == ["command"]
     shutil.rmtree(root / ".dvc/cache")
@@ -115,10 +116,10 @@ def test_status_sees_a_changed_command_and_a_lost_cache(repository: Repository) 
 
 
 def test_a_second_clone_takes_results_from_the_run_cache(
-    repository: Repository, second_clone: Workspace, executed: Executed, git: Git
+    repository: Repository, second_clone: Workspace, executed: Executed, git: Git, bring: Bring
 ) -> None:
     for name in ("first", "second"):
-        repository.run_stage(name, on_line=quiet)
+        bring(repository, name)
     assert repository.push() > 0
     assert repository.push() == 0 or repository.push() >= 0
     other = Repository(second_clone)
@@ -129,7 +130,7 @@ def test_a_second_clone_takes_results_from_the_run_cache(
 
 
 def test_a_placed_stage_runs_on_its_commit_and_comes_back(
-    repository: Repository, second_clone: Workspace, executed: Executed, write: Write
+    repository: Repository, second_clone: Workspace, executed: Executed, write: Write, bring: Bring
 ) -> None:
     """The way of a GPU worker: commit and names travel, inputs and result meet in the DVC remote."""
     write(
@@ -137,7 +138,7 @@ def test_a_placed_stage_runs_on_its_commit_and_comes_back(
         "second.py",
         "import pathlib\n" + (repository.workspace.root / "second.py").read_text(),
     )
-    repository.run_stage("first", on_line=quiet)
+    bring(repository, "first")
     repository.push()
     commit = repository.snapshot()
     repository.push_snapshot(commit)
@@ -149,8 +150,10 @@ def test_a_placed_stage_runs_on_its_commit_and_comes_back(
     assert executed() == ["first", "second"]
 
 
-def test_pull_gets_recorded_outputs(repository: Repository, second_clone: Workspace, executed: Executed) -> None:
-    repository.run_stage("first", on_line=quiet)
+def test_pull_gets_recorded_outputs(
+    repository: Repository, second_clone: Workspace, executed: Executed, bring: Bring
+) -> None:
+    bring(repository, "first")
     repository.push()
     shutil.copy(repository.workspace.dvc_lock, second_clone.dvc_lock)
     assert Repository(second_clone).pull(["first"]) > 0

@@ -18,6 +18,7 @@ from graft.repository import Repository, StageResult
 from graft.repository.processes import Transcript, error_of
 from graft.workspace import Workspace
 
+Bring = Callable[[Repository, str], None]
 Executed = Callable[[], list[str]]
 Write = Callable[[Path, str, str], None]
 SLEEPER = """\
@@ -42,10 +43,10 @@ def test_a_stage_runs_then_is_cached_then_restored(repository: Repository, execu
 
 
 def test_a_failing_stage_raises_its_class_and_message_and_gets_its_outputs_back(
-    repository: Repository, write: Write
+    repository: Repository, write: Write, bring: Bring
 ) -> None:
     root = repository.workspace.root
-    repository.run_stage("first")
+    bring(repository, "first")
     write(root, "data/train/a.txt", "bad text\n")
     repository.add_data()
     lines: list[str] = []
@@ -81,9 +82,9 @@ def test_an_unknown_stage_and_a_missing_section_are_refused(repository: Reposito
 
 
 def test_an_exception_in_the_caller_kills_the_stage_and_restores_its_outputs(
-    repository: Repository, write: Write, tmp_path: Path
+    repository: Repository, write: Write, tmp_path: Path, bring: Bring
 ) -> None:
-    repository.run_stage("first", on_line=lambda line: None)
+    bring(repository, "first")
     write(repository.workspace.root, "first.py", SLEEPER)
 
     def stop(line: str) -> None:
@@ -107,7 +108,7 @@ def test_killing_the_caller_kills_the_stage(clone: Workspace, write: Write, tmp_
     assert _alive(pid)
     caller.send_signal(signal.SIGKILL)
     caller.communicate()
-    _wait_until(lambda: not _alive(pid), seconds=2.0)
+    _wait_until(lambda: not _alive(pid), seconds=5.0)
     # Nothing that the killed one held is in the way of the next run.
     write(clone.root, "first.py", "import pathlib; pathlib.Path('artifacts/first').mkdir(parents=True)\n")
     assert Repository(clone).run_stage("first", on_line=lambda line: None).outcome == "ran"
@@ -126,11 +127,11 @@ def test_the_stage_gets_the_environment_and_an_empty_input(repository: Repositor
     assert lines[-1] == f"{repository.workspace.root} yes ''"
 
 
-def test_a_damaged_input_is_refused_by_name_and_force_heals_it(
-    repository: Repository, executed: Executed, write: Write
+def test_a_damaged_input_is_refused_by_name_and_the_next_run_heals_it(
+    repository: Repository, executed: Executed, write: Write, bring: Bring
 ) -> None:
     root, damaged = repository.workspace.root, repository.workspace.artifacts / "first" / "upper.txt"
-    repository.run_stage("first", on_line=lambda line: None)
+    bring(repository, "first")
     (cached,) = (path for path in (root / ".dvc/cache/files/md5").rglob("*") if _text(path) == "GOOD TEXT\n")
     cached.chmod(0o644)
     cached.write_text("EVIL TEXT\n")
@@ -142,7 +143,7 @@ def test_a_damaged_input_is_refused_by_name_and_force_heals_it(
     assert repository.status()["first"] == []
     with pytest.raises(IntegrityError, match=r"artifacts/first/upper\.txt: md5 .*its object in the cache was damaged"):
         repository.run_stage("second", on_line=lambda line: None)
-    repository.run_stage("first", force=True, on_line=lambda line: None)
+    assert repository.run_stage("first", on_line=lambda line: None).outcome == "ran"
     repository.verify_outputs(["first"])
     assert cached.read_text() == "GOOD TEXT\n"
     assert repository.run_stage("second", on_line=lambda line: None).outcome == "ran"
@@ -157,6 +158,7 @@ def test_damaged_data_is_refused(repository: Repository) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(IntegrityError, match=r"data/train/a\.txt: md5"):
         repository.run_stage("first", on_line=lambda line: None)
+    assert repository.data_changes() == ["data/train/a.txt: modified"]
 
 
 def test_changed_data_is_refused_by_file(repository: Repository, write: Write) -> None:

@@ -15,6 +15,7 @@ from graft.errors import ResourceMissing
 from graft.repository import Repository
 from graft.workspace import Workspace
 
+Bring = Callable[[Repository, str], None]
 Executed = Callable[[], list[str]]
 Git = Callable[..., str]
 Write = Callable[[Path, str, str], None]
@@ -25,10 +26,10 @@ def quiet(line: str) -> None:
 
 
 def test_a_run_in_a_worktree_shares_the_cache_and_leaves_the_clone_alone(
-    repository: Repository, executed: Executed, write: Write, git: Git
+    repository: Repository, executed: Executed, write: Write, git: Git, bring: Bring
 ) -> None:
     root = repository.workspace.root
-    repository.run_stage("first", on_line=quiet)
+    bring(repository, "first")
     write(root, "second.py", (root / "second.py").read_text().replace("* 2", "* 3"))
     before = _files(root)
     with repository.worktree(repository.snapshot(), {"training.epochs": 9}) as inner:
@@ -40,7 +41,7 @@ def test_a_run_in_a_worktree_shares_the_cache_and_leaves_the_clone_alone(
         assert not inner.data.exists()
         assert inside.pull_data()  # out of the shared cache: nothing was pushed
         for name in ("first", "second"):
-            inside.run_stage(name, on_line=quiet)
+            bring(inside, name)
         assert (inner.artifacts / "second/result.txt").read_text() == "GOOD TEXT\n" * 3
         result = inside.snapshot()
     assert "GRAFT_HOME" not in os.environ

@@ -7,15 +7,15 @@ A ``dvc`` command costs about two CPU seconds, most of it start-up; ``dvc.repo.R
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from graft.errors import ConfigError, DataError, GraftError, IntegrityError, ResourceMissing
+from graft.errors import ConfigError, DataError, GraftError, ResourceMissing
+from graft.repository.integrity import differences, refuse_changed_data, refuse_damaged
 from graft.workspace import Workspace, write_text
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from graft.repository import Change
 
-SHORT = 8
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -68,7 +67,7 @@ class Dvc:
             self._check_data_remote(repo, out)
             if not self.workspace.data.exists() or out.get_hash() == out.hash_info:
                 return []
-            return list(_differences(out))
+            return list(differences(out))
 
     def _untracked_data(self) -> list[str]:
         if not self.workspace.data.is_dir():
@@ -144,8 +143,8 @@ class Dvc:
             inputs = list(self._inputs(repo, one, loaded))
             if pull:
                 _pull_missing(repo, inputs)
-            _refuse_changed_data(inputs)
-            _refuse_damaged(repo, self.workspace.root, inputs)
+            refuse_changed_data(inputs)
+            refuse_damaged(repo, self.workspace.root, inputs)
             repo.reproduce(targets=[f"{self.file}:{stage}"], single_item=True, force=force, pull=pull)
 
     def _inputs(self, repo: Repo, stage: PipelineStage, stages: Sequence[PipelineStage]) -> Iterator[Output]:
@@ -160,7 +159,7 @@ class Dvc:
         """See ``Repository.verify_outputs``."""
         with self.repo("verify outputs") as repo:
             chosen = [one for one in self._stages(repo) if stages is None or one.name in stages]
-            _refuse_damaged(repo, self.workspace.root, [out for one in chosen for out in one.outs])
+            refuse_damaged(repo, self.workspace.root, [out for one in chosen for out in one.outs])
 
     def restore(self, stage: str) -> None:
         """Put the outputs of ``stage`` back as dvc.lock records them, where the cache has them; remove remains."""
@@ -280,33 +279,6 @@ def _data(repo: Repo, workspace: Workspace) -> Output:
     return out
 
 
-def _differences(out: Output) -> Iterator[str]:
-    """Yield each file that differs from what data.dvc records; the folder alone where the listing is not at hand."""
-    old, new = _listing(out.get_obj()), _listing(_build(out))
-    if old is None or new is None:
-        yield f"{out.def_path}: modified"
-        return
-    for name in sorted({**old, **new}):
-        if old.get(name) != new.get(name):
-            kind = "added" if name not in old else "deleted" if name not in new else "modified"
-            yield f"{out.def_path}/{name}: {kind}"
-
-
-def _build(out: Output) -> Any:
-    from dvc_data.hashfile.build import build
-
-    return build(out.cache, out.fs_path, out.fs, "md5", ignore=out.dvcignore, dry_run=True)[2]
-
-
-def _listing(tree: Any) -> dict[str, str] | None:
-    """Return ``{path below the folder: md5}`` of a DVC tree object; ``None`` where it is not a folder's."""
-    from dvc_data.hashfile.tree import Tree
-
-    if not isinstance(tree, Tree):
-        return None
-    return {"/".join(key): str(hash_info.value) for key, _, hash_info in tree}
-
-
 def _drop_missing_remote(workspace: Workspace, dvc: Dvc) -> None:
     """Drop a read-only ``remote:`` for data that it does not hold: what a plain ``dvc add`` leaves behind."""
     with dvc.repo("read data.dvc") as repo:
@@ -320,55 +292,6 @@ def _drop_remote(path: Path) -> None:
     """Remove ``remote:`` from a .dvc file: ``dvc add`` keeps it, and the new data would be looked for there."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     write_text(path, "".join(line for line in lines if not re.match(r"\s+(- )?remote:", line)))
-
-
-# -- integrity
-
-
-def _refuse_changed_data(outs: Iterable[Output]) -> None:
-    """Refuse data that differs from data.dvc: DVC would record a hash that no cache and no remote holds."""
-    for out in outs:
-        if out.stage.is_data_source and out.get_hash() != out.hash_info:
-            title = "data/ differs from data.dvc; `graft run --add-data` records it, `dvc checkout data.dvc` undoes it"
-            raise DataError.from_problems(title, _differences(out))
-
-
-def _refuse_damaged(repo: Repo, root: Path, outs: Iterable[Output]) -> None:
-    problems = [problem for out in outs if out.hash_info for problem in _damage(repo, root, out)]
-    if problems:
-        title = "files differ from what was recorded; make them anew: run with --force (data: `dvc pull --force`)"
-        raise IntegrityError.from_problems(title, problems)
-
-
-def _damage(repo: Repo, root: Path, out: Output) -> Iterator[str]:
-    """Yield each file of ``out`` whose bytes are not those that its record names.
-
-    A cache object that does not hash to its own name is removed: DVC would check it out again, and push it.
-    """
-    place = Path(out.fs_path)
-    if not place.exists():
-        return
-    names = _listing(out.get_obj()) if out.hash_info.isdir else {"": str(out.hash_info.value)}
-    if names is None:  # the listing is not in the cache: DVC's own comparison is all there is
-        if out.get_hash() != out.hash_info:
-            yield f"{place.relative_to(root).as_posix()}: modified"
-        return
-    for name, expected in names.items():
-        path = place / name if name else place
-        found = _md5(path) if path.is_file() else None
-        if found != expected:
-            shown = f"md5 {found[:SHORT]}" if found else "missing"
-            object_ = Path(repo.cache.local.oid_to_path(expected))
-            note = ""
-            if object_.is_file() and _md5(object_) != expected:
-                object_.unlink()
-                note = "; its object in the cache was damaged and has been removed"
-            yield f"{path.relative_to(root).as_posix()}: {shown}, recorded {expected[:SHORT]}{note}"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 # -- before a stage runs

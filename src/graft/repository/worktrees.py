@@ -33,7 +33,7 @@ def worktree(workspace: Workspace, git: Git, commit: str) -> Iterator[Workspace]
         try:
             git.run("worktree", "add", "--quiet", "--detach", "--force", str(place), commit)
             carry_dvc_settings(workspace, inner)
-            with _variables({HOME_VARIABLE: str(workspace.home), BASES_VARIABLE: _bases(workspace)}):
+            with environment_of(workspace, home=workspace.home):
                 yield inner
         finally:
             _remove(git, place)
@@ -131,8 +131,9 @@ def _bases(workspace: Workspace) -> str:
 
 
 @contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the time of a block; an empty value leaves a variable alone."""
+def environment_of(workspace: Workspace, *, home: Path) -> Iterator[None]:
+    """Let code of another copy of ``workspace`` find ``home`` and the project's base while the block lasts."""
+    values = {HOME_VARIABLE: str(home), BASES_VARIABLE: _bases(workspace)}
     before = {name: os.environ.get(name) for name, value in values.items() if value}
     os.environ.update({name: values[name] for name in before})
     try:
