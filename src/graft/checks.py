@@ -65,7 +65,9 @@ class Report:
             GraftError: with every failure; its exit code is that of the report.
         """
         if self.failures:
-            kind = next((one for one in _kinds(GraftError) if one.exit_code == self.exit_code), ConfigError)
+            code = self.exit_code
+            known = [one for one in _kinds(GraftError) if one.exit_code == code != ConfigError.exit_code]
+            kind = known[0] if known else ConfigError
             problems = [one.text for one in self.failures]
             raise kind.from_problems("the project is not ready to run (`graft check` says more)", problems)
 

@@ -7,6 +7,7 @@ wherever an adapter meets a base. It contains no path, no time and no host name:
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,11 +62,12 @@ def run_key(identity: Mapping[str, Any]) -> str:
 
 
 def code_of(module: str, source: Path) -> list[Path]:
-    """Return the files of ``graft`` that ``module`` imports, transitively, with itself: what a stage's result depends on.
+    """Return the files of ``graft`` that ``module`` imports, transitively, and itself: what a stage depends on.
 
-    Imports inside functions count, and so do the other files of a package (report templates). ``source`` is the folder that holds the package (``src``). Task files are left out:
-    a stage depends on the one task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only
-    dispatch (``params``, ``stages``) are left out too: they import everything and decide nothing.
+    Imports inside functions count, and so do the other files of a package (report templates). ``source`` is the folder
+    that holds the package (``src``). Task files are left out: a stage depends on the one task that params name, and
+    dvc.yaml says so by ``${task.name}``. Modules that only dispatch (``params``, ``stages``) are left out too: they
+    import everything and decide nothing.
     """
     todo, found = [module], dict[str, Path]()
     while todo:
@@ -76,7 +78,7 @@ def code_of(module: str, source: Path) -> list[Path]:
         if name in DISPATCHERS:
             continue
         found[name] = path
-        todo.extend(_imports_of(name, path, source))
+        todo.extend(_imports_of(path, source))
         if "." in name:
             todo.append(name.rpartition(".")[0])
     templates = (one for path in found.values() if path.name == "__init__.py" for one in _data_files(path.parent))
@@ -101,15 +103,21 @@ def _file_of(name: str, source: Path) -> Path | None:
     return path / "__init__.py" if (path / "__init__.py").is_file() else None
 
 
-def _imports_of(name: str, path: Path, source: Path) -> Iterator[str]:
+def _imports_of(path: Path, source: Path) -> tuple[str, ...]:
+    return _parsed_imports(path, source, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parsed_imports(path: Path, source: Path, _written: int) -> tuple[str, ...]:
+    """Return the modules of ``graft`` that a file imports. Five stages import the same files: each is parsed once."""
+    found = list[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "graft")
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "graft"]
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "graft":
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if _file_of(inner, source) else node.module
-            yield node.module
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [node.module, *(one for one in inner if _file_of(one, source))]
+    return tuple(found)
 
 
 def code_digest(module: str, task: str) -> str:

@@ -1,0 +1,215 @@
+"""`graft check`: all problems together, each named; light checks stay light."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from graft.checks import Finding, Report, check
+from graft.errors import ConfigError, GraftError, ResourceMissing
+from graft.workspace import Workspace
+
+SOURCE = Path(__file__).parent.parent / "src"
+
+
+def failures(workspace: Workspace, *, adapter: bool = False) -> dict[str, list[str]]:
+    """Return the texts of failed checks by check; the project of the fixture has no dvc.yaml."""
+    found: dict[str, list[str]] = {}
+    for one in check(workspace, adapter=adapter).failures:
+        if one.check != "stages":
+            found.setdefault(one.check, []).append(one.text)
+    return found
+
+
+def states(workspace: Workspace, name: str, *, adapter: bool = False) -> list[str]:
+    return [one.state for one in check(workspace, adapter=adapter).findings if one.check == name]
+
+
+def test_good_project_has_no_failure(project: Workspace) -> None:
+    assert failures(project) == {}
+    for name in ("params", "data", "base", "tokenization", "training", "tracking"):
+        assert states(project, name) == ["ok"], name
+
+
+def test_all_problems_are_reported_together(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", **{"data.columns": {"text": "body"}, "tokenization.max_length_tokens": 65})
+    text = project.params.read_text().replace("epochs:", "epoch:").replace("./base", "./other")
+    project.params.write_text(text)
+    found = failures(project)
+    assert sorted(found) == ["base", "data", "params"]
+    assert "did you mean `training.epochs`" in found["params"][0]
+    assert "body" in found["data"][0]
+    assert "run `graft lock`" in found["base"][0]
+
+
+def test_positions_of_the_base_bound_the_length(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", **{"tokenization.max_length_tokens": 65})
+    assert failures(project) == {
+        "tokenization": [
+            "tokenization.max_length_tokens: './base' has positions for 64 tokens (got 65); set at most 64"
+        ]
+    }
+
+
+def test_missing_column_and_missing_split_are_named(project: Workspace) -> None:
+    part = project.data / "train" / "part-0000.jsonl"
+    part.write_text("\n".join(json.dumps({"id": "1", "body": "a", "label": "b"}) for _ in range(3)) + "\n")
+    (project.data / "test" / "part-0000.jsonl").unlink()
+    (found,) = failures(project)["data"]
+    assert found.startswith("data/test: no part files")
+    (project.data / "test" / "part-0000.jsonl").write_text(json.dumps({"text": "a", "label": "b"}) + "\n")
+    assert any("text" in one and "data/train/part-0000.jsonl:1" in one for one in failures(project)["data"])
+
+
+def test_broken_row_has_its_line(project: Workspace) -> None:
+    part = project.data / "validation" / "part-0000.jsonl"
+    lines = part.read_text().splitlines()
+    part.write_text("\n".join([*lines[:3], "{broken", *lines[3:]]) + "\n")
+    assert any("data/validation/part-0000.jsonl:4" in one for one in failures(project)["data"])
+
+
+def test_absent_data_is_left_out_on_request(project: Workspace) -> None:
+    project.data.rename(project.root / "elsewhere")
+    assert "no such folder" in failures(project)["data"][0]
+    assert not [one for one in check(project, adapter=False, data=False).findings if one.check == "data"]
+
+
+def test_changed_base_file_is_an_integrity_failure(project: Workspace) -> None:
+    path = project.root / "base" / "config.json"
+    path.write_text(path.read_text() + " ")
+    report = check(project, adapter=False)
+    (found,) = [one for one in report.failures if one.check == "base"]
+    assert found.exit_code == 6
+    assert "config.json" in found.text
+
+
+def test_unreachable_registry_is_a_warning(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (found,) = [one for one in check(project, adapter=False).findings if one.check == "tracking"]
+    assert found.state == "warn"
+    assert "http://127.0.0.1:9: not reachable" in found.text
+
+
+def test_registry_address_with_a_password_is_refused(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", tracking={"uri": "https://me:secret@mlflow.example"})
+    (found,) = failures(project)["tracking"]
+    assert "secret" not in found
+    assert found.startswith("tracking.uri: a password")
+
+
+def test_unknown_promotion_metric_names_the_task_s(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", promotion={"metric": "bleu"})
+    (found,) = failures(project)["promotion"]
+    assert "metric 'bleu': text_classification has accuracy" in found
+
+
+def test_cuda_where_there_is_none(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    project = make_project(tmp_path / "p", training={"device": "cuda"})
+    (found,) = failures(project)["training"]
+    assert found.startswith("training.device: cuda, but torch finds no CUDA device")
+    placed = make_project(tmp_path / "q", training={"device": "cuda"}, placement={"train": "gpu"})
+    assert "training" not in failures(placed)
+
+
+def test_adapter_is_described_with_its_parameters(project: Workspace) -> None:
+    from graft import base, params, tasks
+    from graft.adapters import preview
+
+    (found,) = [one for one in check(project).findings if one.check == "adapter"]
+    config = params.load(project.params)
+    task = tasks.get(config.task.name)
+    folder = base.locked(project, config.base).folder(project.root)
+    state = {"labels": ["animals", "cooking", "weather"]}
+    summary = preview(task, config.task, state, folder, config.adapter)
+    assert found.state == "ok"
+    assert f"lora trains {summary.trainable_parameters:,} of {summary.total_parameters:,} parameters" in found.text
+    # Two layers: rank 4 on query and value of 32 x 32.
+    assert summary.trainable_parameters >= 2 * 2 * (4 * 32 + 32 * 4)
+    assert "query (2), value (2)" in found.text
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"rank": 8}, r"adapter\.rank: unknown key"),
+        ({"target_modules": ["querry"]}, r"adapter\.target_modules: the base has no module 'querry'; it has"),
+        ({"method": "lore"}, r"adapter\.method: no method 'lore'; did you mean `lora`"),
+        ({"r": "four"}, r"adapter\.r: "),
+    ],
+)
+def test_wrong_adapter_is_refused_by_name(
+    make_project: Callable[..., Workspace], tmp_path: Path, adapter: dict[str, object], message: str
+) -> None:
+    import re
+
+    project = make_project(tmp_path / "p", adapter=adapter)
+    (found,) = failures(project, adapter=True)["adapter"]
+    assert re.search(message, found)
+
+
+def test_problem_of_params_alone_imports_no_torch(project: Workspace) -> None:
+    project.params.write_text(project.params.read_text().replace("epochs:", "epoch:"))
+    code = (
+        "import sys; from pathlib import Path; from graft.checks import check; from graft.workspace import Workspace\n"
+        "report = check(Workspace(Path(sys.argv[1])))\n"
+        "assert [one.check for one in report.failures if one.check != 'stages'] == ['params'], report\n"
+        "heavy = {'torch', 'transformers', 'peft', 'mlflow', 'great_expectations', 'prefect', 'dvc', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(project.root)],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_check_writes_nothing(project: Workspace) -> None:
+    def files() -> set[Path]:
+        return set(project.root.rglob("*"))
+
+    before = files()
+    check(project)
+    assert files() == before
+
+
+def test_unreadable_params_are_the_only_finding(project: Workspace) -> None:
+    project.params.write_text("task: [\n")
+    (found,) = check(project).findings
+    assert (found.check, found.state, found.exit_code) == ("params", "fail", 2)
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected", "kind"),
+    [
+        ([], 0, None),
+        ([7], 7, ResourceMissing),
+        ([7, 7], 7, ResourceMissing),
+        ([2, 7], 2, GraftError),
+        ([2], 2, ConfigError),
+    ],
+)
+def test_report_s_exit_code(codes: list[int], expected: int, kind: type[GraftError] | None) -> None:
+    findings = [Finding("params", "ok", "fine"), *(Finding("x", "fail", f"problem {code}", code) for code in codes)]
+    report = Report(tuple(findings))
+    assert report.exit_code == expected
+    assert report.as_json()["passed"] is (kind is None)
+    if kind is None:
+        report.refuse_failures()
+        return
+    with pytest.raises(kind, match="not ready to run") as caught:
+        report.refuse_failures()
+    assert caught.value.exit_code == expected
+    assert list(caught.value.problems) == [f"problem {code}" for code in codes]
