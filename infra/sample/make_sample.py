@@ -26,7 +26,7 @@ from pathlib import Path
 
 from chapters import C_MODULES, chapter_of, documented
 
-from graft.importing import assign
+from graft.splitting import assign
 from graft.workspace import SPLITS, replaced
 
 MIN_CHARACTERS, MAX_CHARACTERS = 20, 600

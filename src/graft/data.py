@@ -134,8 +134,7 @@ def read_part(path: Path, root: Path, fields: Sequence[Field], config: DataConfi
     Raises:
         ConfigError: ``data.columns`` names a field that the task does not have.
     """
-    columns = _columns(fields, config)
-    schema = _Schema(fields, columns, textual=path.suffix in (".csv", ".tsv"), named_id="id" in config.columns)
+    schema = Schema.of(fields, config, path)
     for found in read_rows(path, root, config.limits):
         if isinstance(found, Problem):
             yield found
@@ -148,7 +147,7 @@ def read_part(path: Path, root: Path, fields: Sequence[Field], config: DataConfi
 
 
 @dataclass
-class _Schema:
+class Schema:
     """The fields of a task as the columns of one part, and which columns that part has shown so far."""
 
     fields: Sequence[Field]
@@ -157,6 +156,24 @@ class _Schema:
     named_id: bool
     present: set[str] = dataclass_field(default_factory=set)
     absent: set[str] = dataclass_field(default_factory=set)
+
+    @classmethod
+    def of(cls, fields: Sequence[Field], config: DataConfig, path: Path) -> Schema:
+        """Return the schema for one part file.
+
+        Raises:
+            ConfigError: ``data.columns`` names a field that the task does not have.
+        """
+        textual = path.suffix in (".csv", ".tsv")
+        return cls(fields, _columns(fields, config), textual, named_id="id" in config.columns)
+
+    def numbers_and_lists(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of ``values`` that hold a number or a list as text, with the value that ``row`` has."""
+        return {
+            self.columns[field.name]: row[field.name]
+            for field in self.fields
+            if self.textual and field.type in ("number", "strings") and self.columns[field.name] in values
+        }
 
     def read(self, place: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None, list[Problem]]:
         """Return the typed row (without the fields that are wrong), its id, and what is wrong."""
