@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import graft
 from graft.errors import GateRefused, GraftError, InputError, IntegrityError, Interrupted, Locked
 from graft.repository import Repository, StageResult
 from graft.repository.processes import Transcript, error_of
@@ -103,7 +104,7 @@ def test_killing_the_caller_kills_the_stage(clone: Workspace, write: Write, tmp_
         "from pathlib import Path; from graft.repository import Repository; from graft.workspace import Workspace; "
         f"Repository(Workspace(Path({str(clone.root)!r}))).run_stage('first')"
     )
-    caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=this_code())
     pid = _pid_when_written(tmp_path / "pid")
     assert _alive(pid)
     caller.send_signal(signal.SIGKILL)
@@ -191,3 +192,8 @@ def _wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.02)
+
+
+def this_code() -> dict[str, str]:
+    """Return an environment in which a child imports the code that is tested, not the installed one."""
+    return {**os.environ, "PYTHONPATH": str(Path(graft.__file__).parents[1])}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import graft
 from graft.errors import ResourceMissing
 from graft.repository import Repository
 from graft.workspace import Workspace
@@ -103,7 +104,7 @@ def test_what_a_killed_run_left_is_removed_and_a_live_one_is_not(repository: Rep
         "import os; from pathlib import Path; from graft.repository import Repository; from graft.workspace import "
         f"Workspace\nr = Repository(Workspace(Path({str(root)!r})))\nwith r.worktree(r.snapshot()): os._exit(9)"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=this_code()).returncode == 9
     left = [path.name for path in (root / ".graft" / "worktrees").iterdir() if path.is_dir()]
     assert len(left) == 1
     with repository.worktree(repository.snapshot()) as inner:
@@ -129,3 +130,8 @@ def test_removal_survives_a_folder_that_is_gone(repository: Repository) -> None:
     with repository.worktree(repository.snapshot()) as inner:
         shutil.rmtree(inner.root)
     assert repository.remove_stale_worktrees() == []
+
+
+def this_code() -> dict[str, str]:
+    """Return an environment in which a child imports the code that is tested, not the installed one."""
+    return {**os.environ, "PYTHONPATH": str(Path(graft.__file__).parents[1])}
