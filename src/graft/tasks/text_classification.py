@@ -9,6 +9,7 @@ bootstrap calls them thousands of times; tests hold the two together.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -157,6 +158,7 @@ def tfidf(
 ) -> dict[str, np.ndarray]:
     """Predict by logistic regression on TF-IDF of words and word pairs."""
     import numpy as np
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -169,7 +171,11 @@ def tfidf(
         ngram_range=(1, 2), sublinear_tf=True, max_features=TFIDF_FEATURES, token_pattern=r"\w+|[^\w\s]"
     )
     features = words.fit_transform([_joined(row) for row in train_rows])
-    model = LogisticRegression(C=10.0, max_iter=300, random_state=seed).fit(features, targets)
+    # On 3,700 docstrings SAGA took 0.1 s to the accuracy that L-BFGS took 10 s to; it stops early, which is no error.
+    model = LogisticRegression(C=10.0, solver="saga", tol=1e-3, max_iter=200, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, targets)
     probabilities = np.zeros((len(test_rows), len(numbers)))
     probabilities[:, model.classes_] = model.predict_proba(words.transform([_joined(row) for row in test_rows]))
     return _prediction_columns(probabilities)
