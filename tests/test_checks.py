@@ -74,6 +74,19 @@ def test_broken_row_has_its_line(project: Workspace) -> None:
     assert any("data/validation/part-0000.jsonl:4" in one for one in failures(project)["data"])
 
 
+def test_section_that_dvc_asks_for_is_named(project: Workspace) -> None:
+    from graft.stages import render
+
+    dvc_yaml = project.root / "dvc.yaml"
+    dvc_yaml.write_text(render(project.root, project.repository))
+    (found,) = [one.text for one in check(project, adapter=False).failures if "section data" in one.text]
+    assert found == "params.yaml: no section data, which DVC asks for; write `data: {}`"
+    project.params.write_text(project.params.read_text() + "data: {}\nvalidation: {}\n")
+    assert states(project, "stages") == []
+    dvc_yaml.write_text(dvc_yaml.read_text().replace("artifacts/tokens", "artifacts/token"))
+    assert states(project, "stages") == ["warn"]
+
+
 def test_absent_data_is_left_out_on_request(project: Workspace) -> None:
     project.data.rename(project.root / "elsewhere")
     assert "no such folder" in failures(project)["data"][0]

@@ -116,13 +116,21 @@ def _not_asked() -> Finding:
 
 
 def _stages(workspace: Workspace) -> Iterator[Finding]:
-    from graft.stages import render
+    """Compare dvc.yaml with the code; DVC needs every section that a stage names to stand in params.yaml."""
+    from graft.config import read_yaml
+    from graft.stages import STAGES, render
 
     path = workspace.root / "dvc.yaml"
     if not path.is_file():
         yield _failed("stages", ConfigError("dvc.yaml: no such file; `graft init` writes one"))
-    elif path.read_text(encoding="utf-8") != render(workspace.root, workspace.repository):
+        return
+    if path.read_text(encoding="utf-8") != render(workspace.root, workspace.repository):
         yield Finding("stages", "warn", "dvc.yaml differs from the stages of this code; `make dvc.yaml` writes it anew")
+    given, required = read_yaml(workspace.params)[0].keys(), ("task", "base")
+    for section in dict.fromkeys(one for stage in STAGES for one in stage.params):
+        if section not in given and section not in required:
+            text = f"{workspace.params.name}: no section {section}, which DVC asks for; write `{section}: {{}}`"
+            yield _failed("stages", ConfigError(text))
 
 
 def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:

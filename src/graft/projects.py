@@ -130,6 +130,6 @@ def next_steps(new: NewProject) -> Iterator[str]:
     yield f"edit {os.path.relpath(new.workspace.params)}   the base model, the adapter, the columns"
     yield f"graft{at} lock   pins the base's files in sources.lock"
     yield f"graft{at} check   says what would go wrong"
-    yield f"graft{at} run --add-data   the whole chain, to a model version"
+    yield f"graft{at} run   the whole chain, to a model version"
     if not (new.workspace.repository / ".git").exists():
         yield "git init && git add -A && git commit   a run stands on a commit"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import NoReturn
 
 from graft.errors import GraftError
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run ``graft`` and exit with its code."""
     from graft.cli.app import app
 
+    # Deprecations inside a library are for its authors, not for people at a command line.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\.")
     try:
         for group in GROUPS:
             importlib.import_module(f"graft.cli.{group}")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graft.cli.app import JSON, PROJECT, app, examples, folder, workspace
+
+if TYPE_CHECKING:
+    from graft.importing import ImportSummary
+    from graft.workspace import Workspace
 
 
 @app.command(
@@ -75,6 +79,126 @@ def list_projects(as_json: JSON = False) -> None:
 
 
 _FACTS = (("task", "name"), ("base", "source"), ("registration", "name"))
+
+
+@app.command(
+    "import",
+    rich_help_panel=PROJECT,
+    epilog=examples(
+        ("graft import reviews.csv --text body --label stars", "one file, split 80/10/10 by label"),
+        ("graft import exports/ --split 70/15/15 --group customer", "a folder; rows of a customer stay together"),
+        ("graft import log.parquet --time created_at", "the oldest rows train, the newest test"),
+        ("graft import dataset/ --replace", "a folder that has train, validation and test keeps them"),
+    ),
+)
+def import_(
+    source: Annotated[Path, typer.Argument(help="A .jsonl, .csv, .tsv or .parquet file, or a folder of them.")],
+    split: Annotated[
+        str | None, typer.Option("--split", "-s", metavar="A/B/C", help="Shares of train, validation and test.")
+    ] = None,
+    stratify: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Keep the shares of its values (default: the label).")
+    ] = None,
+    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Equal values stay in one split.")] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="Split by time: the newest rows test.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="The column of the text.")] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="The column of the label.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", metavar="FIELD=COLUMN", help="The column of another field.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the data that is there.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Write a file or folder as the project's part files in data/, split, and record them in data.dvc."""
+    import dataclasses
+
+    from graft import params, tasks
+    from graft.cli import printing
+    from graft.importing import import_data
+    from graft.workspace import write_text
+
+    place = workspace()
+    columns = {name: value for name, value in (("text", text), ("label", label)) if value}
+    columns |= dict(_pair("--column", one) for one in column or [])
+    changed = _with_columns(place, columns)
+    config = params.load(place.params)
+    found = import_data(
+        source,
+        place,
+        split=_shares(split),
+        stratify=stratify,
+        group=group,
+        time=time,
+        seed=seed,
+        data=config.data.model_copy(update={"columns": {**config.data.columns, **columns}}),
+        fields=tasks.get(config.task.name).fields,
+        replace=replace,
+    )
+    if changed is not None:
+        write_text(place.params, changed)
+    recorded = _recorded(place)
+    if as_json:
+        printing.as_json({**dataclasses.asdict(found), "recorded": recorded})
+        return
+    _print_import(found)
+    print("recorded in data.dvc" if recorded else "data.dvc records it already")
+
+
+def _with_columns(place: Workspace, columns: dict[str, str]) -> str | None:
+    """Return params.yaml's text with ``data.columns`` set, None where nothing changes."""
+    from graft.repository.overrides import checked
+
+    if not columns:
+        return None
+    text = place.params.read_text(encoding="utf-8")
+    return checked(text, {f"data.columns.{field}": column for field, column in columns.items()})
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    from graft.errors import InputError, shown
+
+    name, separator, value = text.partition("=")
+    if not (separator and name and value):
+        raise InputError(f"{option}: must be FIELD=COLUMN, such as text_pair=answer (got {shown(text)})")
+    return name, value
+
+
+def _shares(text: str | None) -> tuple[int, int, int] | None:
+    from graft.errors import InputError, shown
+
+    if text is None:
+        return None
+    numbers = [int(one) for one in text.split("/") if one.isdecimal()]
+    if len(numbers) != 3 or text.count("/") != 2:
+        raise InputError(f"--split: must be three whole numbers, such as 80/10/10 (got {shown(text)})")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _recorded(place: Workspace) -> bool:
+    from graft.repository import Repository
+
+    return Repository(place).add_data()
+
+
+def _print_import(found: ImportSummary) -> None:
+    from graft.cli import printing
+
+    labels = list(dict.fromkeys(label for counts in found.counts.values() for label in counts))
+    shown_labels = labels[:SHOWN_LABELS]
+    rows = [
+        [split, count, found.parts[split], *(found.counts.get(split, {}).get(label, 0) for label in shown_labels)]
+        for split, count in found.rows.items()
+    ]
+    printing.table(["split", "rows", "files", *shown_labels], rows)
+    if len(labels) > SHOWN_LABELS:
+        print(f"... and {len(labels) - SHOWN_LABELS} more labels")
+    print(f"columns: {', '.join(found.columns)}")
+    for note in found.notes:
+        print(note)
+
+
+SHOWN_LABELS = 8
 
 
 @app.command(
