@@ -75,7 +75,7 @@ def publish(
     with reported(connection.uri), writer_lock(workspace, facts.key, WRITER_SECONDS):
         experiment = experiment_id(connection, tracking, workspace)
         known = parameters(task, base, adapter, training, facts.identity)
-        run_id = _run(connection, experiment, facts, context, known)
+        run_id = _run(connection, experiment, facts, context, known, registration.name)
         version = _version(connection, experiment, run_id, facts, registration, context)
     receipt = Receipt(
         uri=connection.uri,
@@ -141,7 +141,12 @@ def run_name(method: str, identity: Mapping[str, Any]) -> str:
 
 
 def _run(
-    connection: Connection, experiment: str, facts: Facts, context: RunContext, parameters: Mapping[str, str]
+    connection: Connection,
+    experiment: str,
+    facts: Facts,
+    context: RunContext,
+    parameters: Mapping[str, str],
+    data_name: str,
 ) -> str:
     """Find or create the run, give it everything that is on disk, and return its id."""
     from graft.tracking import runs
@@ -155,7 +160,7 @@ def _run(
     run_id = str(run.info.run_id)
     runs.add_tags(connection, run, tags)
     runs.add_parameters(connection, run, parameters)
-    _add_data(connection, run, facts)
+    _add_data(connection, run, facts, data_name)
     curves = Curves(connection, run_id)
     curves.write(lines, started)
     curves.write_values(facts.scores())
@@ -175,7 +180,7 @@ def _times(facts: Facts) -> tuple[int | None, int | None]:
     return ended - int(1000 * facts.training.get("seconds", 0)), ended
 
 
-def _add_data(connection: Connection, run: Any, facts: Facts) -> None:
+def _add_data(connection: Connection, run: Any, facts: Facts, name: str) -> None:
     from graft.tracking.runs import add_data
 
     verdict = facts.workspace.validation / "verdict.json"
@@ -183,7 +188,6 @@ def _add_data(connection: Connection, run: Any, facts: Facts) -> None:
     task = tasks.get(facts.identity["task"]["name"])
     columns = [facts.identity["columns"].get(field.name, field.name) for field in task.fields if field.required]
     profile = {f"{split}_rows": found["rows"] for split, found in splits.items()}
-    name = facts.workspace.name if facts.workspace.name != "." else facts.workspace.root.name
     add_data(connection, run, name=name, digest=facts.identity["data"], profile=profile, columns=columns)
 
 

@@ -44,14 +44,21 @@ class Facts:
         return summary(self.metrics)
 
     def scores(self) -> dict[str, float]:
-        """Return the test results as MLflow metrics: ``test/accuracy`` and its interval, ``test_base/accuracy`` ..."""
-        found: dict[str, float] = {}
+        """Return the test results as MLflow metrics.
+
+        All metrics of the adapter (``test_accuracy``), and of the headline also its interval (``test_accuracy_low``)
+        and the other systems' (``test_accuracy_base``): more would bury the curves in the UI; the report has it all.
+        """
+        found: dict[str, float | None] = {}
         for row in self.rows:
-            prefix = "test" if row.system == "adapter" else f"test_{row.system}"
             for name, (value, low, high) in row.metrics.items():
-                known = {"": value, "_low": low, "_high": high}
-                found |= {f"{prefix}/{name}{end}": number for end, number in known.items() if number is not None}
-        return found
+                if row.system == "adapter":
+                    found[f"test_{name}"] = value
+                if name == self.headline and row.system == "adapter":
+                    found |= {f"test_{name}_low": low, f"test_{name}_high": high}
+                elif name == self.headline:
+                    found[f"test_{name}_{row.system}"] = value
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def uploads(workspace: Workspace) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from graft.tracking import RunContext
 
 SHOWN_DIGEST = 12
 TABLE_METRICS = 4
+VERSION_CONTEXT = ("graft.git_commit", "graft.dvc_lock", "graft.prefect_run")
 
 
 def run_tags(facts: Facts, context: RunContext) -> dict[str, str]:
@@ -44,19 +45,19 @@ def version_tags(facts: Facts, context: RunContext) -> dict[str, str]:
     """Return the tags of a model version: what a reviewer, and ``graft reproduce``, want to know."""
     proof = facts.proof
     return {
+        facts.headline: cell(facts, "adapter"),
+        "graft.effect": f"{proof['effect']:.3g}",
+        "graft.reload_difference": f"{proof['reload_difference']:.3g}",
+        "graft.key": facts.key,
         "graft.adapter": facts.digest,
         "graft.data": facts.identity["data"],
-        "graft.key": facts.key,
-        facts.headline: _headline(facts),
-        "graft.reload_difference": f"{proof['reload_difference']:.3g}",
-        "graft.effect": f"{proof['effect']:.3g}",
-        **{name: value for name, value in context.tags().items() if name.startswith("graft.")},
+        **{name: value for name, value in context.tags().items() if name in VERSION_CONTEXT},
     }
 
 
 def run_note(facts: Facts, context: RunContext) -> str:
-    """Return the run's description."""
-    return f"{_made_of(facts)}\n\n{table(facts)}\n\n{_proven(facts)}\n\n{_origin(facts, context)}\n"
+    """Return the run's description; lists show its first line only, and plain."""
+    return "\n\n".join([_result(facts), table(facts), _proven(facts), _origin(facts, context)]) + "\n"
 
 
 def version_note(facts: Facts, context: RunContext, name: str) -> str:
@@ -66,7 +67,7 @@ def version_note(facts: Facts, context: RunContext, name: str) -> str:
         f"the signature. The base is not part of the model: it is found by its digest "
         f"(`{facts.identity['base']['digest'][:SHOWN_DIGEST]}…`), see `GRAFT_BASES`."
     )
-    return f"{_made_of(facts)}\n\n{table(facts)}\n\n{_proven(facts)}\n\n{_origin(facts, context)}\n\n{use}\n"
+    return f"{run_note(facts, context)}\n{use}\n"
 
 
 def model_note(description: str, name: str, task: str, base: str) -> str:
@@ -81,26 +82,41 @@ def model_note(description: str, name: str, task: str, base: str) -> str:
 def table(facts: Facts) -> str:
     """Return the results on the test rows as a Markdown table."""
     names = list(facts.metrics["metrics"])[:TABLE_METRICS]
-    lines = [f"| system | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    lines = [f"| system | {' | '.join(names)} |", f"|:--{'|:--' * len(names)}|"]
     for row in facts.rows:
-        cells = " | ".join(format_cell(*row.metrics.get(name, (None, None, None))) for name in names)
+        cells = " | ".join(_spaced(format_cell(*row.metrics.get(name, (None, None, None)))) for name in names)
         label = f"**{row.label}**" if row.system == "adapter" else row.label
-        lines.append(f"| {label} | {cells} |")
+        lines.append(f"| {_spaced(label)} | {cells} |")
     test = facts.metrics["test"]
     return "\n".join(lines) + f"\n\n{test['rows']} test rows, {facts.metrics['confidence']:.0%} intervals."
 
 
-def _headline(facts: Facts) -> str:
-    cell = facts.metrics["adapter"][facts.headline]
-    return format_cell(cell["value"], cell["low"], cell["high"])
+def cell(facts: Facts, system: str) -> str:
+    """Return a system's headline metric with its interval."""
+    found = facts.metrics[system][facts.headline]
+    return format_cell(found["value"], found["low"], found["high"])
 
 
-def _made_of(facts: Facts) -> str:
-    identity = facts.identity
-    config = identity["adapter"]["config"]
+def _spaced(text: str) -> str:
+    """MLflow's tables have no space between their cells."""
+    return f"{text}&emsp;"
+
+
+def _result(facts: Facts) -> str:
+    """Return one plain sentence: what it reaches, against what, and what it is."""
+    config, base = facts.identity["adapter"]["config"], facts.identity["base"]["source"]
     rank = f" r={config['r']}" if "r" in config else ""
-    method = f"{identity['adapter']['method']}{rank}"
-    return f"**{method}** on `{identity['base']['source']}`, task `{identity['task']['name']}`"
+    others = [
+        f"{row.label} {row.metrics[facts.headline][0]:.3f}"
+        for row in facts.rows
+        if row.system != "adapter" and row.metrics.get(facts.headline, (None,))[0] is not None
+    ]
+    against = f" ({', '.join(others)})" if others else ""
+    return (
+        f"{facts.headline} {cell(facts, 'adapter')} on {facts.metrics['test']['rows']} test rows"
+        f"{against}: "
+        f"{facts.identity['adapter']['method']}{rank} on {base}, task {facts.identity['task']['name']}."
+    )
 
 
 def _proven(facts: Facts) -> str:

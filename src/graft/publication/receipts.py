@@ -26,7 +26,7 @@ class Receipt:
     """The run key."""
     run_id: str
     run_url: str
-    """Absolute on a server; ``#/experiments/...`` below the address of `graft ui` for a local store."""
+    """Absolute on a server; for a local store the path below the address of `graft ui` (``/#/experiments/...``)."""
     version: str
     version_url: str
     content: str

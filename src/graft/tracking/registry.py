@@ -7,12 +7,13 @@ server the window is the few milliseconds between the read and the write; what s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graft.errors import InputError, PromotionConflict
-from graft.tracking.server import Connection, now_ms
+from graft.tracking.server import Connection
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -154,7 +155,8 @@ def set_champion(connection: Connection, name: str, version: str, *, expected_cu
         if current == version:
             return
         connection.client.set_registered_model_alias(name, CHAMPION, version)
-        connection.client.set_model_version_tag(name, version, "graft.champion_since_ms", str(now_ms()))
+        since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        connection.client.set_model_version_tag(name, version, "graft.champion_since", since)
         after = champion_number(connection, name)
     if after != version:
         raise PromotionConflict(

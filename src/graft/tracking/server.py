@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 HEALTH_SECONDS = 3.0
 MIGRATION_SECONDS = 120.0
+TRAINING_VIEW = "workflowType=machine_learning"
+"""Without it, MLflow's UI opens in its view for language model applications, full of empty pages."""
 LATER = "training and evaluation are on disk; `graft sync` publishes them later"
 
 
@@ -42,7 +44,7 @@ class Connection:
 
     def link(self, fragment: str) -> str:
         """Return the page ``fragment`` (``experiments/1/runs/…``) in MLflow's UI; relative where no server runs."""
-        return f"{self.uri}/#/{fragment}" if self.uri.startswith("http") else f"#/{fragment}"
+        return f"{self.uri if self.uri.startswith('http') else ''}/#/{fragment}?{TRAINING_VIEW}"
 
     @contextlib.contextmanager
     def locked(self, name: str, *, purpose: str, wait_seconds: float = 60.0) -> Iterator[None]:
@@ -137,7 +139,8 @@ def experiment_id(connection: Connection, config: TrackingConfig, workspace: Wor
     if found is None:
         location = artifact_location(config, connection.uri, workspace)
         with contextlib.suppress(MlflowException), connection.locked("store", purpose=f"create experiment {name}"):
-            return str(connection.client.create_experiment(name, artifact_location=location))
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(connection.client.create_experiment(name, artifact_location=location, tags=tags))
         found = connection.client.get_experiment_by_name(name)  # another machine was faster
     if found is None or found.lifecycle_stage != "active":
         raise ConfigError(f"tracking.experiment: {name!r} was deleted in MLflow; restore it or choose another name")
