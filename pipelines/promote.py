@@ -1,0 +1,84 @@
+"""A promotion as a flow of its own: decide on the candidate, or approve one that a gate or a person holds back.
+
+The policy is ``graft.publication.promote``; the flow gives it a form in the Prefect UI, a place in the history and an
+artifact with the evidence. A refusal is a result, so the flow run completes, as *Kept*.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    from pipelines.arguments import promote_main
+
+    sys.exit(promote_main(sys.argv[1:]))
+
+import getpass
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from graft import params, publication
+from graft.publication import Decision
+from graft.workspace import Workspace
+from pipelines import journal, logs, reporting
+from pipelines.stage import project_of_clone
+
+
+@flow(name="promote", flow_run_name="promote {project}", description=__doc__)
+def promote(project: str = ".", approve: bool = False, reason: str = "", who: str = "") -> State:
+    """Decide whether the candidate becomes champion.
+
+    Args:
+        project: The project's folder below the repository, "." for the root.
+        approve: Overrule a refusal; needs a reason, and both are kept in the journal.
+        reason: Why, in one sentence.
+        who: Who decides; by default the user that the process runs as.
+    """
+    logs.shorten_known_errors()
+    workspace = Workspace.find(project_of_clone(project).root)
+    run = journal.begin(workspace, project=project)
+    with run.followed(), logs.kept_in(run.log):
+        decision = decide(workspace, approve=approve, reason=reason, who=who or getpass.getuser())
+        run.update(verdict=decision.verdict, champion=decision.after, version=decision.candidate)
+        get_run_logger().info(f"{decision.verdict}: {decision.reason}")
+        create_markdown_artifact(
+            key=reporting.key(workspace, "verdict"),
+            markdown=verdict_markdown(decision),
+            description="The decision about champion, and its evidence.",
+        )
+    name = "Kept" if decision.refused else "Promoted"
+    return Completed(name=name, message=f"{decision.verdict}: {decision.reason}")
+
+
+def decide(workspace: Workspace, *, approve: bool, reason: str, who: str) -> Decision:
+    """Take the decision with the project's sections of params.yaml."""
+    config = params.load(workspace.params)
+    return publication.promote(
+        workspace,
+        task=config.task,
+        data=config.data,
+        evaluation=config.evaluation,
+        registration=config.registration,
+        promotion=config.promotion,
+        tracking=config.tracking,
+        approve=approve,
+        reason=reason,
+        who=who,
+    )
+
+
+def verdict_markdown(decision: Decision) -> str:
+    """Return the decision as a page."""
+    numbers = [f"| {name} | {value:.4g} |" for name, value in decision.evidence.items()]
+    lines = [
+        f"# {decision.name}: {decision.verdict}",
+        f"{decision.reason}",
+        f"Candidate version {decision.candidate}, against {decision.against or 'nothing'}. Champion before: "
+        f"{decision.before or 'none'}, after: {decision.after or 'none'}. Decided by {decision.who or 'nobody'}.",
+        *([f"| evidence | |\n|---|---|\n{chr(10).join(numbers)}"] if numbers else []),
+        *(f"- {note}" for note in decision.notes),
+    ]
+    return "\n\n".join(lines)

@@ -1,0 +1,162 @@
+"""After the stages: publish and promote as tasks, and the training's curves in MLflow while it runs.
+
+MLflow is a view. If it cannot be reached, everything before is done and on disk, the run ends with exit code 7, and
+`graft sync` publishes later. A refused promotion is a result: the task ends as *Kept*, with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+
+from graft import publication, services
+from graft.errors import GraftError, Locked, ResourceMissing
+from graft.identity import digest_file
+from graft.publication import Decision, Receipt
+from graft.tracking import RunContext
+from pipelines import journal, reporting
+from pipelines.chain import Chain
+
+RETRIES = 2
+RETRY_SECONDS = [2.0, 10.0]
+
+
+def a_retry_can_help(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
+    """Return whether the failure may be gone in a few seconds: a service away, a lock held. Bad input stays bad."""
+    error = state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
+    return isinstance(error, ResourceMissing | Locked)
+
+
+def context_of(chain: Chain) -> RunContext:
+    """Return what the record plane is told about this run."""
+    workspace, flow_run = chain.workspace, chain.run.facts.get("flow_run")
+    return RunContext(
+        git_commit=chain.commit,
+        prefect_run=flow_run,
+        prefect_url=journal.page(flow_run),
+        dvc_lock=digest_file(workspace.dvc_lock) if workspace.dvc_lock.is_file() else None,
+    )
+
+
+def live(chain: Chain, stage: str) -> AbstractContextManager[Any]:
+    """Show the training in MLflow while ``train`` runs; nothing for other stages, or where its key is not known yet."""
+    if stage != "train":
+        return contextlib.nullcontext()
+    from graft.artifact import planned_identity
+    from graft.identity import run_key
+    from graft.tracking.runs import Follower
+
+    config, logger = chain.config, get_run_logger()
+    sections: dict[str, Any] = {
+        "task": config.task,
+        "base": config.base,
+        "adapter": config.adapter,
+        "training": config.training,
+    }
+    try:
+        planned = planned_identity(chain.workspace, **sections)
+    except (GraftError, KeyError):  # the stage itself says what is wrong, better than this could
+        return contextlib.nullcontext()
+    facts = publication.follower_facts(planned, context_of(chain), **sections)
+    return Follower(chain.workspace, config.tracking, run_key(planned), on_line=logger.info, **facts)
+
+
+def record(chain: Chain) -> None:
+    """Publish the result, let promotion decide if it may, and show both."""
+    logger, workspace = get_run_logger(), chain.workspace
+    reporting.show_evaluation(workspace)
+    logger.info(f"\n{reporting.evaluation(workspace)}\n")
+    publish(chain)
+    if chain.config.promotion.automatic:
+        promote(chain)
+    lines = outcome(chain)
+    for line in lines:
+        logger.info(line)
+    url = run_page(chain)
+    reporting.show_link(workspace, "mlflow-run", url, "The training's run in MLflow")
+    reporting.show_summary(workspace, chain, [*lines, *([f"[The run in MLflow]({url})"] if url else [])])
+
+
+@task(
+    name="publish",
+    task_run_name="publish",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=a_retry_can_help,
+)
+def publish(chain: Chain) -> State:
+    """Find or create the run and the model version of what the stages made."""
+    config = chain.config
+    receipt = publication.publish(
+        chain.workspace,
+        task=config.task,
+        base=config.base,
+        adapter=config.adapter,
+        training=config.training,
+        registration=config.registration,
+        tracking=config.tracking,
+        context=context_of(chain),
+    )
+    chain.receipt = receipt
+    chain.run.update(version=receipt.version, mlflow_run=receipt.run_id, adapter=receipt.adapter)
+    get_run_logger().info(f"version {receipt.version} of {receipt.name}")
+    return Completed(message=f"version {receipt.version} of {receipt.name}")
+
+
+@task(
+    name="promote",
+    task_run_name="promote",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=a_retry_can_help,
+)
+def promote(chain: Chain) -> State:
+    """Decide whether the version becomes champion."""
+    config = chain.config
+    decision = publication.promote(
+        chain.workspace,
+        task=config.task,
+        data=config.data,
+        evaluation=config.evaluation,
+        registration=config.registration,
+        promotion=config.promotion,
+        tracking=config.tracking,
+        who="pipeline",
+    )
+    chain.decision = decision
+    chain.run.update(verdict=decision.verdict, champion=decision.after)
+    get_run_logger().info(f"{decision.verdict}: {decision.reason}")
+    return Completed(name="Kept" if decision.refused else "Promoted", message=f"{decision.verdict}: {decision.reason}")
+
+
+def outcome(chain: Chain) -> list[str]:
+    """Return the version, its alias and the verdict as sentences."""
+    lines = []
+    if chain.receipt is not None:
+        lines.append(version_line(chain.receipt, chain.decision))
+    if chain.decision is not None:
+        lines.append(f"decision: {chain.decision.verdict}: {chain.decision.reason}")
+    return lines
+
+
+def version_line(receipt: Receipt, decision: Decision | None) -> str:
+    """Return ``model NAME, version 3, alias champion (adapter sha256 ...)``."""
+    alias = "champion" if decision is not None and decision.after == receipt.version else "candidate"
+    return f"model {receipt.name}, version {receipt.version}, alias {alias} (adapter {receipt.adapter[:12]})"
+
+
+def run_page(chain: Chain) -> str | None:
+    """Return the address of the MLflow run that a browser can open now; None where no server runs."""
+    url = chain.receipt.run_url if chain.receipt else ""
+    if not url.startswith("#"):
+        return url or None
+    server = services.mlflow_url(chain.workspace)
+    return f"{server}/{url}" if server else None

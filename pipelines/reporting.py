@@ -1,0 +1,79 @@
+"""What a run shows at its end: one table, as plain text in the terminal and as artifacts in the Prefect UI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from graft.evaluation.overview import format_cell, format_table, summary
+from graft.workspace import Workspace, read_json
+from pipelines.chain import Chain
+
+TERMINAL_METRICS = 3
+
+
+def evaluation(workspace: Workspace) -> str:
+    """Return the table of ``artifacts/evaluation/metrics.json`` as plain text, with its number of test rows."""
+    metrics = read_json(workspace.evaluation / "metrics.json")
+    table = format_table(summary(metrics), columns=TERMINAL_METRICS)
+    return f"test split, {metrics['test']['rows']} rows, with 95 % intervals:\n{table}"
+
+
+def show_evaluation(workspace: Workspace) -> None:
+    """Make the table an artifact of the flow run."""
+    rows = summary(read_json(workspace.evaluation / "metrics.json"))
+    create_table_artifact(
+        key=key(workspace, "evaluation"),
+        table=[
+            {"system": row.label, **{name: format_cell(*cell) for name, cell in row.metrics.items()}} for row in rows
+        ],
+        description="Test split: base, adapter and cheap baselines on the same rows, with 95 % intervals.",
+    )
+
+
+def show_summary(workspace: Workspace, chain: Chain, lines: Sequence[str]) -> None:
+    """Make one page about the run an artifact: version and verdict, stages, table, what it stands on."""
+    facts = chain.run.facts
+    overrides = ", ".join(f"`{path}: {value}`" for path, value in facts.get("overrides", {}).items())
+    sections = [
+        f"# {chain.config.registration.name}",
+        *lines,
+        f"Commit `{chain.commit}`{f', with {overrides}' if overrides else ''}.",
+        stages_markdown(chain.outcomes),
+        evaluation_markdown(workspace),
+    ]
+    create_markdown_artifact(
+        key=key(workspace, "summary"), markdown="\n\n".join(sections), description="What this run did, and its result."
+    )
+
+
+def show_link(workspace: Workspace, name: str, url: str | None, description: str) -> None:
+    """Make ``url`` an artifact, where it is one that a browser can open."""
+    if url and url.startswith(("http://", "https://")):
+        create_link_artifact(key=key(workspace, name), link=url, link_text=name, description=description)
+
+
+def stages_markdown(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the stages as a Markdown table: name, outcome, seconds."""
+    lines = [f"| {name} | {one['outcome']} | {one['seconds']:.1f} |" for name, one in outcomes.items()]
+    return "\n".join(["| stage | outcome | seconds |", "|---|---|---|", *lines])
+
+
+def evaluation_markdown(workspace: Workspace) -> str:
+    """Return the evaluation as a Markdown table."""
+    rows = summary(read_json(workspace.evaluation / "metrics.json"))
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    lines = [
+        f"| {row.label} | {' | '.join(format_cell(*row.metrics.get(name, (None, None, None))) for name in names)} |"
+        for row in rows
+    ]
+    return "\n".join([f"| system | {' | '.join(names)} |", "|---|" + "---|" * len(names), *lines])
+
+
+def key(workspace: Workspace, name: str) -> str:
+    """Return an artifact key of this project: Prefect keeps the history of a key over all runs."""
+    project = "" if workspace.name == "." else f"{workspace.name}-"
+    return re.sub(r"[^a-z0-9]+", "-", f"{project}{name}".lower()).strip("-")

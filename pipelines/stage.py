@@ -1,0 +1,69 @@
+"""The flow that a worker of another machine runs: one stage, at one commit, in the worker's own clone.
+
+The worker has its clone, its environment, the git remote and the DVC remote, nothing else. It fetches the commit, works
+in a temporary worktree of it (so the stage's code is the commit's, whatever the clone has checked out) and pushes the
+result with the run cache, from where the caller restores it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from graft import stages
+from graft.errors import ConfigError, IntegrityError, shown
+from graft.repository import Repository
+from graft.workspace import Workspace
+from pipelines import journal, logs
+
+CLONE_VARIABLE = "GRAFT_CLONE"
+
+
+@flow(name="gpu-stage", description=__doc__)
+def gpu_stage(commit: str, stage: str, project: str = ".", force: bool = False) -> State:
+    """Run one stage at a commit and push its result.
+
+    Args:
+        commit: The full digest of the snapshot that the caller pushed.
+        stage: validate, tokenize, train, evaluate or register.
+        project: The project's folder below the repository, "." for the root.
+        force: Run the stage though its result may be in the cache.
+    """
+    logs.shorten_known_errors()
+    stages.get(stage)
+    repository = Repository(project_of_clone(project))
+    run = journal.begin(repository.workspace, commit=commit, stage=stage)
+    with run.followed(), logs.kept_in(run.log):
+        repository.fetch_snapshot(commit)
+        with repository.worktree(commit) as inner:
+            return _done(Repository(inner), stage, commit, force)
+
+
+def _done(repository: Repository, stage: str, commit: str, force: bool) -> State:
+    logger = get_run_logger()
+    if repository.commit() != commit:
+        raise IntegrityError(f"worktree: at {shown(repository.commit())}, asked for {commit}; refused")
+    result = repository.run_stage(stage, pull=True, force=force, on_line=logger.info)
+    if repository.commit() != commit:
+        raise IntegrityError(f"worktree: moved from {commit} to {shown(repository.commit())} during {stage}; refused")
+    pushed = repository.push([stage])
+    message = f"{stage} at {commit}: {result.outcome} in {result.seconds:.1f} s, {pushed} files pushed"
+    logger.info(message)
+    return Completed(message=message)
+
+
+def project_of_clone(project: str) -> Workspace:
+    """Return a project of the clone that this process works for: ``GRAFT_CLONE``, else the current folder.
+
+    Raises:
+        ConfigError: ``project`` leads out of the clone.
+    """
+    clone = Path(os.environ.get(CLONE_VARIABLE) or Path.cwd()).resolve()
+    root = (clone / project).resolve()
+    if not root.is_relative_to(Workspace(clone).repository):
+        raise ConfigError(f"project: {shown(project)} lies outside the repository; give its path below it")
+    return Workspace(root)

@@ -1,0 +1,150 @@
+"""A clone with this checkout's flows and a chain of five stages that take no time: what is tested is the control plane.
+
+Its stages are shell lines around a few words of Python; git and DVC remotes are folders beside it. The Prefect server
+is a real one on the loopback address, with its own home.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from graft import services
+from graft.repository import Repository
+from graft.stages import STAGES
+from graft.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+PARAMS = """\
+task:
+  name: text_classification
+base:
+  source: ./base
+data: {}
+validation: {}
+tokenization: {}
+adapter:
+  method: lora
+training:
+  seed: 7
+  epochs: 2
+evaluation: {}
+registration:
+  name: toy
+"""
+# ./trace counts the executions; NAP makes a stage last; `bad` in its input makes it refuse.
+STAGE = """\
+import os, pathlib, sys, time
+name, out, *deps = sys.argv[1:]
+if os.environ.get("TRACE"):
+    with open(os.environ["TRACE"], "a") as file:
+        file.write(f"{name} {os.getcwd()}\\n")
+text = "".join(path.read_text() for dep in deps for path in sorted(pathlib.Path(dep).rglob("*")) if path.is_file())
+print(f"{name}: {len(text)} characters", flush=True)
+if "bad" in text:
+    print("error: data/train/a.txt:1: text: expected good, found bad", file=sys.stderr)
+    sys.exit(2)
+if name == "train" and os.environ.get("NAP"):
+    pathlib.Path(os.environ["NAP"]).write_text(str(os.getpid()))
+    time.sleep(120)
+pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+(pathlib.Path(out) / "result.txt").write_text(f"{name} " + text[:40])
+"""
+
+
+def dvc_yaml() -> str:
+    """Return the real chain's stages, with their params and paths, around ``stage.py``."""
+    lines = ["stages:"]
+    for stage in STAGES:
+        reads = [path for path in stage.reads if path != "sources.lock"]
+        outs = stage.writes[:1]
+        lines += [
+            f"  {stage.name}:",
+            f"    cmd: $GRAFT_PYTHON stage.py {stage.name} {outs[0]} {' '.join(reads)}",
+            f"    deps: [{', '.join(['stage.py', *reads])}]",
+            f"    params: [{', '.join(stage.params)}]",
+            f"    outs: [{outs[0]}]",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+FILES = {
+    "dvc.yaml": dvc_yaml(),
+    "stage.py": STAGE,
+    "params.yaml": PARAMS,
+    ".gitignore": "/data\nartifacts/\n.graft/\n__pycache__/\n",
+    ".dvcignore": ".graft/\n",
+    ".dvc/config": "[core]\n    remote = shared\n['remote \"shared\"']\n    url = ../../shared\n",
+    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    "data/train/a.txt": "good text\n",
+}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git as a person with a name would."""
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No git identity and no DVC settings of the person who runs the tests."""
+    place = tmp_path_factory.mktemp("settings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+        patch.setenv("GRAFT_PYTHON", sys.executable)
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
+            patch.setenv(f"DVC_{name}_DIR", str(place / name))
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Path:
+    """The committed clone with its data in DVC, and its git remote; tests copy it."""
+    root = tmp_path_factory.mktemp("template") / "clone"
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    for name in ("pipelines", "src"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "prefect.yaml", root / "prefect.yaml")
+    git(root.parent, "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
+    git(root.parent, "init", "--quiet", "--initial-branch=main", str(root))
+    Repository(Workspace(root)).add_data()
+    git(root, "add", "-A")
+    git(root, "commit", "--quiet", "-m", "start")
+    git(root, "remote", "add", "origin", "../origin.git")
+    git(root, "push", "--quiet", "origin", "main")
+    return root.parent
+
+
+@pytest.fixture
+def clone(template: Path, tmp_path: Path) -> Workspace:
+    """A copy of the template: ``tmp/clone``, its git remote ``tmp/origin.git``, its DVC remote ``tmp/shared``."""
+    for part in ("clone", "origin.git"):
+        shutil.copytree(template / part, tmp_path / part, symlinks=True)
+    return Workspace(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Iterator[str]:
+    """The API URL of a real Prefect server with UI services and scheduler, for all tests of a process."""
+    place = Workspace(tmp_path_factory.mktemp("server"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(place.root / "prefect"))
+        patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "1")
+        server = services.start_prefect(place, port=services.free_port())
+    try:
+        yield server.wait()
+    finally:
+        server.end()
