@@ -287,14 +287,16 @@ def test_data_docs_of_a_refusal_show_no_text_and_escape_what_they_show(workspace
     (workspace.data / "train" / "part.jsonl").rename(workspace.data / "train" / "<i>.jsonl")
     write(
         workspace.data / "test" / "part.jsonl",
-        edited(0, text=secret, label="<img src=x onerror=alert(2)>")(rows_of("test")),
+        edited(1, label="<s>a</s>")(edited(0, text=secret, label="<img src=x onerror=alert(2)>")(rows_of("test"))),
     )
-    assert len(refusal(workspace, labels=labels, max_characters=20)) == 2
+    assert len(refusal(workspace, labels=labels, max_characters=20)) == 3
     text = "".join(path.read_text() for path in (workspace.failed / "validate" / "data_docs").rglob("*.html"))
     assert "28 characters" in text
     assert secret not in text
     assert "alert(2)" not in text
     assert "<script>alert(1)" not in text
+    assert "<s>a</s>" not in text
+    assert "&lt;s&gt;a&lt;/s&gt;" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<i>.jsonl" not in text
 
