@@ -145,6 +145,7 @@ def _candidates(model: nn.Module, new_modules: Sequence[str]) -> str:
 def _run_mixed(model: PeftModel) -> None:
     """Run the base under bfloat16 autocast and the new heads in float32, whatever the device."""
     import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
     inner = model.get_base_model()
@@ -159,6 +160,9 @@ def _run_mixed(model: PeftModel) -> None:
 
     inner.forward = mixed
     for part in inner.modules():
+        if isinstance(part, BaseTunerLayer):
+            # PEFT would cast each input to float32, and autocast back: a tenth of a step.
+            part.cast_input_dtype_enabled = False
         if isinstance(part, ModulesToSaveWrapper):
             for head in (part.original_module, *part.modules_to_save.values()):
                 _run_in_float32(head.to(torch.float32))
