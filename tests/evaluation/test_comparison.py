@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from graft.errors import DataError
 from graft.evaluation.comparison import aligned, compare, paired_rates
@@ -57,6 +58,21 @@ def test_newcombes_interval_matches_the_published_example() -> None:
     assert paired_rates(36, 12, 2, 0, 0.95) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+def test_positively_correlated_systems_get_the_continuity_correction() -> None:
+    both, first, second, neither = 40, 10, 6, 24
+    rows, rates = 80, np.array([50 / 80, 46 / 80])
+    ours, theirs = (table["score"] for table in four_cells(both, first, second, neither))
+    # Pearson's correlation of the paired scores is phi; method 10 takes rows / 2 off its numerator.
+    phi = np.corrcoef(ours, theirs)[0, 1] - (rows / 2) / np.sqrt(np.prod([*(rates * rows), *((1 - rates) * rows)]))
+    bounds = np.array([binomtest(hits, rows).proportion_ci(0.95, "wilson") for hits in (50, 46)])
+    shape = np.array([[1, -phi], [-phi, 1]])
+    below = np.array([rates[0] - bounds[0, 0], bounds[1, 1] - rates[1]])
+    above = np.array([bounds[0, 1] - rates[0], rates[1] - bounds[1, 0]])
+    expected = 0.05 - np.sqrt(below @ shape @ below), 0.05 + np.sqrt(above @ shape @ above)
+    assert phi > 0
+    assert paired_rates(both, first, second, neither, 0.95) == pytest.approx(expected)
+
+
 def test_newcombes_interval_covers_the_true_difference() -> None:
     draw = np.random.default_rng(0)
     cells = np.array([0.6, 0.15, 0.07, 0.18])
@@ -91,6 +107,14 @@ def test_bootstrap_difference_is_that_of_the_paired_rows() -> None:
     assert found.standard_error == pytest.approx(by_row.std() / np.sqrt(300), rel=0.1)
     assert found.low == pytest.approx(by_row.mean() - 1.96 * by_row.std() / np.sqrt(300), abs=0.004)
     assert found.p_better < 0.01 < 0.99 < found.p_worse
+
+
+def test_bootstrap_p_is_never_zero_and_shares_the_ties() -> None:
+    ours, theirs = scored(np.arange(30.0) + 1), scored(np.arange(30.0))
+    found = compare(MEAN, ours, theirs, Drawn(resamples=199))
+    assert (found.p_better, found.p_worse) == (1 / 200, 1.0)
+    same = compare(MEAN, ours, ours, Drawn(resamples=199))
+    assert (same.p_better, same.p_worse, same.low, same.high) == (1.0, 1.0, 0.0, 0.0)
 
 
 def test_bootstrap_of_a_loss_speaks_for_the_smaller_one() -> None:
