@@ -230,4 +230,4 @@ def test_section_decides_the_level(copy: Workspace) -> None:
     metrics = json.loads((copy.evaluation / "metrics.json").read_text())
     assert params.load(copy.params).evaluation.confidence == metrics["confidence"] == 0.8
     assert before["low"] < metrics["base"]["accuracy"]["low"] < metrics["base"]["accuracy"]["high"] < before["high"]
-    assert "80 % interval" in (copy.evaluation / "report.html").read_text(encoding="utf-8")
+    assert "80\N{NO-BREAK SPACE}% interval" in (copy.evaluation / "report.html").read_text(encoding="utf-8")

@@ -107,8 +107,8 @@ def _said(answer: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def percent(share: float) -> str:
-    """Return ``95 %`` for 0.95."""
-    return f"{100 * share:.3g} %"
+    """Return ``95 %`` for 0.95, with a space that does not break."""
+    return f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
 
 
 def shortened(text: str, characters: int = SHOWN_CHARACTERS) -> str:
