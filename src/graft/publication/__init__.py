@@ -17,11 +17,10 @@ from graft import tasks
 from graft.adapters.section import AdapterConfig
 from graft.base import BaseConfig
 from graft.config import Section
-from graft.errors import ResourceMissing
 from graft.publication import notes
 from graft.publication.decisions import Decision, promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
-from graft.publication.receipts import Receipt, first_context, published, receipts, write
+from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
 from graft.registration import RegistrationConfig
 from graft.tasks import TaskConfig
 from graft.tracking import RunContext, TrackingConfig
@@ -77,6 +76,7 @@ def publish(
         known = parameters(task, base, adapter, training, facts.identity)
         run_id = _run(connection, experiment, facts, context, known, registration.name)
         version = _version(connection, experiment, run_id, facts, registration, context)
+    at = place(connection.uri, registration.name, facts.digest)
     receipt = Receipt(
         uri=connection.uri,
         name=registration.name,
@@ -88,7 +88,7 @@ def publish(
         version_url=connection.link(f"models/{registration.name}/versions/{version}"),
         content=facts.content,
         context=asdict(context),
-        decision=next((dict(one.decision) for one in receipts(workspace) if one.run_id == run_id), {}),
+        decision=next((dict(one.decision) for one in receipts(workspace) if one.place == at), {}),
     )
     write(workspace, receipt)
     return receipt
@@ -262,6 +262,4 @@ def _contents(facts: Facts) -> Contents:
 
 def _example(workspace: Workspace) -> list[dict[str, Any]]:
     found = read_json(workspace.package / "input_example.json")
-    if not isinstance(found, list) or not found:
-        raise ResourceMissing(f"{workspace.package / 'input_example.json'}: no rows; run `graft stage register`")
-    return found
+    return [found] if isinstance(found, dict) else list(found)

@@ -186,7 +186,11 @@ def rollback(
         decision = Decision(
             name, "rollback", target.version, current.version, target.version, why, case.who, notes=case.notes
         )
-        return _carry_out(case, "rollback", decision)
+        done = _carry_out(case, "rollback", decision)
+    for one in (current, target):
+        if one.adapter:
+            write_decision(workspace, place(connection.uri, name, one.adapter), done.as_json())
+    return done
 
 
 def fetch(connection: Connection, version: Version, to: Path) -> Path:

@@ -33,6 +33,7 @@ ADAPTER_TAG = "graft.adapter"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 CORE_REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "pandas")
 """What loading needs, also where no import in the code names it."""
+OTHER_NAMES = {"yaml": "PyYAML", "sklearn": "scikit-learn"}
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,18 @@ def requirements(files: Iterable[Path], base: Mapping[str, Any]) -> list[str]:
     modules = {name for file in files for name in _imported(file)} - set(sys.stdlib_module_names) - {"graft", "mlflow"}
     if base["kind"] == "package":
         modules.add(base["source"].removeprefix("package:").partition("/")[0].partition(".")[0])
-    providers = importlib.metadata.packages_distributions()
-    names = set(CORE_REQUIREMENTS) | {providers[module][0] for module in modules if module in providers}
+    names = set(CORE_REQUIREMENTS) | {name for module in modules if (name := _distribution(module))}
     # A local version (2.13.0+cpu) names a build that an index may not have.
     return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)
+
+
+def _distribution(module: str) -> str | None:
+    """Return the distribution that carries a module; most have its name, and reading all of them takes a second."""
+    name = OTHER_NAMES.get(module, module)
+    try:
+        return str(importlib.metadata.metadata(name)["Name"])
+    except importlib.metadata.PackageNotFoundError:
+        return next(iter(importlib.metadata.packages_distributions().get(module, ())), None)
 
 
 def signature(contents: Contents) -> Any:

@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from graft import params, publication, registration, stages
+from graft.errors import InputError, IntegrityError, PromotionConflict, ResourceMissing
+from graft.evaluation import prediction
+from graft.identity import digest_folder
+from graft.publication.receipts import published
+from graft.tracking import RunContext, journal, registry
+from graft.tracking.curves import read_lines
+from graft.tracking.server import Connection, connect
+from graft.workspace import Workspace, read_json, write_json
+
+CONTEXT = RunContext(git_commit="c" * 40, prefect_run="p" * 8, prefect_url="http://127.0.0.1:4200/x", dvc_lock="d" * 64)
+NAME = "toy-topic"
+built: dict[str, Path] = {}
+
+
+def make(make_project: Callable[..., Workspace], path: Path, **overrides: Any) -> Workspace:
+    """Run the chain in a new project; the reload proof in this process, which saves the start of another one."""
+    workspace = make_project(path, **overrides)
+    for stage in ("validate", "tokenize", "train", "evaluate"):
+        stages.run(stage, workspace)
+    shutil.copytree(workspace.adapter, workspace.package / "adapter")
+    proof = registration.prove(workspace.adapter, workspace.root) | {"passed": True, "tolerance": 1e-4}
+    write_json(workspace.package / "proof.json", proof | {"adapter": digest_folder(workspace.adapter)})
+    write_json(workspace.package / "input_example.json", {"text": "the cat meows"})
+    return workspace
+
+
+@pytest.fixture
+def trained(make_project: Any, tmp_path_factory: Any, tmp_path: Path, monkeypatch: Any) -> Callable[[str], Workspace]:
+    """``trained("a")``: a copy of a trained project; ``"a"`` and ``"b"`` differ in seed and rank. One MLflow store."""
+    if not built:
+        folder = tmp_path_factory.mktemp("trained")
+        make(make_project, folder / "a")
+        make(make_project, folder / "b", **{"training.seed": 8, "adapter.r": 2})
+        connect(params.load(folder / "a" / "params.yaml").tracking, Workspace(folder))
+        built["folder"] = folder
+    for name in ("a", "b", "mlflow"):
+        shutil.copytree(built["folder"] / name, tmp_path / name)
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    return lambda name: Workspace(tmp_path / name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_current_folder() -> Iterator[None]:
+    """MLflow makes a store in the current folder wherever one forgets to name one."""
+    yield
+    assert not [path.name for path in Path.cwd().glob("ml*") if path.name in ("mlflow.db", "mlruns", "mlartifacts")]
+
+
+def publish(workspace: Workspace, context: RunContext = CONTEXT, **changed: Any) -> publication.Receipt:
+    loaded = params.load(workspace.params)
+    names = ("task", "base", "adapter", "training", "registration", "tracking")
+    sections = {name: getattr(loaded, name) for name in names} | changed
+    return publication.publish(workspace, context=context, **sections)
+
+
+def promote(workspace: Workspace, **options: Any) -> publication.Decision:
+    loaded = params.load(workspace.params)
+    names = ("task", "data", "evaluation", "registration", "promotion", "tracking")
+    return publication.promote(workspace, **{name: getattr(loaded, name) for name in names}, who="ada", **options)
+
+
+def rollback(workspace: Workspace, **options: Any) -> publication.Decision:
+    loaded = params.load(workspace.params)
+    return publication.rollback(
+        workspace, registration=loaded.registration, tracking=loaded.tracking, who="ada", **options
+    )
+
+
+def connected(workspace: Workspace) -> Connection:
+    return connect(params.load(workspace.params).tracking, workspace)
+
+
+def entries(workspace: Workspace) -> list[journal.Entry]:
+    return journal.history(connected(workspace), params.load(workspace.params).tracking, workspace, NAME)
+
+
+def everything(workspace: Workspace) -> SimpleNamespace:
+    """Return the one run, its curves and files, and the versions."""
+    connection = connected(workspace)
+    client = connection.client
+    experiment = client.get_experiment_by_name(NAME)
+    (run,) = client.search_runs([experiment.experiment_id])
+    curves = {
+        key: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+        for key in run.data.metrics
+    }
+    return SimpleNamespace(
+        run=run,
+        curves=curves,
+        files=sorted(files_below(client, run.info.run_id, "")),
+        versions=registry.versions(connection, NAME),
+    )
+
+
+def files_below(client: Any, run_id: str, folder: str) -> Iterator[str]:
+    for found in client.list_artifacts(run_id, folder):
+        if found.is_dir:
+            yield from files_below(client, run_id, found.path)
+        else:
+            yield found.path
+
+
+def test_two_publishes_make_one_run_and_one_version(trained: Any) -> None:
+    workspace = trained("a")
+    first = publish(workspace)
+    again = publish(workspace, RunContext(git_commit="e" * 40))
+    assert first == again
+    found = everything(workspace)
+    assert found.run.info.status == "FINISHED"
+    lines = read_lines(workspace.training / "metrics.jsonl")
+    assert found.curves["loss"] == [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert {"learning_rate", "gradient_norm", "tokens_per_second", "memory_bytes"} <= found.curves.keys()
+    metrics = read_json(workspace.evaluation / "metrics.json")
+    assert found.curves["test_accuracy"] == [(0, metrics["adapter"]["accuracy"]["value"])]
+    assert found.curves["test_accuracy_base"] == [(0, metrics["base"]["accuracy"]["value"])]
+    (version,) = found.versions
+    assert version.aliases == ("candidate",)
+    assert version.adapter == digest_folder(workspace.adapter) == first.adapter
+    assert version.run_id == found.run.info.run_id == first.run_id
+
+
+def test_run_and_version_say_where_they_come_from(trained: Any) -> None:
+    workspace = trained("a")
+    receipt = publish(workspace)
+    found, identity = everything(workspace), read_json(workspace.adapter / "identity.json")
+    tags = found.run.data.tags
+    assert tags["graft.key"] == receipt.key
+    assert tags["graft.git_commit"] == tags["mlflow.source.git.commit"] == "c" * 40
+    assert tags["graft.prefect_run"] == "p" * 8
+    assert tags["graft.dvc_lock"] == "d" * 64
+    assert tags["graft.data"] == identity["data"]
+    assert tags["graft.adapter"] == receipt.adapter
+    assert "| **adapter**" in tags["mlflow.note.content"]
+    assert found.run.data.params["training.seed"] == "7"
+    assert found.run.data.params["adapter.target_modules"] == '["query", "value"]'
+    (data,) = found.run.inputs.dataset_inputs
+    assert identity["data"].startswith(data.dataset.digest)
+    assert json.loads(data.dataset.profile) == {"train_rows": 60, "validation_rows": 15, "test_rows": 15}
+    version = found.versions[0].tags
+    proof = read_json(workspace.package / "proof.json")
+    assert float(version["graft.effect"]) == pytest.approx(proof["effect"], rel=0.01)
+    assert float(version["graft.reload_difference"]) == pytest.approx(proof["reload_difference"], rel=0.01)
+    assert version["graft.git_commit"] == "c" * 40
+    assert "[" in version["accuracy"]
+
+
+def test_reports_are_uploaded_and_the_base_is_not(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    wanted = {
+        "data_docs/index.html",
+        "evaluation/report.html",
+        "evaluation/plots/confusion.png",
+        "evaluation/predictions/adapter.parquet",
+        "training/learning_curve.png",
+        "training/metrics.jsonl",
+        "model_card.md",
+        "proof/proof.json",
+        "inputs/params.yaml",
+    }
+    assert wanted <= set(everything(workspace).files)
+    store = tmp_path / "mlflow" / "store" / "artifacts"
+    weights = [path for path in store.rglob("*.safetensors") if path.name != "probe.safetensors"]
+    assert [path.name for path in weights] == ["adapter_model.safetensors"]
+    model = next(store.rglob("MLmodel")).parent
+    assert str(workspace.root) not in (model / "MLmodel").read_text().replace(store.as_uri(), "")
+    requirements = (model / "requirements.txt").read_text().split()
+    assert {line.split("==")[0] for line in requirements} >= {"torch", "transformers", "peft", "mlflow"}
+    assert all("==" in line and "+" not in line for line in requirements)
+    assert not list(model.glob("code/graft/publication"))
+
+
+def test_new_empty_server_gets_everything_again(trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    promote(workspace)
+    before = everything(workspace)
+    shutil.copytree(built["folder"] / "mlflow", tmp_path / "other")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other' / 'store' / 'mlflow.db'}")
+    publish(workspace, RunContext(git_commit="f" * 40))
+    after = everything(workspace)
+    assert after.curves == before.curves
+    assert after.files == before.files
+    assert after.run.data.params == before.run.data.params
+    assert after.run.data.tags["graft.git_commit"] == "c" * 40
+    assert after.versions[0].adapter == before.versions[0].adapter
+
+
+def test_receipt_tells_what_is_published(trained: Any) -> None:
+    workspace = trained("a")
+    loaded = params.load(workspace.params)
+
+    def held() -> publication.Receipt | None:
+        return published(workspace, registration_name=NAME, tracking=loaded.tracking)
+
+    assert held() is None
+    receipt = publish(workspace)
+    assert held() == receipt
+    assert publication.receipts(workspace) == [receipt]
+    (workspace.evaluation / "report.html").write_text("changed")
+    assert held() is None
+
+
+def test_server_away_names_the_command_that_publishes_later(trained: Any) -> None:
+    workspace = trained("a")
+    away = params.load(workspace.params).tracking.model_copy(update={"uri": "http://127.0.0.1:1"})
+    with pytest.raises(ResourceMissing, match="graft sync"):
+        publish(workspace, tracking=away)
+    assert publication.receipts(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: (w.package / "adapter" / "adapter_model.safetensors").write_bytes(b"x"), "no passed reload proof"),
+        (lambda w: write_json(w.package / "proof.json", {"passed": False}), "no passed reload proof"),
+        (lambda w: (w.adapter / "adapter_model.safetensors").write_bytes(b"x"), "packed from another adapter"),
+        (lambda w: spoil_metrics(w), "other test rows"),
+    ],
+)
+def test_outputs_that_do_not_belong_together_are_not_published(
+    trained: Any, spoil: Callable[[Workspace], Any], message: str
+) -> None:
+    workspace = trained("a")
+    spoil(workspace)
+    with pytest.raises(IntegrityError, match=message):
+        publish(workspace)
+    assert connected(workspace).client.search_registered_models() == []
+
+
+def spoil_metrics(workspace: Workspace) -> None:
+    path = workspace.evaluation / "metrics.json"
+    write_json(path, read_json(path) | {"test": {"rows": 15, "digest": "0" * 64}})
+
+
+def test_upload_that_comes_back_changed_is_not_registered(trained: Any, monkeypatch: Any) -> None:
+    from mlflow import MlflowClient
+
+    real = MlflowClient.log_model_artifacts
+
+    def broken(self: Any, model_id: str, folder: str) -> None:
+        path = Path(folder, "artifacts", "adapter", "adapter_model.safetensors")
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        real(self, model_id, folder)
+
+    workspace = trained("a")
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", broken)
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors came back differing"):
+        publish(workspace)
+    assert connected(workspace).client.search_registered_models() == []
+
+
+def test_first_champion_must_beat_the_base(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    decision = promote(workspace)
+    assert (decision.verdict, decision.before, decision.after) == ("promote", None, "1")
+    assert decision.against == "the base"
+    assert decision.evidence["p"] < 0.05
+    assert registry.champion_number(connected(workspace), NAME) == "1"
+    assert promote(workspace).verdict == "champion already"
+    (entry,) = entries(workspace)
+    assert (entry.who, entry.verdict, entry.state) == ("ada", "promote", "done")
+    assert entry.evidence["p"] == pytest.approx(decision.evidence["p"])
+    assert publication.receipts(workspace)[0].decision["after"] == "1"
+
+
+def test_promote_needs_a_published_version(trained: Any) -> None:
+    with pytest.raises(ResourceMissing, match="not published; run `graft sync`"):
+        promote(trained("a"))
+
+
+def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any) -> None:
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    refused = promote(second)
+    assert refused.refused
+    assert refused.verdict in ("undecided", "reject")
+    assert refused.against == "champion version 1"
+    with pytest.raises(InputError, match="needs --reason"):
+        promote(second, approve=True)
+    approved = promote(second, approve=True, reason="smaller")
+    assert (approved.verdict, approved.before, approved.after) == ("approved", "1", "2")
+    assert "approved by ada: smaller" in approved.reason
+    back = rollback(second, reason="wrong labels")
+    assert (back.before, back.after) == ("2", "1")
+    assert registry.champion_number(connected(first), NAME) == "1"
+    assert [(one.kind, one.before, one.after) for one in entries(first)] == [
+        ("rollback", "2", "1"),
+        ("promote", "1", "2"),
+        ("promote", "1", "1"),
+        ("promote", None, "1"),
+    ]
+    assert promote(second).refused
+
+
+def test_champion_is_scored_on_its_own_as_it_was_evaluated(trained: Any) -> None:
+    """The second route: what evaluate wrote for the champion in its own project is what promote measures for it."""
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    decision = promote(second)
+    own = read_json(first.evaluation / "metrics.json")["adapter"]["accuracy"]["value"]
+    assert decision.evidence["champion"] == pytest.approx(own)
+    assert decision.evidence["rows"] == 15
+
+
+@pytest.mark.parametrize(
+    ("review", "approve", "after"), [("rejected", False, None), ("rejected", True, None), ("approved", False, "1")]
+)
+def test_reviewers_tag_in_the_ui_is_heard(trained: Any, review: str, approve: bool, after: str | None) -> None:
+    workspace = trained("a")
+    receipt = publish(workspace)
+    connected(workspace).client.set_model_version_tag(NAME, receipt.version, "review", review)
+    if review == "approved":  # one row of 15 that only the adapter has right decides nothing
+        folder = workspace.evaluation / "predictions"
+        table = prediction.read(folder / "adapter.parquet")
+        table["prediction"] = table["prediction"].copy()
+        table["prediction"][0] = (table["prediction"][0] + 1) % 3
+        prediction.write(folder / "base.parquet", table)
+    decision = promote(workspace, approve=approve, reason="I like it")
+    assert decision.after == after
+    assert decision.refused == (after is None)
+
+
+def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
+    from graft.publication import decisions
+
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    client = connected(first).client
+    client.set_registered_model_alias(NAME, "champion", "2")
+    noted = promote(first)
+    assert "moved outside Graft: the journal says version 1, MLflow says version 2" in noted.notes[0]
+    score = decisions._champion_table
+
+    def slow(*arguments: Any) -> Any:
+        table = score(*arguments)
+        client.delete_registered_model_alias(NAME, "champion")
+        return table
+
+    monkeypatch.setattr(decisions, "_champion_table", slow)
+    with pytest.raises(PromotionConflict, match="champion is not set by now"):
+        promote(first, approve=True, reason="again")
+    assert entries(first)[0].state == "overtaken"
+
+
+def test_rollback_checks_the_artifact_first(trained: Any, tmp_path: Path) -> None:
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    promote(second, approve=True, reason="newer")
+    for path in (tmp_path / "mlflow" / "store" / "artifacts" / "models").rglob("adapter_config.json"):
+        path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: its adapter has digest"):
+        rollback(second)
+    assert registry.champion_number(connected(first), NAME) == "2"
+
+
+def test_rollback_needs_a_champion_and_a_version_before_it(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    with pytest.raises(InputError, match="no champion to roll back from"):
+        rollback(workspace)
+    promote(workspace)
+    with pytest.raises(InputError, match="knows no champion before"):
+        rollback(workspace)
+
+
+def test_follower_facts_are_the_published_ones(trained: Any) -> None:
+    from graft.artifact import planned_identity
+    from graft.identity import run_key
+
+    workspace = trained("a")
+    loaded = params.load(workspace.params)
+    sections = {name: getattr(loaded, name) for name in ("task", "base", "adapter", "training")}
+    planned = planned_identity(workspace, **sections)
+    facts = publication.follower_facts(planned, CONTEXT, **sections)
+    receipt = publish(workspace)
+    run = everything(workspace).run
+    assert run_key(planned) == receipt.key
+    assert facts["tags"].items() <= run.data.tags.items()
+    assert facts["parameters"] == run.data.params
+    assert facts["name"] == run.data.tags["mlflow.runName"]
+
+
+LOAD = """
+import json, sys
+sys.path[:] = [path for path in sys.path if not path.startswith(sys.argv[1])] + [sys.argv[2]]
+try:
+    import graft
+    raise SystemExit(f"graft is installed: {graft.__file__}")
+except ModuleNotFoundError:
+    pass
+import mlflow, pandas
+model = mlflow.pyfunc.load_model("models:/toy-topic@champion")
+import graft
+texts = ["the cat meows", "rain and wind"]
+print(json.dumps({
+    "code": graft.__file__,
+    "table": model.predict(pandas.DataFrame({"text": texts})).to_dict("records"),
+    "objects": model.predict([{"text": text} for text in texts]).to_dict("records"),
+    "strings": model.unwrap_python_model().predict(None, texts).to_dict("records"),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_model_answers_raw_text_where_graft_is_not_installed(trained: Any, tmp_path: Path) -> None:
+    from graft.artifact import load, predict
+
+    workspace = trained("a")
+    receipt = publish(workspace)
+    promote(workspace)
+    import mlflow
+
+    packages = str(Path(mlflow.__file__).parents[1])
+    source = str(Path(stages.__file__).parents[1])
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": receipt.uri}
+    environment.pop("PYTHONPATH", None)
+    # -S: no site, hence no .pth file that would put this checkout on the path.
+    command = [sys.executable, "-I", "-S", "-c", LOAD, source, packages]
+    lost = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    digest = read_json(workspace.adapter / "identity.json")["base"]["digest"]
+    assert lost.returncode == 1
+    assert f"name a folder above a copy of it in GRAFT_BASES (base digest {digest})" in lost.stderr
+    environment["GRAFT_BASES"] = str(tmp_path / "a")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert str(tmp_path / "mlflow" / "store") in answers["code"]
+    own = predict(load(workspace.adapter, workspace.root), [{"text": "the cat meows"}, {"text": "rain and wind"}])
+    for way in ("table", "objects", "strings"):
+        assert [one["label"] for one in answers[way]] == [one["label"] for one in own]
+        assert [one["score"] for one in answers[way]] == pytest.approx([one["score"] for one in own], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_command_line_predicts_a_csv(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    receipt = publish(workspace)
+    promote(workspace)
+    Path("in.csv").write_text('id,text\n1,"the cat, meows"\n2,soup with salt\n')
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": receipt.uri, "GRAFT_BASES": str(tmp_path / "a")}
+    environment.pop("PYTHONPATH", None)
+    options = "-m models:/toy-topic@champion --env-manager local -i in.csv -t csv -o out.json"
+    command = [sys.executable, "-m", "mlflow", "models", "predict", *options.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(Path("out.json").read_text())["predictions"]
+    assert [sorted(one) for one in answers] == [["label", "score", "scores"]] * 2
+
+
+@pytest.mark.slow
+def test_register_stage_writes_what_publish_reads(trained: Any) -> None:
+    workspace = trained("a")
+    shutil.rmtree(workspace.package)
+    stages.run("register", workspace)
+    receipt = publish(workspace)
+    assert dataclasses.asdict(receipt)["version"] == "1"
