@@ -42,7 +42,7 @@ def _state(place: Workspace) -> dict[str, Any]:
         "data": repository.data_changes(),
         "stages": {name: [_change(one) for one in found] for name, found in repository.status().items()},
         "published": _published(place),
-        "run": [{"name": one.folder.name, "state": one.state, **one.facts} for one in newest],
+        "run": [{**one.facts, "id": one.folder.name, "state": one.state} for one in newest],
     }
 
 
@@ -69,9 +69,11 @@ def _status_lines(state: dict[str, Any]) -> Iterator[str]:
     mark = printing.styled("changed", "yellow") if changed else printing.styled("up to date", "green")
     yield f"{'data':9} {mark}{': graft run --add-data takes it' if changed else ''}"
     yield from (f"{'':9}   {one}" for one in changed)
+    first = None
     for name, found in state["stages"].items():
         mark = printing.styled("out of date", "yellow") if found else printing.styled("up to date", "green")
-        yield f"{name:9} {mark}"
+        first = first or (name if found else None)
+        yield f"{name:9} {mark}{'' if found or not first else f', until {first} has run'}"
         yield from (f"{'':9}   {one['text']}" for one in found)
     yield from _published_lines(state["published"])
     yield from _run_lines(state["run"])
@@ -97,4 +99,4 @@ def _run_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         since = printing.seconds(max(0.0, time.time() - float(one.get("ended") or one.get("started") or time.time())))
         word = "for" if one["state"] == "running" else "since"
         error = f": {str(one['error']).splitlines()[0]}" if one.get("error") else ""
-        yield f"{'run':9} {one['name']} {one['state']} {word} {since}{error}"
+        yield f"{'run':9} {one['id']} {one['state']} {word} {since}{error}"

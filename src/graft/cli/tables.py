@@ -89,11 +89,14 @@ def _json_lines(file: TextIO) -> Callable[[list[Row]], None]:
 
 
 def _cells(file: TextIO, delimiter: str) -> Callable[[list[Row]], None]:
+    quoting: dict[str, Any] = {"delimiter": delimiter, "lineterminator": "\n"}
+    if delimiter == "\t":
+        quoting |= {"quoting": csv.QUOTE_NONE, "quotechar": None}
     writers: list[csv.DictWriter[str]] = []
 
     def write(rows: list[Row]) -> None:
         if not writers:
-            writers.append(csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator="\n"))
+            writers.append(csv.DictWriter(file, list(rows[0]), **quoting))
             writers[0].writeheader()
         writers[0].writerows({name: _cell(value, delimiter) for name, value in row.items()} for row in rows)
 
