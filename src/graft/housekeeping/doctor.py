@@ -264,10 +264,21 @@ def stray_processes(workspace: Workspace) -> Iterator[tuple[int, str]]:
     """Yield id and command of Graft's processes in this clone whose starter has gone."""
     import psutil
 
+    adopter = _adopter()
     for one in psutil.process_iter(["pid", "ppid", "cmdline", "cwd"]):
         command = " ".join(one.info["cmdline"] or ())
         place = one.info["cwd"]
         if not STAGE_COMMANDS.search(command) or not place or not Path(place).is_relative_to(workspace.home):
             continue
-        if one.info["ppid"] == 1 and os.getppid() != 1:
+        if one.info["ppid"] == adopter:
             yield one.info["pid"], command[:100]
+
+
+def _adopter() -> int | None:
+    """Return the process that adopts orphans; None where it is Graft's own (a container that runs nothing else)."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        if re.search(r"\b(graft|pipelines|prefect)\b", " ".join(psutil.Process(1).cmdline())):
+            return None
+    return 1

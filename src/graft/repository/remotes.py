@@ -47,9 +47,8 @@ def _remote(repo: Repo, name: str, default: bool) -> Remote:
 
 
 def _folder(name: str, path: Path, default: bool) -> Remote:
+    """Return a remote that is a folder: one that is not there yet is made by the first push, where that is allowed."""
     place = next(one for one in (path, *path.parents) if one.exists())
-    writable = os.access(place, os.W_OK | os.X_OK)
-    problem = (
-        None if path.is_dir() else "no such folder yet" if writable else f"no such folder, and {place} is read-only"
-    )
-    return Remote(name, str(path), default, None if problem == "no such folder yet" else problem, writable)
+    writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    problem = None if path.is_dir() or writable else f"no such folder, and it cannot be made below {place}"
+    return Remote(name, str(path), default, problem, writable)
