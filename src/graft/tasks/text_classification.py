@@ -36,6 +36,7 @@ class Config(TaskConfig):
     """Text classification: each row's ``text`` (and ``text_pair``, where there is one) has one ``label``."""
 
     name: Literal["text_classification"] = "text_classification"
+    """The task: one label per text."""
 
     labels: tuple[str, ...] | None = None
     """The labels in their order; rows with another label are refused. Default: those of the training rows, sorted."""
