@@ -1,0 +1,74 @@
+"""A tokenized project, and the loop's inputs on the tiny base, without the seconds that validate's library takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft import stages, tasks
+from graft.adapters import AdapterConfig, attach
+from graft.data import data_digest
+from graft.training import TrainingConfig
+from graft.workspace import Workspace, write_json
+
+STATE = {"labels": ["animals", "cooking", "weather"]}
+
+
+@pytest.fixture
+def make_tokenized(make_project: Callable[..., Workspace]) -> Callable[..., Workspace]:
+    """``make_tokenized(path, **overrides)``: a project whose token tables are there."""
+
+    def make(path: Path, **overrides: Any) -> Workspace:
+        workspace = make_project(path, **overrides)
+        splits = {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}}
+        verdict = {"passed": True, "data": data_digest(workspace.data), "state": STATE, "splits": splits}
+        write_json(workspace.validation / "verdict.json", verdict)
+        stages.run("tokenize", workspace)
+        return workspace
+
+    return make
+
+
+@pytest.fixture
+def tokenized(tmp_path: Path, make_tokenized: Callable[..., Workspace]) -> Workspace:
+    return make_tokenized(tmp_path / "project")
+
+
+@pytest.fixture
+def make_inputs(tiny_base: Path, tiny_rows: list[dict[str, Any]]) -> Callable[..., Any]:
+    """``make_inputs(dropout=0.0, dtype=..., **training)``: inputs of the loop on the tiny base, rows tokenized."""
+
+    def make(*, dropout: float = 0.0, dtype: str = "float32", **training: Any) -> Any:
+        import torch
+        from transformers import AutoTokenizer
+
+        from graft.training.loop import Inputs
+
+        settings = {"batch_rows": 8, "learning_rate": 1e-2, "epochs": 2, "threads": 1, "seed": 7, **training}
+        task, config = (
+            tasks.get("text_classification"),
+            tasks.config_class("text_classification")(name="text_classification"),
+        )
+        torch.manual_seed(7)
+        rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        model, new = task.load_model(str(tiny_base), config, STATE, dtype=getattr(torch, dtype), **rates)
+        wrapped = attach(model, AdapterConfig(r=4, lora_alpha=8, target_modules=["query", "value"]), new)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+        rows = task.encode(config, tiny_rows, tokenizer, STATE, 32)
+        rows = [{**row, "row": f"data/train/part-0000.jsonl:{line}"} for line, row in enumerate(rows, start=1)]
+        return Inputs(
+            model=wrapped,
+            task=task,
+            task_config=config,
+            state=STATE,
+            train_rows=rows[:45],
+            validation_rows=rows[45:],
+            pad_token_id=tokenizer.pad_token_id,
+            config=TrainingConfig(**settings),
+            device="cpu",
+        )
+
+    return make

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft import params, stages
+from graft.artifact import planned_identity, verified
+from graft.errors import ConfigError, Locked, ResourceMissing, TrainingDiverged
+from graft.identity import digest_folder, run_key
+from graft.training.record import lines
+from graft.workspace import Workspace, locked, read_json
+
+Make = Callable[..., Workspace]
+
+
+def key_of(workspace: Workspace) -> str:
+    loaded = params.load(workspace.params)
+    return run_key(planned_identity(workspace, loaded.task, loaded.base, loaded.adapter, loaded.training))
+
+
+def test_train_writes_both_outputs(tokenized: Workspace) -> None:
+    stages.run("train", tokenized)
+    assert {path.name for path in tokenized.adapter.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "identity.json",
+        "probe.safetensors",
+    }
+    identity = verified(tokenized.adapter)
+    assert run_key(identity) == key_of(tokenized)
+    assert identity["device"] == "cpu"
+    summary = read_json(tokenized.training / "summary.json")
+    assert summary["run_key"] == key_of(tokenized)
+    assert summary["steps"] == 16
+    assert summary["resumed_from_step"] == 0
+    assert summary["parameters_trained"] == 2 * 2 * 2 * 4 * 32 + 3 * 32 + 3
+    assert read_json(tokenized.training / "hardware.json")["threads"] == 1
+    live = tokenized.live / key_of(tokenized) / "metrics.jsonl"
+    assert (tokenized.training / "metrics.jsonl").read_bytes() == live.read_bytes()
+    with (tokenized.training / "curves.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    recorded = [line for line in lines(live) if "loss" in line]
+    assert [float(row["loss"]) for row in rows] == [line["loss"] for line in recorded]
+    assert not any(tokenized.checkpoints.rglob("step-*"))
+
+
+def test_same_inputs_give_the_same_bytes_in_another_place(make_tokenized: Make, tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two/deeper"):
+        workspace = make_tokenized(tmp_path / name, training={"keep": "last"})
+        stages.run("train", workspace)
+        stages.run("train", workspace)
+        found.append(digest_folder(workspace.adapter))
+        text = b"".join(path.read_bytes() for path in workspace.adapter.iterdir())
+        assert str(tmp_path).encode() not in text
+    assert found[0] == found[1]
+
+
+def test_another_seed_gives_another_adapter_and_key(make_tokenized: Make, tmp_path: Path) -> None:
+    one, two = make_tokenized(tmp_path / "one"), make_tokenized(tmp_path / "two", training={"seed": 8})
+    assert key_of(one) != key_of(two)
+
+
+def test_device_is_no_part_of_the_run_key(make_tokenized: Make, tmp_path: Path) -> None:
+    one, two = make_tokenized(tmp_path / "one"), make_tokenized(tmp_path / "two", training={"device": "auto"})
+    assert key_of(one) == key_of(two)
+
+
+def test_planned_identity_imports_nothing_heavy(tokenized: Workspace) -> None:
+    code = (
+        "import sys; from graft import params; from graft.artifact import planned_identity; "
+        "from graft.workspace import Workspace; w = Workspace.find(); p = params.load(w.params); "
+        "planned_identity(w, p.task, p.base, p.adapter, p.training); "
+        "print([m for m in ('torch', 'peft', 'transformers', 'numpy', 'pyarrow') if m in sys.modules])"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tokenized.root,
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_tokens_of_another_base_are_refused(tokenized: Workspace) -> None:
+    lock = read_json(tokenized.sources_lock)
+    lock["base"]["digest"] = "0" * 64
+    tokenized.sources_lock.write_text(json.dumps(lock))
+    with pytest.raises(ConfigError, match=r"made with another base .*run `graft stage tokenize`"):
+        stages.run("train", tokenized)
+
+
+def test_cuda_is_refused_where_there_is_none(make_tokenized: Make, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    workspace = make_tokenized(tmp_path / "project", training={"device": "cuda"})
+    with pytest.raises(ResourceMissing, match=r"training\.device: 'cuda', but torch .* sees no CUDA device"):
+        stages.run("train", workspace)
+    assert not workspace.adapter.exists()
+
+
+def test_divergence_leaves_outputs_and_a_report(make_tokenized: Make, tmp_path: Path) -> None:
+    workspace = make_tokenized(tmp_path / "project", training={"learning_rate": 1e30, "warmup_share": 0})
+    workspace.adapter.mkdir(parents=True)
+    (workspace.adapter / "earlier").touch()
+    with pytest.raises(TrainingDiverged, match="at step"):
+        stages.run("train", workspace)
+    assert [path.name for path in workspace.adapter.iterdir()] == ["earlier"]
+    report = read_json(workspace.failed / "train" / "report.json")
+    assert report["rows"][0].startswith("data/train/part-0000.jsonl:")
+
+
+def test_two_trainings_of_the_same_do_not_meet(tokenized: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.identity import digest_json
+    from graft.training import stage
+
+    monkeypatch.setattr(stage, "LOCK_WAIT_SECONDS", 0.0)
+    loaded = params.load(tokenized.params)
+    identity = planned_identity(tokenized, loaded.task, loaded.base, loaded.adapter, loaded.training)
+    key = digest_json(identity | {"device": "cpu"})[:32]
+    with (
+        locked(tokenized.checkpoints / f"{key}.lock", purpose="training"),
+        pytest.raises(Locked, match=r"held by process \d+ \(training\)"),
+    ):
+        stages.run("train", tokenized)
+
+
+KILLED = """
+import os, signal, sys
+from graft.training import checkpoints
+save = checkpoints.Checkpoints.save
+def save_and_die(self, checkpoint):
+    save(self, checkpoint)
+    if checkpoint.step == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.Checkpoints.save = save_and_die
+from graft.stages import main
+sys.exit(main(["train"]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_rerun_gives_the_same_adapter(make_tokenized: Make, tmp_path: Path) -> None:
+    whole, killed = make_tokenized(tmp_path / "whole"), make_tokenized(tmp_path / "killed")
+    stages.run("train", whole)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+
+    def start(code: list[str]) -> Any:
+        return subprocess.run([sys.executable, *code], cwd=killed.root, env=environment, capture_output=True, text=True)
+
+    assert start(["-c", KILLED]).returncode == -signal.SIGKILL
+    assert not killed.adapter.exists()
+    done = start(["-m", "graft", "stage", "train"])
+    assert done.returncode == 0, done.stderr
+    assert "going on from the checkpoint of step 10" in done.stdout
+    assert digest_folder(killed.adapter) == digest_folder(whole.adapter)
+    steps = [line["step"] for line in lines(killed.training / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(1, 17))
