@@ -159,13 +159,13 @@ def test_killed_training_resumes_bit_identically(make_inputs: Make, tmp_path: Pa
     class Killing(Record):
         def add(self, line: dict[str, Any]) -> None:
             if line["step"] > at:
-                raise KilledError  # the loop has no handler: the same files lie there as after SIGKILL
+                raise KilledError("at once")  # the loop has no handler: the same files lie there as after SIGKILL
             super().add(line)
 
     from graft.training.loop import fit
 
     store = Checkpoints(tmp_path / "parts" / "checkpoints", "key")
-    with pytest.raises(KilledError):
+    with pytest.raises(KilledError, match="at once"):
         fit(make_inputs(**settings), store, lambda step: Killing(tmp_path / "parts" / "metrics.jsonl", step), Stop())
     rest = make_inputs(**settings)
     outcome = run(rest, tmp_path / "parts")
