@@ -16,6 +16,8 @@ from graft.workspace import Workspace
 if TYPE_CHECKING:
     from graft.publication import Receipt
 
+SHOWN_METRICS = 3
+
 
 def current(workspace: Workspace) -> Receipt | None:
     """Return the receipt that a run would end with, or None where there is something to do.
@@ -44,10 +46,11 @@ def summary_lines(workspace: Workspace, receipt: Receipt) -> Iterator[str]:
     from graft.tracking.server import shown_uri
     from graft.workspace import read_json
 
-    yield format_table(summary(read_json(workspace.evaluation / "metrics.json")))
+    yield format_table(summary(read_json(workspace.evaluation / "metrics.json")), columns=SHOWN_METRICS)
     yield ""
     alias = "champion" if receipt.decision.get("after") == receipt.version else "candidate"
     yield f"model    {receipt.name} version {receipt.version} (@{alias}) at {shown_uri(receipt.uri)}"
     yield f"adapter  sha256 {receipt.adapter}"
     if receipt.decision:
         yield f"verdict  {receipt.decision['verdict']}: {receipt.decision['reason']}"
+    yield "look     graft ui"
