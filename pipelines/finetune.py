@@ -147,7 +147,7 @@ def _chain(chain: Chain, *, push: bool, publish: bool) -> None:
     chain.stands_on(commit)
     if push:
         repository.push()
-        repository.push_snapshot(commit)
+        placement.of_clone(repository).push_snapshot(commit)
         logger.info(f"pushed outputs, run cache and commit {commit[:12]}")
     if publish:
         recording.record(chain)

@@ -35,7 +35,19 @@ class KnownErrors(logging.Filter):
             record.known_error = True
         elif isinstance(record.msg, str) and record.msg.startswith("Finished in state Failed"):
             record.msg, record.args = "Finished in state Failed", ()
+        elif isinstance(record.args, tuple):
+            record.args = tuple(FirstLine(one) if isinstance(one, GraftError) else one for one in record.args)
         return True
+
+
+class FirstLine:
+    """Stands for a known error in a line about something else, such as the next try."""
+
+    def __init__(self, error: GraftError) -> None:
+        self.text = str(error).partition("\n")[0]
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 class Plain(logging.Formatter):

@@ -21,6 +21,7 @@ from prefect.states import Cancelling
 from graft import stages
 from graft.errors import GraftError, IntegrityError, ResourceMissing
 from graft.repository import Repository, StageResult
+from graft.workspace import Workspace
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -63,9 +64,15 @@ def _handed_over(repository: Repository, stage: str, on_line: Callable[[str], No
     before = [earlier.name for earlier in stages.STAGES[: stages.STAGES.index(one)]]
     pushed = repository.push(None if "data" in one.reads else before)
     commit = repository.snapshot()
-    repository.push_snapshot(commit)
+    of_clone(repository).push_snapshot(commit)
     on_line(f"pushed {pushed} files and commit {commit[:12]} for the worker")
     return commit
+
+
+def of_clone(repository: Repository) -> Repository:
+    """Return the project as it lies in the clone: a relative address of ``origin`` counts from there."""
+    workspace = repository.workspace
+    return Repository(Workspace(workspace.home / workspace.name))
 
 
 def _start(repository: Repository, stage: str, pool: str, commit: str, force: bool) -> FlowRun:
@@ -100,9 +107,12 @@ def _wait(flow_run: FlowRun, pool: str, on_line: Callable[[str], None]) -> FlowR
 
 
 def _check(finished: FlowRun, commit: str, pool: str) -> None:
-    message = (finished.state.message if finished.state else None) or "no message"
-    if finished.state is None or not finished.state.is_completed():
-        raise GraftError(f"work pool {pool}: flow run {finished.name} ended as {finished.state_name}: {message}")
+    state = finished.state
+    message = (state.message if state else None) or "no message"
+    if state is None or not state.is_completed():
+        raise GraftError(
+            f"work pool {pool}: flow run {finished.name} ended as {state.name if state else None}: {message}"
+        )
     if commit not in message:
         raise IntegrityError(f"work pool {pool}: the worker did another commit than {commit}: {message}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command += ["--name", given.name or f"{socket.gethostname()}-{os.getpid()}"]
     command += ["--limit", str(given.limit)] if given.limit else []
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", QUERY_SECONDS)
+    _end_by_signals()
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *command])
+
+
+def _end_by_signals() -> None:
+    """Let SIGTERM, and the death of ``graft worker``, end the worker, also where a script started it in the background.
+
+    Prefect's worker turns SIGTERM into SIGINT, which a shell's background jobs ignore.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; it holds beyond exec
 
 
 if __name__ == "__main__":

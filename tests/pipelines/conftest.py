@@ -6,16 +6,20 @@ is a real one on the loopback address, with its own home.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from graft import services
+from graft import runs, services
 from graft.repository import Repository
 from graft.stages import STAGES
 from graft.workspace import Workspace
@@ -136,15 +140,128 @@ def clone(template: Path, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "clone")
 
 
+class Api:
+    """A Prefect server as seen from outside: plain HTTP, no client of Prefect's."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def post(self, path: str, body: Any) -> Any:
+        for _ in range(20):
+            answer = httpx.post(f"{self.url}/{path}", json=body, timeout=20)
+            if answer.status_code != 503:  # SQLite is locked for a moment; Prefect's own client tries again too
+                break
+            time.sleep(0.5)
+        answer.raise_for_status()
+        return answer.json()
+
+    def flow_run(self, identifier: str) -> dict[str, Any]:
+        """Return a flow run as JSON."""
+        found: dict[str, Any] = httpx.get(f"{self.url}/flow_runs/{identifier}", timeout=20).json()
+        return found
+
+    def tasks(self, flow_run: str) -> dict[str, dict[str, Any]]:
+        """Return the task runs of a flow run by name."""
+        found = self.post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 100})
+        return {one["name"]: one for one in found}
+
+    def outcomes(self, flow_run: str) -> dict[str, str]:
+        """Return the names of the states of a flow run's tasks."""
+        return {name: one["state_name"] for name, one in self.tasks(flow_run).items()}
+
+    def messages(self, flow_run: str) -> list[str]:
+        """Return the log lines of a flow run."""
+        found = self.post("logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}}, "limit": 200})
+        return [one["message"] for one in found]
+
+    def cancel(self, flow_run: str) -> None:
+        """Do what the UI's button does."""
+        self.post(f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Iterator[str]:
-    """The API URL of a real Prefect server with UI services and scheduler, for all tests of a process."""
+def api(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Iterator[Api]:
+    """A real Prefect server with scheduler, for all tests of a process."""
     place = Workspace(tmp_path_factory.mktemp("server"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(place.root / "prefect"))
         patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "1")
         server = services.start_prefect(place, port=services.free_port())
     try:
-        yield server.wait()
+        server.wait()
+        yield Api(server.url)
     finally:
         server.end()
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(api: Api, clone: Workspace, tmp_path: Path) -> Iterator[Start]:
+    """``start("pipelines.finetune", "--force", NAP=...)``: start a module in the clone, against the server."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(module: str, *arguments: str, at: Workspace = clone, **environment: str) -> subprocess.Popen[str]:
+        variables = {
+            **os.environ,
+            "PREFECT_API_URL": api.url,
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "PYTHONPATH": os.pathsep.join([str(at.root / "src"), str(at.root)]),
+            "TRACE": str(tmp_path / "trace"),
+            **environment,
+        }
+        with (tmp_path / f"{module}-{len(started)}.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=at.root,
+                env=variables,
+                text=True,
+                stdout=log,
+                stderr=log,
+            )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.terminate()
+    for process in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+
+
+@pytest.fixture
+def run(start: Start, clone: Workspace, tmp_path: Path) -> Callable[..., tuple[int, runs.Run, str]]:
+    """``run("--force")``: run the chain to its end; return exit code, record and what it printed."""
+
+    def finish(*arguments: str, **environment: str) -> tuple[int, runs.Run, str]:
+        process = start("pipelines.finetune", "--no-publish", *arguments, **environment)
+        code = process.wait(120)
+        text = max(tmp_path.glob("pipelines.finetune-*.log"), key=lambda path: path.stat().st_mtime_ns).read_text()
+        return code, runs.listed(clone)[0], text
+
+    return finish
+
+
+@pytest.fixture
+def executed(tmp_path: Path) -> Callable[[], list[str]]:
+    """Return the stages that were executed so far, in order."""
+    trace = tmp_path / "trace"
+    return lambda: [line.split()[0] for line in trace.read_text().splitlines()] if trace.exists() else []
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """``until(true, seconds)``: poll until ``true()`` is something true; return it."""
+
+    def poll(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+        end = time.monotonic() + seconds
+        while True:
+            found = true()
+            if found or time.monotonic() > end:
+                return found
+            time.sleep(0.1)
+
+    return poll

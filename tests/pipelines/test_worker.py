@@ -1,0 +1,129 @@
+"""Real workers: a schedule fires, a run from the UI is cancelled, a placed stage is done by another clone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from graft import runs
+from graft.runs import process_started
+from graft.stages import STAGES
+from graft.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+NAMES = [stage.name for stage in STAGES]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def serve(start: Callable[..., Any], until: Callable[..., Any], api: Any) -> Callable[..., Any]:
+    """``serve(pool, at=clone)``: run ``graft worker`` of a clone until the test ends; wait until it is online."""
+
+    def begin(pool: str, **settings: Any) -> Any:
+        before = online(api, pool)
+        process = start("graft", "worker", "--pool", pool, **settings)
+        assert until(lambda: online(api, pool) - before, 90), process.poll()
+        return process
+
+    return begin
+
+
+def online(api: Any, pool: str) -> set[str]:
+    answer = httpx.post(f"{api.url}/work_pools/{pool}/workers/filter", json={}, timeout=20)
+    return {one["name"] for one in answer.json() if one["status"] == "ONLINE"} if answer.status_code == 200 else set()
+
+
+def deployment(api: Any, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{api.url}/deployments/name/{name}", timeout=20).json()
+    return found
+
+
+def finished(api: Any, flow_run: str) -> dict[str, Any] | None:
+    state: dict[str, Any] = api.flow_run(flow_run)["state"]
+    return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def test_runs_from_the_ui_and_from_a_schedule_stay_out_of_the_files(
+    serve: Callable[..., Any],
+    api: Any,
+    until: Callable[..., Any],
+    clone: Workspace,
+    executed: Callable[[], list[str]],
+    tmp_path: Path,
+) -> None:
+    (clone.data / "train" / "a.txt").write_text("text that somebody is editing\n")
+    worker = serve("graft")
+    assert deployment(api, "finetune/nightly")["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+    assert deployment(api, "finetune/on-demand")["path"] is None
+
+    on_demand = deployment(api, "finetune/on-demand")["id"]
+    parameters = {"overrides": {"training.epochs": 3}, "publish": False}
+    begun = api.post(f"deployments/{on_demand}/create_flow_run", {"parameters": parameters})
+    assert until(lambda: finished(api, begun["id"]), 90)["type"] == "COMPLETED"
+    assert api.outcomes(begun["id"]) == dict.fromkeys(NAMES, "Completed")
+    assert executed() == NAMES
+
+    every_second = {"schedule": {"interval": 1}, "active": True, "parameters": parameters, "max_scheduled_runs": 1}
+    made = api.post(f"deployments/{on_demand}/schedules", [every_second])[0]["id"]
+    chosen = {"deployments": {"id": {"any_": [on_demand]}}, "flow_runs": {"tags": {"all_": ["auto-scheduled"]}}}
+    ended = {"flow_runs": {**chosen["flow_runs"], "state": {"type": {"any_": ["COMPLETED"]}}}}
+    fired = until(lambda: api.post("flow_runs/filter", {**chosen, **ended, "limit": 5}), 90)
+    httpx.delete(f"{api.url}/deployments/{on_demand}/schedules/{made}", timeout=20).raise_for_status()
+    assert fired, "the schedule created no run, or the worker took none"
+    assert set(api.outcomes(fired[0]["id"]).values()) == {"Restored"}
+
+    assert (clone.data / "train" / "a.txt").read_text() == "text that somebody is editing\n"
+    assert git(clone.root, "status", "--porcelain") == ""
+    assert not clone.artifacts.exists()
+    worker.terminate()
+    assert worker.wait(60) is not None
+
+
+def test_cancelling_a_run_of_a_worker_ends_the_training(
+    serve: Callable[..., Any], api: Any, until: Callable[..., Any], clone: Workspace, tmp_path: Path
+) -> None:
+    nap = tmp_path / "nap"
+    serve("graft", NAP=str(nap))
+    on_demand = deployment(api, "finetune/on-demand")["id"]
+    begun = api.post(f"deployments/{on_demand}/create_flow_run", {"parameters": {"publish": False}})
+    assert until(lambda: nap.exists() and nap.read_text(), 90)
+    training = int(nap.read_text())
+    runs.cancel(runs.running(clone)[0])
+    assert until(lambda: process_started(training) is None, 30)
+    assert until(lambda: finished(api, begun["id"]), 60)["type"] == "CANCELLED"
+    assert runs.listed(clone)[0].state == "cancelled"
+    assert until(lambda: "\n" not in git(clone.root, "worktree", "list"), 20)
+
+
+def test_a_placed_stage_is_done_by_a_worker_in_another_clone(
+    serve: Callable[..., Any],
+    run: Callable[..., Any],
+    api: Any,
+    clone: Workspace,
+    tmp_path: Path,
+) -> None:
+    git(tmp_path, "clone", "--quiet", "origin.git", "worker")
+    other = Workspace(tmp_path / "worker")
+    text = clone.params.read_text() + "placement:\n  train: gpu\n"
+    clone.params.write_text(text)
+    serve("gpu", at=other)
+
+    code, found, said = run("--set", "training.epochs=4")
+    assert code == 0, said
+    where = dict(line.split() for line in (tmp_path / "trace").read_text().splitlines())
+    assert where["train"].startswith(str(other.root))
+    assert all(where[name].startswith(str(clone.root)) for name in NAMES if name != "train")
+    assert api.outcomes(found.facts["flow_run"])["train"] == "Restored"
+    placed = runs.listed(other)[0]
+    assert placed.state == "completed"
+    assert api.flow_run(placed.facts["flow_run"])["state"]["type"] == "COMPLETED"
+    assert "epochs: 4" in git(other.root, "show", f"{placed.facts['commit']}:params.yaml")
+    assert "good" in (clone.data / "train" / "a.txt").read_text()
