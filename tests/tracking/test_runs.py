@@ -135,21 +135,23 @@ def test_find_or_create_finds(workspace: Workspace, connection: Connection) -> N
     assert one.info.run_id == two.info.run_id
 
 
-def test_curves_read_back_after_failed_call(workspace: Workspace, connection: Connection) -> None:
+@pytest.mark.parametrize("arrived", [True, False])
+def test_curves_read_back_after_failed_call(workspace: Workspace, connection: Connection, arrived: bool) -> None:
     run_id = new_run(workspace, connection)
     curves = Curves(connection, run_id)
     assert curves.write([line(1)]) == 2
     log_batch = connection.client.log_batch
 
-    def answer_lost(*arguments: Any, **more: Any) -> None:
-        log_batch(*arguments, **more)
+    def no_answer(*arguments: Any, **more: Any) -> None:
+        if arrived:
+            log_batch(*arguments, **more)
         raise TimeoutError("no answer")
 
-    connection.client.log_batch = answer_lost
+    connection.client.log_batch = no_answer
     with pytest.raises(TimeoutError, match="no answer"):
         curves.write([line(2)])
     connection.client.log_batch = log_batch
-    assert curves.write([line(2), line(3)]) == 2
+    assert curves.write([line(2), line(3)]) == (2 if arrived else 4)
     assert steps(connection, run_id) == [1, 2, 3]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 KEY = "graft.key"
 HOME = "graft.home"
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
-LAST_WRITE_SECONDS = 20.0
+LAST_WRITE_SECONDS = 60.0
 DIGEST_CHARACTERS = 32
 """MLflow keeps at most 36 characters of a data set's digest; the whole one is in the tag ``graft.data``."""
 

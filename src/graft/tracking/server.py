@@ -27,7 +27,7 @@ from graft.workspace import Workspace, locked
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-HEALTH_SECONDS = 3.0
+HEALTH_SECONDS = 5.0
 MIGRATION_SECONDS = 120.0
 TRAINING_VIEW = "workflowType=machine_learning"
 """Without it, MLflow's UI opens in its view for language model applications, full of empty pages."""
