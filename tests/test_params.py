@@ -143,6 +143,23 @@ def test_schema_refuses_unknown_keys_everywhere_but_in_the_adapter() -> None:
     assert schema["additionalProperties"] is False
 
 
+def test_schema_gives_each_adapter_method_peft_s_own_keys() -> None:
+    import dataclasses
+
+    from peft import IA3Config, LoraConfig
+
+    entries = params.schema()["$defs"]["AdapterConfig"]["allOf"]
+    by_method = {entry["if"]["properties"]["method"]["const"]: entry for entry in entries}
+    assert by_method["lora"]["then"]["properties"]["lora_alpha"]["type"] == "integer"
+    assert "required" not in by_method["lora"]["if"]  # the default method needs no `method:`
+    assert by_method["ia3"]["if"]["required"] == ["method"]
+    for name, config in (("lora", LoraConfig), ("ia3", IA3Config)):
+        allowed = by_method[name]["then"]["propertyNames"]["enum"]
+        assert set(allowed) - {"method"} <= {field.name for field in dataclasses.fields(config)}
+        assert "target_modules" in allowed
+        assert "peft_type" not in allowed
+
+
 def test_committed_schema_is_the_printed_one() -> None:
     committed = (ROOT / "infra" / "params.schema.json").read_text(encoding="utf-8")
     assert json.loads(committed) == params.schema(), "run `make schema`"

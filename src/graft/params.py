@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from graft import tasks
-from graft.adapters import AdapterConfig
+from graft.adapters import AdapterConfig, Key, keys, methods
 from graft.base import BaseConfig
 from graft.config import Section, read_yaml, validate
 from graft.data import DataConfig
@@ -103,8 +103,31 @@ def _valid_sections(model: type[Params], raw: dict[str, Any]) -> Iterator[tuple[
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of params.yaml over all tasks."""
-    return TypeAdapter(_model(*tasks.names())).json_schema()
+    """Return the JSON Schema of params.yaml over all tasks and adapter methods; imports PEFT, whose keys those are."""
+    result = TypeAdapter(_model(*tasks.names())).json_schema()
+    adapter = result["$defs"]["AdapterConfig"]
+    known = methods()
+    adapter["properties"]["method"]["enum"] = known
+    # Keys belong to a method, so each method says which ones it has: editors complete those and mark the others.
+    adapter["allOf"] = [_method_schema(name) for name in known]
+    return result
+
+
+def _method_schema(name: str) -> dict[str, Any]:
+    found = keys(name)
+    method: dict[str, Any] = {"properties": {"method": {"const": name}}}
+    if name != AdapterConfig.model_fields["method"].default:
+        method["required"] = ["method"]
+    described = {key: _key_schema(one) for key, one in found.items()}
+    return {"if": method, "then": {"properties": described, "propertyNames": {"enum": ["method", *found]}}}
+
+
+def _key_schema(key: Key) -> dict[str, Any]:
+    plain = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
+    entry: dict[str, Any] = {"description": f"{key.description} ({key.type})".strip(), "default": key.default}
+    if key.type in plain:
+        entry["type"] = plain[key.type]
+    return entry
 
 
 def _model_for(raw: dict[str, Any]) -> type[Params]:
