@@ -22,6 +22,17 @@ MADE: dict[str, Workspace] = {}
 BASE = BaseConfig(source="./base")
 
 
+def write_verdict(workspace: Workspace) -> None:
+    """Write what validate would write, without the seconds that importing its library takes."""
+    verdict = {
+        "passed": True,
+        "data": data_digest(workspace.data),
+        "state": {"labels": ["animals", "cooking", "weather"]},
+        "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
+    }
+    write_json(workspace.validation / "verdict.json", verdict)
+
+
 @pytest.fixture
 def trained(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., Workspace]
@@ -29,13 +40,7 @@ def trained(
     """A copy of a trained project; trained once per process."""
     if not MADE:
         workspace = make_project(tmp_path_factory.mktemp("trained") / "project")
-        verdict = {
-            "passed": True,
-            "data": data_digest(workspace.data),
-            "state": {"labels": ["animals", "cooking", "weather"]},
-            "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
-        }
-        write_json(workspace.validation / "verdict.json", verdict)
+        write_verdict(workspace)
         for stage in ("tokenize", "train"):
             stages.run(stage, workspace)
         MADE["project"] = workspace
@@ -86,6 +91,36 @@ def test_prove_sees_a_changed_lora_alpha_that_digests_hide(trained: Workspace) -
     rewrite_digests(trained.adapter)
     with pytest.raises(IntegrityError, match=r"outputs differ from the trainer's"):
         judged(prove(trained.adapter, trained.root), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": {"dtype": "bfloat16"}},
+        {"adapter": {"use_dora": True, "bias": "all"}},
+        {"adapter": {"init_lora_weights": "pissa", "target_modules": "all-linear"}},
+        {"adapter": {"target_modules": ["query", "word_embeddings"]}},
+        {
+            "adapter": None,
+            "adapter.method": "ia3",
+            "adapter.target_modules": ["key"],
+            "adapter.feedforward_modules": [],
+        },
+        {"adapter": None, "adapter.method": "oft", "adapter.target_modules": ["key"], "adapter.oft_block_size": 4},
+        {"adapter": None, "adapter.method": "prompt_tuning", "adapter.num_virtual_tokens": 4},
+        {"adapter": None, "adapter.method": "prefix_tuning", "adapter.num_virtual_tokens": 4},
+    ],
+    ids=str,
+)
+def test_other_methods_are_reloaded_to_the_bit(
+    tmp_path: Path, make_project: Callable[..., Workspace], changes: dict[str, Any]
+) -> None:
+    workspace = make_project(tmp_path / "project", **changes, **{"training.max_steps": 4})
+    write_verdict(workspace)
+    for stage in ("tokenize", "train"):
+        stages.run(stage, workspace)
+    proof = judged(prove(workspace.adapter, workspace.root), 1e-6)
+    assert proof["reload_difference"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,27 @@ def test_killed_training_resumes_bit_identically(make_inputs: Make, tmp_path: Pa
     assert stable("parts") == stable("whole")
 
 
+def test_resume_remembers_the_best_weights_of_before(make_inputs: Make, tmp_path: Path) -> None:
+    settings = {"learning_rate": 0.3, "schedule": "constant", "epochs": 6, "evaluate_every_epochs": 0.5}
+    whole = make_inputs(**settings)
+    best_step = run(whole, tmp_path / "whole").progress.best_step
+
+    class Stopping(Record):
+        def add(self, line: dict[str, Any]) -> None:
+            super().add(line)
+            if line["step"] == best_step + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    from graft.training.loop import fit
+
+    store = Checkpoints(tmp_path / "parts" / "checkpoints", "key")
+    with Stop() as stop, pytest.raises(Interrupted, match=f"after step {best_step + 1} of 36"):
+        fit(make_inputs(**settings), store, lambda step: Stopping(tmp_path / "parts" / "metrics.jsonl", step), stop)
+    rest = make_inputs(**settings)
+    assert run(rest, tmp_path / "parts").progress.best_step == best_step
+    assert equal(copied(rest), copied(whole))
+
+
 def test_signal_leaves_a_checkpoint_of_the_last_step(make_inputs: Make, tmp_path: Path) -> None:
     whole = make_inputs(dropout=0.1)
     run(whole, tmp_path / "whole")

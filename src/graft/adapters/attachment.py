@@ -8,9 +8,10 @@ whoever calls the model (loss, scoring, the reload proof, serving) gets the same
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
             parameter.data = parameter.data.to(torch.float32)
     if model.dtype == torch.bfloat16:
         _run_mixed(wrapped)
+    if config.is_prompt_learning:
+        wrapped.disable_adapter = functools.partial(_without_prompt, wrapped)
     return wrapped
 
 
@@ -166,6 +169,27 @@ def _run_mixed(model: PeftModel) -> None:
         if isinstance(part, ModulesToSaveWrapper):
             for head in (part.original_module, *part.modules_to_save.values()):
                 _run_in_float32(head.to(torch.float32))
+
+
+@contextlib.contextmanager
+def _without_prompt(model: PeftModel) -> Iterator[None]:
+    """Run ``model`` without its trained prompt and heads.
+
+    PEFT's own ``disable_adapter`` wants a model that generates, and leaves a trained head in place.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    heads = [part for part in model.modules() if isinstance(part, ModulesToSaveWrapper)]
+    forward = model.forward
+    model.forward = model.base_model.forward
+    for head in heads:
+        head.enable_adapters(False)
+    try:
+        yield
+    finally:
+        model.forward = forward
+        for head in heads:
+            head.enable_adapters(True)
 
 
 def _run_in_float32(module: nn.Module) -> None:
