@@ -25,6 +25,7 @@ ORDER = (
         "data",
         "splitting",
         "importing",
+        "pooling",
         "tasks",
         "validation",
     ),

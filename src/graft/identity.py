@@ -65,8 +65,8 @@ def code_of(module: str, source: Path) -> list[Path]:
     """Return the files of ``graft`` that ``module`` imports, transitively, and itself: what a stage depends on.
 
     Imports inside functions count, and so do the other files of a package (report templates). ``source`` is the folder
-    that holds the package (``src``). Task files are left out: a stage depends on the one task that params name, and
-    dvc.yaml says so by ``${task.name}``. Modules that only dispatch (``params``, ``stages``) are left out too: they
+    that holds the package (``src``). Task files are left out, but not what they import: a stage depends on the one
+    task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only dispatch (``params``, ``stages``) are left out too: they
     import everything and decide nothing.
     """
     todo, found = [module], dict[str, Path]()
@@ -79,6 +79,8 @@ def code_of(module: str, source: Path) -> list[Path]:
             continue
         found[name] = path
         todo.extend(_imports_of(path, source))
+        if name == "graft.tasks":
+            todo.extend(one for file in path.parent.glob("*.py") for one in _imports_of(file, source))
         if "." in name:
             todo.append(name.rpartition(".")[0])
     templates = (one for path in found.values() if path.name == "__init__.py" for one in _data_files(path.parent))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from graft.errors import DataError, shown
+from graft.pooling import pool_mean
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class Config(TaskConfig):
 
     labels: tuple[str, ...] | None = None
     """The labels in their order; rows with another label are refused. Default: those of the training rows, sorted."""
+
+    pooling: Literal["model", "mean"] = "model"
+    """What the head reads: ``model``, the head that transformers gives this base (the first token of a BERT); ``mean``, a linear head on the mean of the hidden states, which suits sentence encoders."""
 
     @field_validator("labels")
     @classmethod
@@ -256,7 +260,7 @@ class TextClassification(Task):
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         labels = state["labels"]
-        return load_with_head(
+        model, new_modules = load_with_head(
             "AutoModelForSequenceClassification",
             folder,
             num_labels=len(labels),
@@ -265,6 +269,7 @@ class TextClassification(Task):
             problem_type="single_label_classification",
             **kwargs,
         )
+        return model, pool_mean(model, len(labels)) if config.pooling == "mean" else new_modules
 
     def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
         import torch

@@ -80,6 +80,10 @@ def _inputs(
     model, new_modules = one.load_model(
         str(folder), task, state, dtype=getattr(torch, base.dtype), trust_remote_code=base.trust_remote_code
     )
+    if training.base_dropout is not None:
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = training.base_dropout
     wrapped = attach(model, adapter, new_modules).to(device)
     summary = describe(wrapped)
     print(
