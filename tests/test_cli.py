@@ -455,7 +455,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, suffix: str) -> Non
     with writer(path) as write:
         write([dict(row) for row in ROWS[:1]])
         write([dict(row) for row in ROWS[1:]])
-    assert [row for batch in batches(path) for row in batch] == ROWS
+    assert [row for batch in batches(path) for _, row in batch] == ROWS
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
@@ -463,7 +463,9 @@ def test_tsv_has_no_tab_or_line_end_in_a_cell(tmp_path: Path) -> None:
     path = tmp_path / "rows.tsv"
     with writer(path) as write:
         write([{"id": "1", "text": "a\tb\nc", "scores": {"x": 0.5}}])
-    assert [row for batch in batches(path) for row in batch] == [{"id": "1", "text": "a b c", "scores": '{"x": 0.5}'}]
+    assert [row for batch in batches(path) for _, row in batch] == [
+        {"id": "1", "text": "a b c", "scores": '{"x": 0.5}'}
+    ]
 
 
 def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def doctor(as_json: JSON = False) -> None:
 )
 def gc(
     yes: Annotated[bool, typer.Option("--yes/--dry-run", "-y/-n", help="Remove, or only say what would go.")] = False,
-    older_than: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Unused for so long.")] = 7.0,
+    older_than: Annotated[
+        float, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what is that old.")
+    ] = 7.0,
     as_json: JSON = False,
 ) -> None:
     """Remove old checkpoints, intermediates, logs, refs of unpublished runs, and what killed runs left behind."""
@@ -101,7 +103,7 @@ def gc(
         cells = [
             [one.kind, one.name, printing.size(one.size_bytes), printing.seconds(one.age_seconds)] for one in items
         ]
-        printing.table(["kind", "name", "size", "unused for"], cells)
+        printing.table(["kind", "name", "size", "age"], cells)
     verb = "removed" if yes else "would remove"
     print(f"{verb} {len(items)} things, {printing.size(total)}{'' if yes or not items else '; graft gc --yes does it'}")
     print("the DVC cache has a collector of its own: dvc gc --workspace --all-commits")

@@ -163,7 +163,7 @@ def sync(as_json: JSON = False) -> None:
         printing.as_json(dataclasses.asdict(receipt))
         return
     print(f"{receipt.name} version {receipt.version} at {receipt.uri}")
-    print(f"run {receipt.run_url}")
+    print(receipt.run_url if receipt.run_url.startswith("http") else "look: graft ui")
 
 
 def _context(place: Workspace) -> RunContext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = Mapping[str, Any]
+Placed = tuple[str, dict[str, Any]]
+"""A row and its ``file:line``."""
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 BATCH_ROWS = 512
 
 
-def batches(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a file, ``BATCH_ROWS`` at a time.
+def batches(path: Path) -> Iterator[list[Placed]]:
+    """Yield the rows of a file with their ``file:line``, ``BATCH_ROWS`` at a time.
 
     Raises:
         DataError: at the end, with every row that could not be read.
@@ -31,7 +33,7 @@ def batches(path: Path) -> Iterator[list[dict[str, Any]]]:
 
     if not path.is_file():
         raise InputError(f"--file {path}: no such file")
-    rows: list[dict[str, Any]] = []
+    rows: list[Placed] = []
     problems: list[str] = []
     for found in read_rows(path, path.parent, Limits()):
         if isinstance(found, Problem):
@@ -39,7 +41,7 @@ def batches(path: Path) -> Iterator[list[dict[str, Any]]]:
             continue
         if problems:
             continue
-        rows.append(dict(found[1]))
+        rows.append((found[0], dict(found[1])))
         if len(rows) == BATCH_ROWS:
             yield rows
             rows = []
@@ -50,7 +52,7 @@ def batches(path: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 @contextmanager
-def writer(path: Path | None) -> Iterator[Callable[[list[Row]], None]]:
+def writer(path: Path | None) -> Iterator[Callable[[Sequence[Row]], None]]:
     """Yield a function that writes rows; the file appears whole at the end. ``None``: JSON Lines on standard output.
 
     Raises:
@@ -72,7 +74,7 @@ def writer(path: Path | None) -> Iterator[Callable[[list[Row]], None]]:
 
 
 @contextmanager
-def _writing(path: Path, suffix: str) -> Iterator[Callable[[list[Row]], None]]:
+def _writing(path: Path, suffix: str) -> Iterator[Callable[[Sequence[Row]], None]]:
     if suffix == ".parquet":
         with _parquet(path) as write:
             yield write
@@ -81,20 +83,20 @@ def _writing(path: Path, suffix: str) -> Iterator[Callable[[list[Row]], None]]:
         yield _json_lines(file) if suffix == ".jsonl" else _cells(file, "," if suffix == ".csv" else "\t")
 
 
-def _json_lines(file: TextIO) -> Callable[[list[Row]], None]:
-    def write(rows: list[Row]) -> None:
+def _json_lines(file: TextIO) -> Callable[[Sequence[Row]], None]:
+    def write(rows: Sequence[Row]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
     return write
 
 
-def _cells(file: TextIO, delimiter: str) -> Callable[[list[Row]], None]:
+def _cells(file: TextIO, delimiter: str) -> Callable[[Sequence[Row]], None]:
     quoting: dict[str, Any] = {"delimiter": delimiter, "lineterminator": "\n"}
     if delimiter == "\t":
         quoting |= {"quoting": csv.QUOTE_NONE, "quotechar": None}
     writers: list[csv.DictWriter[str]] = []
 
-    def write(rows: list[Row]) -> None:
+    def write(rows: Sequence[Row]) -> None:
         if not writers:
             writers.append(csv.DictWriter(file, list(rows[0]), **quoting))
             writers[0].writeheader()
@@ -113,7 +115,7 @@ def _cell(value: Any, delimiter: str) -> Any:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Callable[[list[Row]], None]]:
+def _parquet(path: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,8 @@ import typer
 from graft.cli.app import JSON, REVIEW, app, examples, workspace
 
 if TYPE_CHECKING:
+    from graft.artifact import LoadedAdapter
+    from graft.cli.tables import Placed
     from graft.workspace import Workspace
 
 
@@ -48,14 +52,29 @@ def predict(
     folder = adapter or (_fetched(place, model) if model else _packed(place))
     with writer(out) as write:
         parts = batches(file)
-        first = next(parts, None)
+        part = next(parts, None)  # a file that cannot be read is refused before the model is loaded
         loaded = artifact.load(folder, place.root, device=device, trust_remote_code=_trusts(place))
         with progress("predict", "rows") as advance:
-            while first:
-                answers = artifact.predict(loaded, first, batch_rows)
-                write([{**row, **_named(answer)} for row, answer in zip(first, answers, strict=True)])
-                advance(len(first))
-                first = next(parts, None)
+            while part:
+                write(_answered(loaded, part, batch_rows))
+                advance(len(part))
+                part = next(parts, None)
+
+
+def _answered(loaded: LoadedAdapter, part: list[Placed], batch_rows: int) -> list[dict[str, Any]]:
+    """Return the rows with their answers; a bad row is named by its place in the file, not in the batch."""
+    from graft import artifact
+    from graft.errors import DataError
+
+    rows = [row for _, row in part]
+    try:
+        answers = artifact.predict(loaded, rows, batch_rows)
+    except DataError as error:
+        place = re.match(r"row (\d+): ", str(error))
+        if place is None:
+            raise
+        raise DataError(f"{part[int(place[1]) - 1][0]}: {str(error)[place.end() :]}") from None
+    return [{**row, **_named(answer)} for row, answer in zip(rows, answers, strict=True)]
 
 
 def _named(answer: dict[str, Any]) -> dict[str, Any]:
@@ -94,10 +113,11 @@ def _fetched(place: Workspace, reference: str) -> Path:
     with reported(connection.uri):
         version = registry.get(connection, name, number)
         folder = place.store / "models" / str(version.adapter)
-        if not (folder.is_dir() and digest_folder(folder / "artifacts" / "adapter") == version.adapter):
-            with replaced(folder) as new:
-                fetch(connection, version, new)
-    return folder / "artifacts" / "adapter"
+        if not (folder.is_dir() and digest_folder(folder) == version.adapter):
+            with replaced(folder) as new, tempfile.TemporaryDirectory(dir=place.store, prefix=".fetch-") as temporary:
+                for path in fetch(connection, version, Path(temporary)).iterdir():
+                    path.rename(new / path.name)
+    return folder
 
 
 @app.command(
