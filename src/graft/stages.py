@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def main(arguments: list[str]) -> int:
         print(f"usage: graft stage NAME    ({', '.join(stage.name for stage in STAGES)})")
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     end_with_parent()
+    # Deprecations inside the libraries are the maintainers' business (tests show them), not a user's.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         run(arguments[0], Workspace.find())
     except GraftError as error:
