@@ -58,10 +58,10 @@ def finetune_main(arguments: Sequence[str]) -> int:
     return launch(workspace, load)
 
 
-def _what_to_run(workspace: Workspace, commit: str | None, overrides: dict[str, Any]) -> tuple[str | None, bool]:
+def _what_to_run(workspace: Workspace, commit: str, overrides: dict[str, Any]) -> tuple[str, bool]:
     """Return the commit and whether the run works in place: overrides leave the user's params.yaml as it is."""
-    if commit is None and not overrides:
-        return None, True
+    if not commit and not overrides:
+        return "", True
     from graft.repository import Repository
 
     return commit or Repository(workspace).snapshot(), False
@@ -73,7 +73,7 @@ def _finetune_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", "-S", action="append", default=[], metavar="KEY=VALUE", help="override a parameter for this run"
     )
-    parser.add_argument("--commit", help="run this commit in a worktree, not the files as they are")
+    parser.add_argument("--commit", default="", help="run this commit in a worktree, not the files as they are")
     parser.add_argument("--force", action="store_true", help="run every stage though it is current")
     parser.add_argument("--add-data", action="store_true", help="record changed data in data.dvc")
     parser.add_argument("--push", action="store_true", help="push outputs, run cache and commit at the end")

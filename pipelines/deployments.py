@@ -24,6 +24,7 @@ from graft.errors import ResourceMissing
 from graft.identity import digest_files, digest_json
 
 STAGE_ENTRYPOINT = "pipelines/stage.py:gpu_stage"
+AT_A_TERMINAL = ("in_place", "add_data")
 SCHEDULE_KEYS = ("cron", "interval", "rrule", "timezone", "anchor_date", "day_or")
 
 
@@ -93,7 +94,7 @@ def _create(
         description=one.get("description") or flow.description,
         tags=one.get("tags"),
         parameters=one.get("parameters"),
-        parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+        parameter_openapi_schema=form(flow),
         enforce_parameter_schema=True,
         entrypoint=one["entrypoint"],
         pull_steps=pull,
@@ -104,6 +105,13 @@ def _create(
         concurrency_options=ConcurrencyOptions(collision_strategy=limit["collision_strategy"]) if limit else None,
     )
     return f"{flow.name}/{one['name']}"
+
+
+def form(flow: Flow[..., Any]) -> dict[str, Any]:
+    """Return the schema of a flow's parameters, without those that only a run at a terminal takes."""
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    schema["properties"] = {name: one for name, one in schema["properties"].items() if name not in AT_A_TERMINAL}
+    return schema
 
 
 def _schedule(given: dict[str, Any]) -> DeploymentScheduleCreate:

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.exit(finetune_main(sys.argv[1:]))
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from pipelines.chain import Chain
 from pipelines.recording import RETRIES, RETRY_SECONDS, a_retry_can_help
 from pipelines.stage import project_of_clone
 
+NO_OVERRIDES: dict[str, Any] = {}
 OUTCOME_NAMES = {"cached": "Cached", "restored": "Restored", "ran": "Completed"}
 OUTCOME_WORDS = {
     "cached": "nothing it depends on has changed",
@@ -57,9 +59,9 @@ def run_name() -> str:
 @flow(name="finetune", flow_run_name=run_name, description=__doc__)
 def finetune(
     project: str = ".",
-    overrides: dict[str, Any] | None = None,
+    overrides: dict[str, Any] = NO_OVERRIDES,
     force: bool = False,
-    commit: str | None = None,
+    commit: str = "",
     in_place: bool = False,
     add_data: bool = False,
     push: bool = False,
@@ -71,7 +73,7 @@ def finetune(
         project: The project's folder below the repository, "." for the root.
         overrides: Parameters for this run, by dotted path: {"training.epochs": 5}.
         force: Run every stage though its result may be current.
-        commit: The commit to run; by default what the clone has checked out.
+        commit: The commit to run; empty for what the clone has checked out.
         in_place: Work in the user's own files (what `graft run` does) and not in a temporary worktree.
         add_data: In place only: record changed data in data.dvc in place of refusing it.
         push: At the end, push outputs, run cache and the run's commit to the remotes.
@@ -81,14 +83,16 @@ def finetune(
     repository = Repository(project_of_clone(project))
     if in_place and (overrides or commit):
         raise ConfigError("in_place: the user's files are run as they are; leave out in_place, or commit and overrides")
+    if in_place and journal.in_worker():
+        raise ConfigError("in_place: only at a terminal; a run of a worker stays out of the user's files")
     for lost in journal.reconcile(repository.workspace):
         get_run_logger().warning(f"run {lost.folder.name} had been killed; marked as crashed")
-    run = journal.begin(repository.workspace, project=project, overrides=overrides or {}, in_place=in_place)
+    run = journal.begin(repository.workspace, project=project, overrides=overrides, in_place=in_place)
     with (
         run.followed(),
         logs.kept_in(run.log),
         journal.cancellable(str(run.facts["flow_run"])),
-        _place(repository, commit, overrides or {}, in_place=in_place, add_data=add_data) as workspace,
+        _place(repository, commit, overrides, in_place=in_place, add_data=add_data) as workspace,
     ):
         chain = Chain(run, workspace, params.load(workspace.params), force=force)
         _chain(chain, push=push, publish=publish)
@@ -96,7 +100,7 @@ def finetune(
 
 @contextlib.contextmanager
 def _place(
-    repository: Repository, commit: str | None, overrides: dict[str, Any], *, in_place: bool, add_data: bool
+    repository: Repository, commit: str, overrides: dict[str, Any], *, in_place: bool, add_data: bool
 ) -> Iterator[Workspace]:
     """Yield where the run works: the user's files, locked and with their data checked, or a worktree of a commit."""
     if in_place:
@@ -174,9 +178,14 @@ def run_stage(chain: Chain, stage: str, is_current: bool) -> State:
         result = placement.run_placed(repository, stage, pool, logger.info, force=chain.force)
         outcome, seconds = result.outcome, result.seconds
     else:
-        result = repository.run_stage(stage, force=chain.force, on_line=logger.info)
+        result = repository.run_stage(stage, force=chain.force, on_line=logger.info, environment=quiet())
         outcome, seconds = result.outcome, result.seconds
     chain.note(stage, outcome, seconds)
     message = f"{OUTCOME_WORDS[outcome]} ({seconds:.1f} s)"
     logger.info(f"{outcome} ({seconds:.1f} s)")
     return Completed(name=OUTCOME_NAMES[outcome], message=message)
+
+
+def quiet() -> dict[str, str]:
+    """Return a stage's environment without a warning of transformers about itself; the user's own filters win."""
+    return {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore::FutureWarning:transformers.modeling_utils")}

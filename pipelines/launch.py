@@ -24,6 +24,7 @@ def launch(workspace: Workspace, load: Callable[[], Callable[[], int]]) -> int:
     ``load`` imports the flow, while the server starts, and returns what calls it.
     """
     os.environ.update(services.environment(workspace))
+    os.environ["GRAFT_CLONE"] = str(workspace.repository)  # flows name projects below it
     # Python's own handler raises KeyboardInterrupt: `graft cancel` and Ctrl-C are one thing.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -75,10 +75,10 @@ def record(chain: Chain) -> None:
     publish(chain)
     if chain.config.promotion.automatic:
         promote(chain)
-    lines = outcome(chain)
-    for line in lines:
-        logger.info(line)
     url = run_page(chain)
+    lines = outcome(chain)
+    logger.info(lines[0])
+    logger.info(f"look at it: {url}" if url else "look at it: graft ui")
     reporting.show_link(workspace, "mlflow-run", url, "The training's run in MLflow")
     reporting.show_summary(workspace, chain, [*lines, *([f"[The run in MLflow]({url})"] if url else [])])
 
@@ -139,12 +139,10 @@ def promote(chain: Chain) -> State:
 
 def outcome(chain: Chain) -> list[str]:
     """Return the version, its alias and the verdict as sentences."""
-    lines = []
-    if chain.receipt is not None:
-        lines.append(version_line(chain.receipt, chain.decision))
-    if chain.decision is not None:
-        lines.append(f"decision: {chain.decision.verdict}: {chain.decision.reason}")
-    return lines
+    assert chain.receipt is not None, "publish comes first"
+    decision = chain.decision
+    lines = [version_line(chain.receipt, decision)]
+    return [*lines, f"Decision: {decision.verdict}. {decision.reason}"] if decision is not None else lines
 
 
 def version_line(receipt: Receipt, decision: Decision | None) -> str:
@@ -156,7 +154,7 @@ def version_line(receipt: Receipt, decision: Decision | None) -> str:
 def run_page(chain: Chain) -> str | None:
     """Return the address of the MLflow run that a browser can open now; None where no server runs."""
     url = chain.receipt.run_url if chain.receipt else ""
-    if not url.startswith("#"):
-        return url or None
+    if url.startswith(("http://", "https://")):
+        return url
     server = services.mlflow_url(chain.workspace)
-    return f"{server}/{url}" if server else None
+    return f"{server}/{url.lstrip('/')}" if server and url else None

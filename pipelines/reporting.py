@@ -12,13 +12,13 @@ from graft.evaluation.overview import format_cell, format_table, summary
 from graft.workspace import Workspace, read_json
 from pipelines.chain import Chain
 
-TERMINAL_METRICS = 3
+SHOWN_METRICS = 3
 
 
 def evaluation(workspace: Workspace) -> str:
     """Return the table of ``artifacts/evaluation/metrics.json`` as plain text, with its number of test rows."""
     metrics = read_json(workspace.evaluation / "metrics.json")
-    table = format_table(summary(metrics), columns=TERMINAL_METRICS)
+    table = format_table(summary(metrics), columns=SHOWN_METRICS)
     return f"test split, {metrics['test']['rows']} rows, with 95 % intervals:\n{table}"
 
 
@@ -63,9 +63,9 @@ def stages_markdown(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def evaluation_markdown(workspace: Workspace) -> str:
-    """Return the evaluation as a Markdown table."""
+    """Return the first metrics of the evaluation as a Markdown table; the artifact ``evaluation`` has all."""
     rows = summary(read_json(workspace.evaluation / "metrics.json"))
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))[:SHOWN_METRICS]
     lines = [
         f"| {row.label} | {' | '.join(format_cell(*row.metrics.get(name, (None, None, None))) for name in names)} |"
         for row in rows

@@ -57,13 +57,14 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
 
 
 def project_of_clone(project: str) -> Workspace:
-    """Return a project of the clone that this process works for: ``GRAFT_CLONE``, else the current folder.
+    """Return a project of the clone that this process works for: ``GRAFT_CLONE``, else that of the current folder.
 
     Raises:
         ConfigError: ``project`` leads out of the clone.
     """
-    clone = Path(os.environ.get(CLONE_VARIABLE) or Path.cwd()).resolve()
+    given = os.environ.get(CLONE_VARIABLE)
+    clone = Path(given).resolve() if given else Workspace(Path.cwd()).repository
     root = (clone / project).resolve()
-    if not root.is_relative_to(Workspace(clone).repository):
+    if not root.is_relative_to(clone):
         raise ConfigError(f"project: {shown(project)} lies outside the repository; give its path below it")
     return Workspace(root)

@@ -37,11 +37,10 @@ def test_override_with_broken_yaml_is_refused() -> None:
 
 
 def test_a_plain_run_works_in_place_and_overrides_do_not(clone: Workspace) -> None:
-    assert arguments._what_to_run(clone, None, {}) == (None, True)
+    assert arguments._what_to_run(clone, "", {}) == ("", True)
     assert arguments._what_to_run(clone, "abc", {}) == ("abc", False)
-    commit, in_place = arguments._what_to_run(clone, None, {"training.epochs": 5})
+    commit, in_place = arguments._what_to_run(clone, "", {"training.epochs": 5})
     assert not in_place
-    assert commit is not None
     assert len(commit) == 40
 
 

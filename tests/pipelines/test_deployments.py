@@ -26,6 +26,14 @@ def test_every_parameter_of_a_flow_has_a_title_and_a_description(entrypoint: str
         assert one.get("description"), f"{entrypoint}: {name}"
 
 
+def test_the_form_offers_nothing_that_touches_the_users_files() -> None:
+    flow = load_flow_from_entrypoint(str(ROOT / "pipelines/finetune.py:finetune"))
+    assert set(parameter_schema(flow).properties) - set(deployments.form(flow)["properties"]) == {
+        "in_place",
+        "add_data",
+    }
+
+
 def test_it_holds_no_path_of_a_machine_and_no_secret() -> None:
     lines = [line for line in TEXT.splitlines() if not line.strip().startswith("#")]
     assert not [line for line in lines if re.search(r"(^|\s|[\"'])(/|~/|[A-Z]:\\)", line)]
