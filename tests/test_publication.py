@@ -346,7 +346,7 @@ def test_reviewers_tag_in_the_ui_is_heard(trained: Any, review: str, approve: bo
 
 
 def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
-    from graft.publication import decisions
+    from graft.publication import cases
 
     first, second = trained("a"), trained("b")
     publish(first)
@@ -356,14 +356,14 @@ def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any,
     client.set_registered_model_alias(NAME, "champion", "2")
     noted = promote(first)
     assert "moved outside Graft: the journal says version 1, MLflow says version 2" in noted.notes[0]
-    score = decisions._champion_table
+    score = cases._champion_table
 
     def slow(*arguments: Any) -> Any:
         table = score(*arguments)
         client.delete_registered_model_alias(NAME, "champion")
         return table
 
-    monkeypatch.setattr(decisions, "_champion_table", slow)
+    monkeypatch.setattr(cases, "_champion_table", slow)
     with pytest.raises(PromotionConflict, match="champion is not set by now"):
         promote(first, approve=True, reason="again")
     assert entries(first)[0].state == "overtaken"
@@ -483,3 +483,26 @@ def test_register_stage_writes_what_publish_reads(trained: Any) -> None:
     stages.run("register", workspace)
     receipt = publish(workspace)
     assert dataclasses.asdict(receipt)["version"] == "1"
+
+
+@pytest.mark.slow
+def test_server_over_http_takes_run_version_and_decisions(trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Files travel through the server: the client reaches no folder and no bucket of its own."""
+    from graft import services
+
+    first, second = trained("a"), trained("b")
+    server = services.start_mlflow(first, f"sqlite:///{tmp_path / 'mlflow' / 'store' / 'mlflow.db'}")
+    try:
+        server.wait()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        receipt = publish(first)
+        assert receipt == publish(first)
+        assert receipt.run_url.startswith(f"{server.url}/#/experiments/")
+        assert everything(first).run.info.artifact_uri.startswith("mlflow-artifacts:/")
+        assert promote(first).after == "1"
+        assert publish(second).version == "2"
+        approved = promote(second, approve=True, reason="newer")
+        assert (approved.after, approved.evidence["rows"]) == ("2", 15)
+        assert rollback(second).after == "1"
+    finally:
+        server.end()

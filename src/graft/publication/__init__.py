@@ -18,7 +18,8 @@ from graft.adapters.section import AdapterConfig
 from graft.base import BaseConfig
 from graft.config import Section
 from graft.publication import notes
-from graft.publication.decisions import Decision, promote, rollback
+from graft.publication.cases import Decision
+from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
 from graft.registration import RegistrationConfig

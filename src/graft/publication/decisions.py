@@ -1,107 +1,31 @@
-"""Promote and roll back: the policy around the alias ``champion``.
+"""Promote and roll back: the alias ``champion`` moves, or does not, and the journal says why.
 
-The champion is scored here and now, on its own base, on the current test rows: numbers that it got on other rows
-prove nothing. The verdict is a paired test's; people overrule it with a name and a reason. Each decision is journaled
-before the alias moves and closed after, and the alias moves only if it still names what was compared with.
+Each decision is journaled before the alias moves and closed after it, and the alias moves only if it still names what
+the candidate was compared with. People overrule the test with a name and a reason.
 """
 
 from __future__ import annotations
 
-import getpass
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from graft import tasks
 from graft.data import DataConfig
-from graft.errors import DataError, InputError, IntegrityError, PromotionConflict, ResourceMissing
-from graft.identity import digest_folder
+from graft.errors import InputError, PromotionConflict, ResourceMissing
 from graft.promotion import PromotionConfig
+from graft.publication.cases import Case, Decision, case_of, fetch, overruled, tested
 from graft.publication.receipts import place, write_decision
 from graft.registration import RegistrationConfig
 from graft.tasks import TaskConfig
 from graft.tracking import TrackingConfig
 from graft.workspace import Workspace
 
+__all__ = ["Decision", "fetch", "promote", "rollback"]
+
 if TYPE_CHECKING:
-    import numpy as np
-
     from graft.evaluation import EvaluationConfig
-    from graft.promotion import Verdict
-    from graft.tracking.journal import Entry, Kind
-    from graft.tracking.registry import Version
-    from graft.tracking.server import Connection
-
-EVIDENCE = ("rows", "candidate", "champion", "difference", "low", "high", "p", "rows_needed")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided about ``champion`` of a registered model."""
-
-    name: str
-    verdict: str
-    """``promote``, ``reject``, ``undecided``, ``approved`` (by people, over the test), ``rejected`` (by people),
-    ``champion already``, ``rollback``."""
-    candidate: str
-    """The version it is about."""
-    before: str | None
-    after: str | None
-    reason: str
-    who: str = ""
-    against: str = ""
-    evidence: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    journal: str = ""
-    """The id of the journal's run; empty where nothing was decided."""
-
-    @property
-    def moved(self) -> bool:
-        """Whether the alias moved."""
-        return self.before != self.after
-
-    @property
-    def refused(self) -> bool:
-        """Whether the candidate is not champion after it: exit code 3 at the command line."""
-        return self.after != self.candidate
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What a decision is made on."""
-
-    connection: Connection
-    workspace: Workspace
-    tracking: TrackingConfig
-    candidate: Version
-    champion: Version | None
-    history: list[Entry]
-    who: str
-
-    @property
-    def before(self) -> str | None:
-        return self.champion.version if self.champion else None
-
-    @property
-    def previous(self) -> str:
-        from graft.tracking.journal import FIRST
-
-        return self.history[0].key if self.history else FIRST
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Tell of an alias that was moved by hand."""
-        journaled = self.history[0].after if self.history else None
-        if journaled == self.before:
-            return ()
-        return (
-            f"champion was moved outside Graft: the journal says {_said(journaled)}, MLflow says {_said(self.before)}",
-        )
+    from graft.tracking.journal import Kind
 
 
 def promote(
@@ -138,14 +62,14 @@ def promote(
         candidate = registry.find(connection, registration.name, facts.digest)
         if candidate is None:
             raise ResourceMissing(f"{registration.name}: the adapter on disk is not published; run `graft sync`")
-        case = _case(connection, workspace, tracking, candidate, who)
+        case = case_of(connection, workspace, tracking, candidate, who)
         if case.champion and case.champion.adapter == candidate.adapter:
             held = case.champion.version
             said = f"version {held} is champion already"
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
-            verdict = _verdict(case, task, data, evaluation, promotion)
-            decision = _carry_out(case, "promote", _overruled(case, verdict, approve, reason))
+            verdict = tested(case, task, data, evaluation, promotion)
+            decision = _carry_out(case, "promote", overruled(case, verdict, approve, reason))
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())
     return decision
@@ -175,7 +99,7 @@ def rollback(
         current = registry.champion(connection, name)
         if current is None:
             raise InputError(f"{name}: no champion to roll back from")
-        case = _case(connection, workspace, tracking, current, who)
+        case = case_of(connection, workspace, tracking, current, who)
         target = registry.get(connection, name, to or _previous(case))
         case = replace(case, candidate=target)
         if target.version == current.version:
@@ -193,120 +117,7 @@ def rollback(
     return done
 
 
-def fetch(connection: Connection, version: Version, to: Path) -> Path:
-    """Download a version's adapter to ``to`` and check that it is the one that was published; return its folder.
-
-    Raises:
-        IntegrityError: its bytes differ from the digest in the version's tag, or the version is not Graft's.
-    """
-    from graft.artifact import verified
-    from graft.tracking.models import download
-
-    if version.adapter is None:
-        raise IntegrityError(f"{version.uri}: has no tag graft.adapter: Graft did not publish it")
-    location = version.source
-    if version.model_id:
-        location = connection.client.get_logged_model(version.model_id).artifact_location
-    folder = download(connection, location, "artifacts/adapter", to)
-    found = digest_folder(folder)
-    if found != version.adapter:
-        raise IntegrityError(
-            f"{version.uri}: its adapter has digest {found[:12]} and was published as {version.adapter[:12]}: the "
-            f"artifact store was changed; publish it again from its commit (`graft reproduce`)"
-        )
-    verified(folder)
-    return folder
-
-
-def _case(
-    connection: Connection, workspace: Workspace, tracking: TrackingConfig, candidate: Version, who: str
-) -> _Case:
-    from graft.tracking import journal, registry
-
-    champion = registry.champion(connection, candidate.name)
-    number = champion.version if champion else None
-    history = journal.settle(connection, tracking, workspace, candidate.name, number)
-    return _Case(connection, workspace, tracking, candidate, champion, history, who or getpass.getuser())
-
-
-def _verdict(
-    case: _Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, promotion: PromotionConfig
-) -> Decision:
-    """Return what the paired test says, before people have their say."""
-    from graft.evaluation import prediction
-    from graft.promotion import decide
-
-    one, folder = tasks.get(task.name), case.workspace.evaluation / "predictions"
-    against = f"champion version {case.before}" if case.champion else "the base"
-    try:
-        other = _champion_table(case, data, evaluation) if case.champion else prediction.read(folder / "base.parquet")
-        verdict = decide(
-            prediction.read(folder / "adapter.parquet"),
-            other,
-            one.metric(promotion.metric or one.headline),
-            alpha=promotion.alpha,
-            resampling=evaluation,
-            against=against,
-        )
-    except (DataError, IntegrityError, ResourceMissing) as error:
-        if case.champion is None:
-            raise
-        why = f"{against} cannot be scored on the current test rows: {error}"
-        return _decided(case, "undecided", why, against)
-    return _decided(case, verdict.decision, verdict.reason, against, _numbers(verdict))
-
-
-def _champion_table(case: _Case, data: DataConfig, evaluation: EvaluationConfig) -> dict[str, np.ndarray]:
-    from graft.evaluation import score_adapter
-
-    assert case.champion is not None
-    with tempfile.TemporaryDirectory(prefix="graft-champion-") as temporary:
-        folder = fetch(case.connection, case.champion, Path(temporary))
-        return score_adapter(
-            folder,
-            case.workspace,
-            data=data,
-            batch_rows=evaluation.batch_rows,
-            device=evaluation.device,
-            name=f"champion (version {case.champion.version})",
-        )
-
-
-def _overruled(case: _Case, decision: Decision, approve: bool, reason: str) -> Decision:
-    """Return the decision after people: a reviewer's tag, an approval by name, a rollback that still stands."""
-    name, number, against = case.candidate.name, case.candidate.version, decision.against
-    if case.candidate.review == "rejected":
-        why = f"a reviewer set review = rejected on version {number}; {decision.reason}"
-        return _decided(case, "rejected", why, against, decision.evidence)
-    if approve:
-        why = f"approved by {case.who}: {reason.strip()} ({decision.reason})"
-        return (
-            decision if decision.verdict == "promote" else _decided(case, "approved", why, against, decision.evidence)
-        )
-    if case.candidate.review == "approved" and decision.verdict == "undecided":
-        why = f"a reviewer set review = approved on version {number}; {decision.reason}"
-        return _decided(case, "approved", why, against, decision.evidence)
-    last = case.history[0] if case.history else None
-    if decision.verdict == "promote" and last and last.kind == "rollback" and last.before == number:
-        why = (
-            f"{last.who} rolled {name} back from version {number} ({last.why}); to promote it again: "
-            f"`graft promote --approve --reason ...`"
-        )
-        return _decided(case, "undecided", why, against, decision.evidence)
-    return decision
-
-
-def _decided(
-    case: _Case, verdict: str, reason: str, against: str, evidence: Mapping[str, float] | None = None
-) -> Decision:
-    number = case.candidate.version
-    after = number if verdict in ("promote", "approved") else case.before
-    return Decision(
-        case.candidate.name, verdict, number, case.before, after, reason, case.who, against, evidence or {}, case.notes
-    )
-
-
-def _carry_out(case: _Case, kind: Kind, decision: Decision) -> Decision:
+def _carry_out(case: Case, kind: Kind, decision: Decision) -> Decision:
     """Journal the decision, move the alias, close the entry, and leave tags for reviewers."""
     from graft.tracking import journal, registry
 
@@ -339,18 +150,9 @@ def _carry_out(case: _Case, kind: Kind, decision: Decision) -> Decision:
     return replace(decision, journal=run_id)
 
 
-def _numbers(verdict: Verdict) -> dict[str, float]:
-    found = verdict.as_json()
-    return {name: float(found[name]) for name in EVIDENCE if found.get(name) is not None}
-
-
-def _previous(case: _Case) -> str:
+def _previous(case: Case) -> str:
     """Return the version that was champion before the current one, as the journal has it."""
     for entry in case.history:
         if entry.moved and entry.after == case.before and entry.before:
             return entry.before
     raise InputError(f"{case.candidate.name}: the journal knows no champion before; name a version with `--to`")
-
-
-def _said(version: str | None) -> str:
-    return f"version {version}" if version else "none"

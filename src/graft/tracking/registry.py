@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 ADAPTER = "graft.adapter"
+MODEL_URI = "models:/"
 CANDIDATE, CHAMPION = "candidate", "champion"
 REVIEW = "review"
 """The tag that reviewers set in the MLflow UI: ``approved`` or ``rejected``."""
@@ -113,9 +114,9 @@ def create(
 ) -> Version:
     """Create a version of a logged model. The caller holds the model's lock and has looked for one (``find``)."""
     # A store opened directly looks ``models:/<id>`` up at the process's global URI, which is not set here.
-    source = f"models:/{model.model_id}" if connection.uri.startswith("http") else model.artifact_location
+    source = f"{MODEL_URI}{model.model_id}" if connection.uri.startswith("http") else model.artifact_location
     made = connection.client.create_model_version(
-        name, source, run_id=run_id, model_id=model.model_id, description=description, tags=dict(tags)
+        name, source, run_id, dict(tags), None, description, model_id=model.model_id, await_creation_for=0
     )
     return get(connection, name, str(made.version))
 
@@ -187,7 +188,12 @@ def _version(found: object, aliases: list[str]) -> Version:
         run_id=found.run_id or None,
         source=found.source or "",
         created_ms=int(found.creation_timestamp or 0),
-        model_id=found.model_id or None,
+        model_id=found.model_id or _model_id(found.source or ""),
         aliases=tuple(sorted(aliases)),
         tags=dict(found.tags),
     )
+
+
+def _model_id(source: str) -> str | None:
+    """Over HTTP a version's logged model is named by its source alone."""
+    return source.removeprefix(MODEL_URI) if source.startswith(f"{MODEL_URI}m-") else None
