@@ -412,6 +412,14 @@ def test_signal_reaches_the_child_once(
     assert (tmp_path / "out").read_text() == expected
 
 
+def test_ctrl_c_at_a_terminal_reaches_the_child_once(tmp_path: Path, module: Callable[[str], str]) -> None:
+    """A terminal signals the whole process group; the child cleans up and must not be interrupted a second time."""
+    parent = _start_parent(tmp_path, module(SLEEPER))
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait(10) == 75
+    assert (tmp_path / "out").read_text() == "SIGINT"
+
+
 def test_child_is_ended_when_its_parent_is_killed(tmp_path: Path, module: Callable[[str], str]) -> None:
     if sys.platform != "linux":
         pytest.skip("the parent-death signal is Linux's")
@@ -428,7 +436,8 @@ def _start_parent(folder: Path, name: str) -> subprocess.Popen[bytes]:
         f"sys.exit(run_module(Workspace(Path({str(folder)!r})), {name!r}, [{str(folder / 'out')!r}]))"
     )
     path = os.pathsep.join([str(ROOT / "src"), os.environ["PYTHONPATH"]])
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    command = [sys.executable, "-c", code]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
     _wait_for(folder / "out", "ready")
     return parent
 

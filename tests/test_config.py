@@ -86,6 +86,22 @@ def test_key_of_another_section_is_pointed_to(tmp_path: Path) -> None:
     ]
 
 
+class Shop(Section):
+    class Bakery(Section):
+        prices: int = 1
+
+    class Florist(Section):
+        price: int = 1
+
+    bakery: Bakery = Bakery()
+    florist: Florist = Florist()
+
+
+def test_near_miss_in_the_section_comes_before_another_section() -> None:
+    with pytest.raises(ConfigError, match=r"bakery\.price: unknown key; did you mean `bakery\.prices`"):
+        validate(Shop, {"bakery": {"price": 2}}, source="shop.yaml")
+
+
 def test_unknown_key_without_a_near_one_points_to_the_schema(tmp_path: Path) -> None:
     assert problems(tmp_path, "zzz: 1\n") == ["page.yaml:1: zzz: unknown key; `graft schema` lists the keys"]
 
@@ -225,6 +241,7 @@ def test_value_that_contains_itself(tmp_path: Path) -> None:
         validate(Page, raw, source="page.yaml", lines=lines)
 
 
+@pytest.mark.timeout(20)
 def test_aliases_do_not_blow_up(tmp_path: Path) -> None:
     levels = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     found = problems(tmp_path, "\n".join(levels) + "\n")
