@@ -175,3 +175,30 @@ def test_bfloat16_base_made_float32_runs_in_float32(tiny_base: Path) -> None:
         }
     )
     assert torch.equal(wrapped.float()(**batch).logits, plain.float().eval()(**batch).logits)
+
+
+def test_all_that_is_trained_is_float32_on_a_bfloat16_base(tiny_base: Path) -> None:
+    import torch
+
+    model, new = load(tiny_base, dtype=torch.bfloat16)
+    wrapped = attach(model, AdapterConfig(r=4, target_modules=["query"], bias="all"), new)
+    trained = {name: value.dtype for name, value in wrapped.named_parameters() if value.requires_grad}
+    assert any(name.endswith("LayerNorm.bias") for name in trained)
+    assert set(trained.values()) == {torch.float32}
+
+
+def test_prompt_is_switched_off_and_on_again(tiny_base: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model, new = load(tiny_base)
+    batch = {"input_ids": torch.arange(20).view(2, 10), "attention_mask": torch.ones(2, 10, dtype=torch.int64)}
+    alone = model.eval()(**batch).logits
+    wrapped = attach(model, AdapterConfig(method="prompt_tuning", num_virtual_tokens=4), new).eval()
+    with torch.no_grad():
+        wrapped.base_model.classifier.modules_to_save["default"].weight.mul_(2)
+    with_prompt = wrapped(**batch).logits
+    with wrapped.disable_adapter():
+        assert torch.equal(wrapped(**batch).logits, alone)
+    assert torch.equal(wrapped(**batch).logits, with_prompt)
+    assert not torch.allclose(with_prompt, alone)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,10 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     try:
-        wrapped = get_peft_model(model, config, low_cpu_mem_usage=on_meta)
+        with warnings.catch_warnings():
+            # PEFT asks transformers for a property by its old name.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            wrapped = get_peft_model(model, config, low_cpu_mem_usage=on_meta)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         text = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"adapter: {text}; the base has {_candidates(model, ())}") from error
