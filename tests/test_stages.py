@@ -125,11 +125,7 @@ def test_stage_depends_on_no_door(stage: Stage) -> None:
 def test_task_file_imports_nothing_that_the_stage_does_not_depend_on(stage: Stage, task: str) -> None:
     """Only the task file itself is a dep beside the stage's code, so what it imports must be in there already."""
     path = SOURCE / "graft" / "tasks" / f"{task}.py"
-    needed = {
-        one
-        for name in set(_imports_of(path, SOURCE)) - {f"graft.tasks.{task}"}
-        for one in code_of(name, SOURCE)
-    }
+    needed = {one for name in set(_imports_of(path, SOURCE)) - {f"graft.tasks.{task}"} for one in code_of(name, SOURCE)}
     assert needed <= set(code_of(stage.module, SOURCE))
 
 
