@@ -183,6 +183,28 @@ def test_sync_and_history_find_what_is_there(clone: Clone) -> None:
     assert entry["verdict"] in ("promote", "reject", "undecided")
 
 
+def test_status_flags_an_alias_that_was_moved_by_hand(clone: Clone) -> None:
+    import mlflow
+
+    before = json.loads(clone.graft("status", "--registry", "--json").stdout)
+    assert before["registry"]["moved_by_hand"] is False
+    client = mlflow.MlflowClient(before["published"][0]["uri"])
+    champion = before["registry"]["champion"]
+    if champion is None:
+        client.set_registered_model_alias("toy-topic", "champion", "1")
+    else:
+        client.delete_registered_model_alias("toy-topic", "champion")
+    try:
+        after = json.loads(clone.graft("status", "--registry", "--json").stdout)["registry"]
+        assert after["moved_by_hand"] is True
+        assert "moved by hand" in clone.graft("status", "--registry").stdout
+    finally:
+        if champion is None:
+            client.delete_registered_model_alias("toy-topic", "champion")
+        else:
+            client.set_registered_model_alias("toy-topic", "champion", champion)
+
+
 def test_doctor_and_gc_on_a_clone_in_use(clone: Clone) -> None:
     found = json.loads(clone.graft("doctor", "--json").stdout)["findings"]
     assert {one["check"] for one in found if one["state"] == "fail"} <= {"remotes", "packages", "disk"}

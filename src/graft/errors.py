@@ -16,6 +16,8 @@ what to do. Known errors end a command with that message and no traceback; anyth
     └── Interrupted              75   stopped by a signal; the same command resumes
 """
 
+# ruff: noqa: N818  (a refused gate or a held lock is a result, and its name says which)
+
 from __future__ import annotations
 
 import re

@@ -66,8 +66,8 @@ def code_of(module: str, source: Path) -> list[Path]:
 
     Imports inside functions count, and so do the other files of a package (report templates). ``source`` is the folder
     that holds the package (``src``). Task files are left out, but not what they import: a stage depends on the one
-    task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only dispatch (``params``, ``stages``) are left out too: they
-    import everything and decide nothing.
+    task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only dispatch (``params``,
+    ``stages``) are left out too: they import everything and decide nothing.
     """
     todo, found = [module], dict[str, Path]()
     while todo:

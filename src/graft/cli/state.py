@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from graft.cli.app import JSON, RUN, app, examples, workspace
 
@@ -16,14 +18,23 @@ if TYPE_CHECKING:
     rich_help_panel=RUN,
     epilog=examples(
         ("graft status", "what is out of date and why, what is published where"),
+        ("graft status --registry", "and whether somebody moved the champion alias by hand"),
         ("graft status --json", "for scripts"),
     ),
 )
-def status(as_json: JSON = False) -> None:
+def status(
+    registry: Annotated[
+        bool, typer.Option("--registry", "-r", help="Ask MLflow too: who is champion, and does the journal agree?")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
     """Say what is out of date and which file or parameter made it so, what is published, and what runs."""
     from graft.cli import printing
 
-    state = _state(workspace())
+    place = workspace()
+    state = _state(place)
+    if registry:
+        state["registry"] = _registry(place)
     if as_json:
         printing.as_json(state)
         return
@@ -44,6 +55,21 @@ def _state(place: Workspace) -> dict[str, Any]:
         "published": _published(place),
         "run": [{**one.facts, "id": one.folder.name, "state": one.state} for one in newest],
     }
+
+
+def _registry(place: Workspace) -> dict[str, Any]:
+    """Return the champion of the registered model, and the one that the journal of decisions knows."""
+    from graft import params
+    from graft.tracking import journal, registry
+    from graft.tracking.server import connect, reported
+
+    config = params.load(place.params)
+    name = config.registration.name
+    connection = connect(config.tracking, place)
+    with reported(connection.uri):
+        champion = registry.champion_number(connection, name)
+        recorded = journal.last_champion(journal.history(connection, config.tracking, place, name))
+    return {"model": name, "champion": champion, "journal": recorded, "moved_by_hand": champion != recorded}
 
 
 def _change(change: Any) -> dict[str, Any]:
@@ -76,6 +102,8 @@ def _status_lines(state: dict[str, Any]) -> Iterator[str]:
         yield f"{name:9} {mark}{'' if found or not first else f', until {first} has run'}"
         yield from (f"{'':9}   {one['text']}" for one in found)
     yield from _published_lines(state["published"])
+    if "registry" in state:
+        yield _registry_line(state["registry"])
     yield from _run_lines(state["run"])
 
 
@@ -90,6 +118,20 @@ def _published_lines(published: list[dict[str, Any]]) -> Iterator[str]:
         alias = "@champion" if decision.get("after") == one["version"] else "@candidate"
         verdict = f": {decision['verdict']}" if decision else ""
         yield f"{'published':9} {one['name']} version {one['version']} {alias} at {shown_uri(one['uri'])}{verdict}"
+
+
+def _registry_line(found: dict[str, Any]) -> str:
+    from graft.cli import printing
+
+    champion = f"champion of {found['model']} is {_version(found['champion'])}"
+    if not found["moved_by_hand"]:
+        return f"{'registry':9} {champion}, as the journal of decisions says"
+    by_hand = printing.styled("moved by hand", "yellow")
+    return f"{'registry':9} {champion}: {by_hand}, the journal has {_version(found['journal'])}"
+
+
+def _version(number: str | None) -> str:
+    return f"version {number}" if number else "no version"
 
 
 def _run_lines(found: list[dict[str, Any]]) -> Iterator[str]:
