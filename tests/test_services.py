@@ -19,7 +19,7 @@ from graft.errors import ResourceMissing
 from graft.runs import process_started
 from graft.workspace import Workspace, read_json, write_json
 
-SOURCE = Path(services.__file__).parents[1]
+SOURCE = Path(services.__file__).parents[2]
 
 
 @pytest.fixture
