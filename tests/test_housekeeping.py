@@ -236,12 +236,12 @@ def test_doctor_sees_an_address_where_nobody_answers(clone: Workspace, monkeypat
 
 
 def test_doctor_names_who_holds_a_port(clone: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft import services
+    from graft.services import servers
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(services, "MLFLOW_PORT", taken.getsockname()[1])
+        monkeypatch.setattr(servers, "MLFLOW_PORT", taken.getsockname()[1])
         found = [one for one in _servers(clone) if one.check == "ports"]
     assert any(str(os.getpid()) in one.text and one.state == "warn" for one in found)
 

@@ -203,6 +203,7 @@ def _disk(workspace: Workspace) -> Iterator[Finding]:
 def _servers(workspace: Workspace) -> Iterator[Finding]:
     """Look at the servers that runs and people use; a run needs none, so that an absent one is no fault."""
     from graft import services
+    from graft.services import servers
 
     prefect, mlflow = services.server_url(workspace), services.mlflow_url(workspace)
     if prefect and not services.healthy(prefect):
@@ -211,7 +212,7 @@ def _servers(workspace: Workspace) -> Iterator[Finding]:
     else:
         yield Finding("servers", "ok", f"Prefect {prefect or 'not running: each run starts a private one'}")
     yield from _registry(workspace, mlflow)
-    for name, port, url in (("Prefect", services.PREFECT_PORT, prefect), ("MLflow", services.MLFLOW_PORT, mlflow)):
+    for name, port, url in (("Prefect", servers.PREFECT_PORT, prefect), ("MLflow", servers.MLFLOW_PORT, mlflow)):
         if url is None:
             with _as_warning("ports") as found:
                 services.free_port(port)
