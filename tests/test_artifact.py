@@ -27,13 +27,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[...
     if not MADE:
         workspace = make_project(
             tmp_path_factory.mktemp("trained") / "project",
-            data={"clean": ["whitespace"], "columns": {"text": "body"}},
+            data={"clean": ["whitespace", "duplicates"], "columns": {"text": "body"}},
             training={"epochs": 4},
         )
         for part in workspace.data.rglob("*.jsonl"):
             part.write_text(part.read_text().replace('"text"', '"body"'))
         verdict = {
             "passed": True,
+            "clean": ["whitespace", "duplicates"],
+            "columns": {"text": "body"},
             "data": data_digest(workspace.data),
             "state": {"labels": ["animals", "cooking", "weather"]},
             "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
@@ -111,7 +113,7 @@ def test_predict_answers_raw_rows_in_order(trained: Workspace, loaded: LoadedAda
     assert predict(loaded, []) == []
 
 
-def test_predict_cleans_as_in_training(loaded: LoadedAdapter) -> None:
+def test_predict_cleans_text_as_in_training_and_drops_no_row(loaded: LoadedAdapter) -> None:
     plain, spaced = predict(loaded, [{"text": "the cat barks"}, {"body": "  the \n cat\tbarks "}])
     assert plain == spaced
 
@@ -284,7 +286,7 @@ def test_verified_returns_what_the_adapter_is(trained: Workspace) -> None:
     assert identity["adapter"]["method"] == "lora"
     assert identity["adapter"]["new_modules"] == ["classifier"]
     assert identity["task"]["state"]["labels"] == ["animals", "cooking", "weather"]
-    assert identity["clean"] == ["whitespace"]
+    assert identity["clean"] == ["whitespace", "duplicates"]
     assert identity["columns"] == {"text": "body"}
     assert set(identity["versions"]) == {"python", "torch", "transformers", "peft", "safetensors"}
 

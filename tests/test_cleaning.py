@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.cleaning import STEPS, clean
+from graft.cleaning import EXAMPLES, STEPS, Cleaning, Example, clean
+from graft.tasks import Field
+
+FIELDS = (Field("text", "string", text=True), Field("tags", "strings", text=True), Field("label", "label"))
 
 
 @given(st.text())
@@ -58,4 +61,46 @@ def test_every_step_that_params_may_name_exists() -> None:
 
     from graft.cleaning import CleanStep
 
-    assert set(get_args(CleanStep)) == set(STEPS)
+    assert set(get_args(CleanStep)) == {*STEPS, "duplicates"}
+
+
+def test_no_text_is_a_duplicate_alone() -> None:
+    assert clean(" a ", ["duplicates", "whitespace"]) == clean("a", ["duplicates"]) == "a"
+
+
+def test_examples_are_few_short_and_begin_where_the_texts_part() -> None:
+    cleaning = Cleaning(["whitespace"])
+    for number in range(EXAMPLES + 2):
+        row = {"text": "x" * 50 + "  " + "y" * 100, "tags": ["a", " b"], "label": " l"}
+        assert cleaning.keeps(row, FIELDS, f"part:{number}")
+        assert row == {"text": "x" * 50 + " " + "y" * 100, "tags": ["a", "b"], "label": " l"}
+    assert cleaning.counts == {"whitespace": EXAMPLES + 2}  # a row is counted once, though two of its fields changed
+    # Up to and with the first of the two spaces, 51 characters are shared: 20 of them lead.
+    lead = "…" + "x" * 19 + " "
+    expected = [Example(f"part:{n}", "text", f"{lead} {'y' * 59}…", f"{lead}{'y' * 60}…") for n in range(EXAMPLES)]
+    assert cleaning.examples == {"whitespace": expected}
+
+
+def test_a_list_of_texts_shows_the_first_item_that_changed() -> None:
+    cleaning = Cleaning(["strip_html"])
+    cleaning.keeps({"text": "a", "tags": ["b", "<i>c</i>", "<i>d</i>"], "label": "x"}, FIELDS, "part:1")
+    assert cleaning.examples["strip_html"] == [Example("part:1", "tags", "<i>c</i>", "c")]
+
+
+def test_equal_rows_are_dropped_and_disagreeing_labels_kept_and_counted() -> None:
+    cleaning = Cleaning(["duplicates"])
+    rows = [
+        ("a", ["b"], "x"),
+        ("a", ["b"], "y"),
+        ("a", ["b"], "y"),
+        ("a", [], "x"),
+        ("a b", [], "x"),
+        ("a", ["b"], "x"),
+    ]
+    kept = [
+        cleaning.keeps({"text": text, "tags": tags, "label": label}, FIELDS, f"part:{number}")
+        for number, (text, tags, label) in enumerate(rows)
+    ]
+    assert kept == [True, True, False, True, True, False]
+    assert (cleaning.counts["duplicates"], cleaning.disagreements, cleaning.disagreeing) == (2, 1, ["part:1"])
+    assert cleaning.examples["duplicates"] == [Example(f"part:{n}", "text", "a", None) for n in (2, 5)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from graft.cleaning import Cleaning
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part, rows_of
 from graft.errors import ConfigError, DataError
 from graft.tasks import Field
@@ -151,9 +152,31 @@ def test_strings_are_a_list_in_json_and_json_in_a_table(tmp_path: Path) -> None:
 
 def test_cleaning_touches_text_fields_only_and_is_counted_by_step(tmp_path: Path) -> None:
     path = part(tmp_path, [{"text": "<b>a</b>  b", "label": "<i>  x"}, {"text": "a b", "label": "x"}])
-    first, second = read(path, clean=["nfc", "strip_html", "whitespace"])
-    assert first == Record({"text": "a b", "label": "<i>  x"}, "part.jsonl:1", None, ("strip_html", "whitespace"))
+    config = DataConfig(clean=("nfc", "strip_html", "whitespace"))
+    cleaning = Cleaning(config.clean)
+    first, second = read_part(path, tmp_path, FIELDS, config, cleaning)
+    assert first == Record({"text": "a b", "label": "<i>  x"}, "part.jsonl:1")
     assert second == Record({"text": "a b", "label": "x"}, "part.jsonl:2")
+    assert cleaning.counts == {"nfc": 0, "strip_html": 1, "whitespace": 1}
+    assert read(path, clean=["nfc", "strip_html", "whitespace"]) == [first, second]
+
+
+def test_duplicates_of_a_split_are_dropped_after_the_other_steps_and_other_labels_kept(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "train", "validation", "test")
+    rows = [("a", "x"), ("a", "y"), ("b", 1)]
+    part(folder / "train", [{"text": text, "label": label} for text, label in rows], "1.jsonl")
+    part(folder / "train", 'text,label\n" b",1\nb,2\n', "1.csv")
+    part(folder / "test", [{"text": "train", "label": "x"}])
+
+    def places(split: str, *steps: str) -> list[str]:
+        found = rows_of(folder, split, FIELDS, DataConfig.model_validate({"clean": steps}))
+        return [one.place.removeprefix("data/") for one in found]
+
+    csv = ["train/1.csv:2", "train/1.csv:3"]
+    jsonl = [f"train/1.jsonl:{line}" for line in (1, 2, 3)]
+    assert places("train") == places("train", "duplicates") == [*csv, *jsonl, "train/part.jsonl:1"]
+    assert places("train", "duplicates", "whitespace") == [*csv, *jsonl[:2], "train/part.jsonl:1"]
+    assert places("test", "duplicates") == ["test/part.jsonl:1"]
 
 
 def folder_of(root: Path, *splits: str) -> Path:

@@ -17,10 +17,9 @@ def validated(workspace: Workspace) -> Workspace:
         split: {"rows": sum(len(path.read_text().splitlines()) for path in (workspace.data / split).iterdir())}
         for split in SPLITS
     }
-    write_json(
-        workspace.validation / "verdict.json",
-        {"passed": True, "data": data_digest(workspace.data), "state": {"labels": LABELS}, "splits": splits},
-    )
+    read_as = params.load(workspace.params).data.model_dump(mode="json", include={"clean", "columns"})
+    about = {"passed": True, "data": data_digest(workspace.data), "state": {"labels": LABELS}, "splits": splits}
+    write_json(workspace.validation / "verdict.json", {**about, **read_as})
     return workspace
 
 
@@ -176,6 +175,30 @@ def test_data_that_was_not_validated_is_refused(project, happened):
     with pytest.raises(DataError, match="run `graft stage validate`"):
         stages.run("tokenize", project)
     assert not project.tokens.exists()
+
+
+@pytest.mark.parametrize("data", [{"clean": ["nfc"]}, {"columns": {"text": "body"}}])
+def test_a_verdict_on_otherwise_read_data_is_refused(make_project, tmp_path, data):
+    project = validated(make_project(tmp_path / "read", data=data))
+    path = project.validation / "verdict.json"
+    write_json(path, {**json.loads(path.read_text()), "clean": [], "columns": {}})
+    with pytest.raises(DataError, match=r"data\.clean, data\.columns: changed since validation; run `graft stage val"):
+        stages.run("tokenize", project)
+    assert not project.tokens.exists()
+
+
+def test_duplicates_are_dropped_over_the_parts_of_a_split(make_project, tmp_path):
+    project = make_project(tmp_path / "duplicates", data={"clean": ["duplicates", "whitespace"]})
+    first = json.loads((project.data / "train" / "part-0000.jsonl").read_text().splitlines()[0])
+    append(project, "train", {"text": f"  {first['text']}", "label": first["label"]}, part="part-0001.jsonl")
+    append(project, "test", {"text": first["text"], "label": first["label"]})
+    stages.run("tokenize", validated(project))
+    assert {split: one["rows"] for split, one in manifest(project)["splits"].items()} == {
+        "train": 60,
+        "validation": 15,
+        "test": 16,
+    }
+    assert tokenization.read_tokens(project.tokens, "train")["row"].to_pylist()[-1] == "data/train/part-0000.jsonl:60"
 
 
 def test_a_limit_above_the_positions_is_refused(make_project, tmp_path):

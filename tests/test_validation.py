@@ -238,6 +238,70 @@ def test_cleaning_is_counted_and_comes_before_the_checks(workspace: Workspace) -
     assert run(workspace, data={"clean": ["strip_html", "nfc"]})["cleaned"] == {"strip_html": 1, "nfc": 0}
 
 
+def test_what_cleaning_changed_is_written_as_a_diff(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of("test")
+    write(workspace.data / "test" / "a.jsonl", [{"text": "<i>caf\u00e9</i>", "label": "x"}])
+    write(
+        workspace.data / "test" / "part.jsonl", [*rows, rows[0] | {"id": "again"}, rows[1] | {"id": "2", "label": "x"}]
+    )
+    write(
+        workspace.data / "test" / "z.jsonl", [{"text": "<b>cafe\u0301</b>", "label": "x"}, {"text": "a", "label": "y"}]
+    )
+    verdict = run(workspace, data={"clean": ["duplicates", "strip_html", "nfc"]})
+    assert verdict["clean"] == ["duplicates", "strip_html", "nfc"]
+    assert verdict["cleaned"] == {"duplicates": 2, "strip_html": 2, "nfc": 1}
+    assert verdict["splits"]["test"]["rows"] == 11
+    assert verdict["counts"]["test"] == {"x": 6, "y": 5}
+    disagreeing = "test: 1 rows have the text of an earlier row and another label (data/test/part.jsonl:10)"
+    assert disagreeing in verdict["warnings"]
+    assert (workspace.validation / "cleaning.diff").read_text() == DIFF
+    changes = json.loads((workspace.validation / "cleaning.json").read_text())["steps"]
+    assert [(one["step"], one["rows"]["test"], len(one["examples"])) for one in changes] == [
+        ("duplicates", 2, 2),
+        ("strip_html", 2, 2),
+        ("nfc", 1, 1),
+    ]
+    assert "validate: nfc: 1 rows changed (train 0, validation 0, test 1); " in capsys.readouterr().out
+
+
+DIFF = """\
+# duplicates: 2 rows dropped (train 0, validation 0, test 2)
+--- data/test/part.jsonl:9 text
++++ /dev/null
+-'test text 0'
+--- data/test/z.jsonl:1 text
++++ /dev/null
+-'caf\u00e9'
+# strip_html: 2 rows changed (train 0, validation 0, test 2)
+--- data/test/a.jsonl:1 text
++++ data/test/a.jsonl:1 text (strip_html)
+-'<i>caf\u00e9</i>'
++'caf\u00e9'
+--- data/test/z.jsonl:1 text
++++ data/test/z.jsonl:1 text (strip_html)
+-'<b>cafe\u0301</b>'
++'cafe\u0301'
+# nfc: 1 rows changed (train 0, validation 0, test 1)
+--- data/test/z.jsonl:1 text
++++ data/test/z.jsonl:1 text (nfc)
+-'cafe\\u0301'
++'caf\\xe9'
+"""
+
+
+def test_a_part_of_duplicates_only_is_fine_and_no_step_writes_no_diff(workspace: Workspace) -> None:
+    write(workspace.data / "train" / "z.jsonl", rows_of("train", 2))
+    verdict = run(workspace, data={"clean": ["duplicates"]})
+    assert {name: one["rows"] for name, one in verdict["splits"]["train"]["parts"].items()} == {
+        "part.jsonl": 8,
+        "z.jsonl": 0,
+    }
+    (workspace.data / "train" / "z.jsonl").unlink()
+    verdict = run(workspace)
+    assert (verdict["clean"], verdict["columns"], verdict["cleaned"]) == ([], {}, {})
+    assert [path.name for path in workspace.validation.iterdir()] == ["verdict.json"]
+
+
 def test_columns_named_otherwise_are_named_as_in_the_file(workspace: Workspace) -> None:
     for split in ("train", "validation", "test"):
         rows = [{"body": row["text"], "kind": row["label"], "key": row["id"]} for row in rows_of(split)]

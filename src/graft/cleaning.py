@@ -1,25 +1,135 @@
-"""The cleaning steps of text: what ``data.clean`` may name.
+"""The cleaning steps: what ``data.clean`` may name, and what they did to the rows of a split.
 
-Nothing is cleaned unless a step is named, since a silent normal form changes what a tokenizer sees. A step is a
+Nothing is cleaned unless a step is named, since a silent normal form changes what a tokenizer sees. A text step is a
 pure function of the text, so it can be counted, recorded in the adapter's identity and applied again at predict.
 ``strip_html`` is one pass, as a browser would show the text: an escaped tag becomes a visible one and stays.
+
+``duplicates`` is about rows: it drops those that a split has already, after the text steps, wherever it is named. It
+never looks beyond the split, and nothing is dropped at predict: who sends a row twice gets two answers. What is
+remembered of a row is two digests of 16 bytes, which is the price of finding an equal one in any later part.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html.parser import HTMLParser
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-CleanStep = Literal["nfc", "nfkc", "strip_html", "whitespace"]
+if TYPE_CHECKING:
+    from graft.tasks import Field
+
+CleanStep = Literal["nfc", "nfkc", "strip_html", "whitespace", "duplicates"]
+DUPLICATES = "duplicates"
+"""The step that drops rows; all others change text."""
+EXAMPLES = 5
+EXCERPT_CHARACTERS, LEAD_CHARACTERS = 80, 20
+
+
+def text_steps(steps: Sequence[str]) -> tuple[str, ...]:
+    """Return the ``steps`` that change text, in their order."""
+    return tuple(step for step in steps if step != DUPLICATES)
 
 
 def clean(text: str, steps: Sequence[str]) -> str:
-    """Return ``text`` after the cleaning ``steps``, in their order."""
-    for step in steps:
+    """Return ``text`` after the text steps of ``steps``, in their order."""
+    for step in text_steps(steps):
         text = STEPS[step](text)
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One change, shortened to where the texts part; ``after`` is ``None`` where the row was dropped."""
+
+    place: str
+    field: str
+    before: str
+    after: str | None
+
+
+class Cleaning:
+    """Applies the steps to the rows of one split, part after part, and counts what they changed."""
+
+    def __init__(self, steps: Sequence[str]) -> None:
+        self.text_steps, self.unique = text_steps(steps), DUPLICATES in steps
+        self.counts = Counter[str](dict.fromkeys(steps, 0))
+        """Step -> rows that it changed or dropped."""
+        self.examples: dict[str, list[Example]] = {step: [] for step in steps}
+        self.disagreeing: list[str] = []
+        """Places of the first kept rows whose texts an earlier row has, with another label."""
+        self.disagreements = 0
+        self._texts, self._rows = set[bytes](), set[bytes]()
+
+    def keeps(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> bool:
+        """Clean the text fields of ``row`` in place; say whether it stays, which an equal row of the split denies."""
+        if self.text_steps:
+            self._clean(row, fields, place)
+        return not (self.unique and self._is_duplicate(row, fields, place))
+
+    def _clean(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> None:
+        changed = set[str]()
+        for field in fields:
+            value = row[field.name]
+            if not (field.text and value):
+                continue
+            for step in self.text_steps:
+                new = STEPS[step](value) if isinstance(value, str) else [STEPS[step](item) for item in value]
+                if new != value and step not in changed:
+                    changed.add(step)
+                    self._note(step, place, field.name, *_first_change(value, new))
+                value = new
+            row[field.name] = value
+        self.counts.update(changed)
+
+    def _is_duplicate(self, row: Mapping[str, Any], fields: Sequence[Field], place: str) -> bool:
+        texts = {field.name: row[field.name] for field in fields if field.text}
+        text, whole = _digest(texts), _digest({field.name: row[field.name] for field in fields})
+        if whole in self._rows:
+            self.counts[DUPLICATES] += 1
+            name, value = next(iter(texts.items()), ("", ""))
+            self._note(DUPLICATES, place, name, value if isinstance(value, str) else json.dumps(value), None)
+            return True
+        if text in self._texts:
+            self.disagreements += 1
+            self.disagreeing += [place] if len(self.disagreeing) < EXAMPLES else []
+        self._texts.add(text)
+        self._rows.add(whole)
+        return False
+
+    def _note(self, step: str, place: str, field: str, before: str, after: str | None) -> None:
+        if len(self.examples[step]) < EXAMPLES:
+            self.examples[step].append(Example(place, field, *_excerpts(before, after)))
+
+
+def _digest(values: Mapping[str, Any]) -> bytes:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).digest()
+
+
+def _first_change(before: str | Sequence[str], after: str | Sequence[str]) -> tuple[str, str]:
+    """Return the texts, or the first of a list of texts that differ."""
+    if isinstance(before, str) and isinstance(after, str):
+        return before, after
+    return next((old, new) for old, new in zip(before, after, strict=True) if old != new)
+
+
+def _excerpts(before: str, after: str | None) -> tuple[str, str | None]:
+    """Return both texts from shortly before the place where they part."""
+    if after is None:
+        return _excerpt(before, 0), None
+    pairs = zip(before, after, strict=False)
+    shared = next((at for at, (old, new) in enumerate(pairs) if old != new), min(len(before), len(after)))
+    start = max(0, shared - LEAD_CHARACTERS)
+    return _excerpt(before, start), _excerpt(after, start)
+
+
+def _excerpt(text: str, start: int) -> str:
+    end = start + EXCERPT_CHARACTERS
+    return f"{'…' * (start > 0)}{text[start:end]}{'…' * (len(text) > end)}"
 
 
 _BLOCKS = """

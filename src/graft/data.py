@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field as Limit
 
-from graft.cleaning import STEPS, CleanStep, clean
+from graft.cleaning import Cleaning, CleanStep, clean
 from graft.config import Section
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_files, digest_json
@@ -41,7 +41,8 @@ class DataConfig(Section):
     clean: tuple[CleanStep, ...] = ()
     """Cleaning of text fields, in this order, also applied at predict: ``nfc`` or ``nfkc`` (Unicode normal form),
     ``strip_html`` (tags, comments and entities, once), ``whitespace`` (runs become one space, ends trimmed).
-    Empty: the bytes stay as they are."""
+    ``duplicates`` comes after them and drops a row whose texts and label an earlier row of its split has; nothing is
+    dropped at predict. Empty: the bytes stay as they are."""
 
     max_line_bytes: int = Limit(default=1 << 20, ge=64, le=1 << 30)
     """The longest line (JSONL, CSV, TSV) or field (CSV, TSV, Parquet) that is read, in bytes; a longer one is an error
@@ -63,8 +64,6 @@ class Record:
     row: dict[str, Any]
     place: str
     id: str | None = None
-    cleaned: tuple[str, ...] = ()
-    """The cleaning steps that changed a text of this row."""
 
 
 # -- part files
@@ -116,8 +115,9 @@ def rows_of(folder: Path, split: str, fields: Sequence[Field], config: DataConfi
     Raises:
         DataError: at the first row that cannot be read.
     """
+    cleaning = Cleaning(config.clean)
     for path in parts(folder)[split]:
-        for found in read_part(path, folder.parent, fields, config):
+        for found in read_part(path, folder.parent, fields, config, cleaning):
             if isinstance(found, Problem):
                 raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
             yield found
@@ -126,14 +126,24 @@ def rows_of(folder: Path, split: str, fields: Sequence[Field], config: DataConfi
 # -- rows of a task
 
 
-def read_part(path: Path, root: Path, fields: Sequence[Field], config: DataConfig) -> Iterator[Record | Problem]:
+def read_part(
+    path: Path, root: Path, fields: Sequence[Field], config: DataConfig, cleaning: Cleaning | None = None
+) -> Iterator[Record | Problem]:
     """Yield the rows of a part file as ``fields`` and ``data.columns`` describe them, and a problem for each bad one.
 
     A column that a part does not have is one problem, not one for each row.
 
+    Args:
+        path: the part file.
+        root: the folder that places are relative to.
+        fields: the fields of the task.
+        config: how files become rows.
+        cleaning: of the split, with what its earlier parts held; ``None``: the part stands alone.
+
     Raises:
         ConfigError: ``data.columns`` names a field that the task does not have.
     """
+    cleaning = cleaning or Cleaning(config.clean)
     schema = Schema.of(fields, config, path)
     for found in read_rows(path, root, config.limits):
         if isinstance(found, Problem):
@@ -142,8 +152,8 @@ def read_part(path: Path, root: Path, fields: Sequence[Field], config: DataConfi
         place, values = found
         row, name, problems = schema.read(place, values)
         yield from problems
-        if not problems and len(row) == len(fields):
-            yield Record(row, place, name, _clean_row(row, fields, config.clean))
+        if not problems and len(row) == len(fields) and cleaning.keeps(row, fields, place):
+            yield Record(row, place, name)
 
 
 @dataclass
@@ -284,19 +294,3 @@ def _identifier(value: Any) -> str | None:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
     raise RowError(_ID, describe(value))
-
-
-def _clean_row(row: dict[str, Any], fields: Sequence[Field], steps: Sequence[str]) -> tuple[str, ...]:
-    """Clean the text fields of ``row`` in place; return the steps that changed one."""
-    changed = dict[str, None]()
-    for field in fields:
-        value = row[field.name]
-        if not (steps and field.text and value):
-            continue
-        for step in steps:
-            new = STEPS[step](value) if isinstance(value, str) else [STEPS[step](item) for item in value]
-            if new != value:
-                changed[step] = None
-            value = new
-        row[field.name] = value
-    return tuple(changed)

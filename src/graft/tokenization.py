@@ -24,6 +24,7 @@ from pydantic import Field as Limit
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, load_tokenizer, locked
+from graft.cleaning import Cleaning
 from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import ConfigError, DataError
@@ -59,7 +60,7 @@ def tokenize(
         ConfigError: the length limit does not fit the base, or the base is not locked.
         DataError: the data is not what was validated, or rows make no usable tokens (each at its ``file:line``).
     """
-    verdict = _verdict(workspace)
+    verdict = _verdict(workspace, data)
     pinned = locked(workspace, base)
     _check_limit(tokenization, pinned)
     tokenizer = load_tokenizer(pinned.folder(workspace.root, weights=False), base.trust_remote_code)
@@ -118,14 +119,16 @@ def token_schema(task: Task) -> pa.Schema:
 # -- before
 
 
-def _verdict(workspace: Workspace) -> dict[str, Any]:
-    """Return validate's verdict, refused unless it is about the data that lies here now."""
+def _verdict(workspace: Workspace, data: DataConfig) -> dict[str, Any]:
+    """Return validate's verdict, refused unless it is about the data that lies here now, read as ``data`` says."""
     path = workspace.validation / "verdict.json"
     if not path.is_file():
         raise DataError("data: not validated; run `graft stage validate`")
     verdict: dict[str, Any] = read_json(path)
     if not verdict["passed"] or verdict["data"] != data_digest(workspace.data):
         raise DataError("data: changed since it was validated; run `graft stage validate`")
+    if (verdict.get("clean"), verdict.get("columns")) != (list(data.clean), data.columns):
+        raise DataError("data.clean, data.columns: changed since validation; run `graft stage validate`")
     return verdict
 
 
@@ -152,14 +155,14 @@ class _Encoder:
     state: Mapping[str, Any]
     problems: list[Problem] = field(default_factory=list)
 
-    def records(self, path: Path, root: Path) -> Iterator[list[Record]]:
-        """Yield the records of a part in batches."""
-        found = self._strict(path, root)
+    def records(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[list[Record]]:
+        """Yield the records of a part in batches; ``cleaning`` is that of its split."""
+        found = self._strict(path, root, cleaning)
         while batch := list(islice(found, BATCH_ROWS)):
             yield batch
 
-    def _strict(self, path: Path, root: Path) -> Iterator[Record]:
-        for found in read_part(path, root, self.task.fields, self.data):
+    def _strict(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[Record]:
+        for found in read_part(path, root, self.task.fields, self.data, cleaning):
             if isinstance(found, Problem):
                 raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
             yield found
@@ -198,6 +201,7 @@ class _Split:
     """What is known of a split once its parts are written."""
 
     name: str
+    cleaning: Cleaning
     training: set[bytes]
     """A digest of each training row's tokens: filled by ``train``, looked up by the other splits."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -227,7 +231,7 @@ class _Split:
 def _write_splits(workspace: Workspace, output: Path, encoder: _Encoder, progress: _Progress) -> list[_Split]:
     """Write the token tables of all splits, ``train`` first, since the others are compared with it."""
     files, training = parts(workspace.data), set[bytes]()
-    splits = [_Split(name, training) for name in SPLITS]
+    splits = [_Split(name, Cleaning(encoder.data.clean), training) for name in SPLITS]
     for split in splits:
         stems = Counter(path.stem for path in files[split.name])
         (output / split.name).mkdir()
@@ -243,7 +247,7 @@ def _write_part(path: Path, root: Path, table: Path, encoder: _Encoder, split: _
 
     schema = token_schema(encoder.task)
     with pa.ipc.new_stream(str(table), schema) as writer:
-        for records in encoder.records(path, root):
+        for records in encoder.records(path, root, split.cleaning):
             rows = encoder.encode(records)
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
             split.count(rows, encoder.tokenizer.unk_token_id)

@@ -98,6 +98,15 @@ def test_any_adapter_can_be_scored_on_the_raw_test_rows(evaluated: Workspace) ->
     np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-7)
 
 
+def test_the_project_decides_which_rows_an_adapter_answers(copy: Workspace) -> None:
+    part = copy.data / "test" / "part-0000.jsonl"
+    first = part.read_text().splitlines()[0]
+    part.write_text(f"{part.read_text()}{first}\n")
+    for data, rows in ((DataConfig(), 16), (DataConfig(clean=("duplicates",)), 15)):
+        found = score_adapter(copy.adapter, copy, data=data, batch_rows=64, device="cpu")
+        assert len(found["row"]) == rows
+
+
 def test_label_that_a_champion_does_not_know_is_refused(copy: Workspace) -> None:
     part = copy.data / "test" / "part-0000.jsonl"
     part.write_text(part.read_text().replace('"weather"', '"tides"'))

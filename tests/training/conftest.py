@@ -25,6 +25,7 @@ def make_tokenized(make_project: Callable[..., Workspace]) -> Callable[..., Work
         workspace = make_project(path, **overrides)
         splits = {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}}
         verdict = {"passed": True, "data": data_digest(workspace.data), "state": STATE, "splits": splits}
+        verdict |= {"clean": [], "columns": {}}
         write_json(workspace.validation / "verdict.json", verdict)
         stages.run("tokenize", workspace)
         return workspace

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 
 from graft.base import BaseConfig
+from graft.cleaning import text_steps
 from graft.config import Section
 from graft.data import DataConfig, Record, rows_of
 from graft.errors import DataError, IntegrityError
@@ -100,7 +101,8 @@ def score_adapter(
     Args:
         folder: an adapter folder with its identity.json.
         workspace: the project whose ``data/test`` is scored.
-        data: how the project's part files are read; its cleaning steps are replaced by the adapter's.
+        data: how the project's part files are read. It decides which rows there are (``duplicates``), so that all
+            adapters answer the same; the steps on their text are the adapter's.
         batch_rows: rows per forward pass.
         device: ``auto``, ``cpu`` or ``cuda``.
         name: starts the progress lines.
@@ -115,8 +117,9 @@ def score_adapter(
     from graft.evaluation.prediction import score
 
     loaded = artifact.load(folder, workspace.root, device=device)
-    own = data.model_copy(update={"clean": tuple(loaded.identity["clean"])})
-    records = list(rows_of(workspace.data, "test", loaded.task.fields, own))
+    own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
+    asked = {record.place for record in rows_of(workspace.data, "test", loaded.task.fields, data)}
+    records = [one for one in rows_of(workspace.data, "test", loaded.task.fields, own) if one.place in asked]
     _check_answers(loaded, records)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]

@@ -22,12 +22,14 @@ from typing import Any
 from pydantic import Field as Limit
 
 from graft import tasks
+from graft.cleaning import Cleaning
 from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import DataError, shown
 from graft.identity import digest_file
 from graft.reading import has_bom
 from graft.tasks import Field, TaskConfig
+from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Contract, Frame
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
@@ -81,8 +83,11 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         raise DataError.from_problems(title, [str(problem) for problem in inspection.problems])
     with replaced(workspace.validation) as verdict, replaced(workspace.data_docs) as docs:
         write_json(verdict / "verdict.json", {"data": data_digest(workspace.data), **inspection.verdict()})
+        write_changes(verdict, inspection.cleaning)
         inspection.contract.write_docs(docs)
     shutil.rmtree(report, ignore_errors=True)
+    for line in described(inspection.cleaning):
+        print(f"validate: {line}; {_shown(workspace.validation / 'cleaning.diff', workspace)}", flush=True)
 
 
 def _shown(path: Path, workspace: Workspace) -> str:
@@ -93,7 +98,8 @@ def _shown(path: Path, workspace: Workspace) -> str:
 def _learn(workspace: Workspace, files: Sequence[Path], task: TaskConfig, data: DataConfig) -> dict[str, Any]:
     """Return what the task learns from the readable training rows."""
     one = tasks.get(task.name)
-    read = itertools.chain.from_iterable(read_part(path, workspace.root, one.fields, data) for path in files)
+    cleaning = Cleaning(data.clean)
+    read = itertools.chain.from_iterable(read_part(path, workspace.root, one.fields, data, cleaning) for path in files)
     return one.learn(task, (found.row for found in read if isinstance(found, Record)))
 
 
@@ -134,14 +140,14 @@ class _Inspection:
         self.total_problems = 0
         self.parts: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self.cleaned: Counter[str] = Counter(dict.fromkeys(data.clean, 0))
+        self.cleaning = {split: Cleaning(data.clean) for split in SPLITS}
         self.warnings: list[str] = []
         self.progress = _Progress()
 
     def part(self, split: str, path: Path) -> None:
         """Read and check one part."""
         frame, found, rows = Frame(self.task.fields), list[Problem](), 0
-        for one in read_part(path, self.root, self.task.fields, self.data):
+        for one in read_part(path, self.root, self.task.fields, self.data, self.cleaning[split]):
             if isinstance(one, Problem):
                 found.append(one)
                 frame.refuse(one.place)
@@ -150,7 +156,8 @@ class _Inspection:
             found += self.record(split, one, frame)
             self.progress.show(f"{split}/{path.name}", self.total_problems + len(found))
         known = {(problem.place, problem.field) for problem in found}
-        broken = self.contract.check(f"{split}/{path.name}", frame)
+        # A part whose rows all stand in earlier parts leaves nothing to hold to the contract.
+        broken = self.contract.check(f"{split}/{path.name}", frame) if frame.places else []
         found += [one for one in broken if (one.place, one.field) not in known and one.place not in frame.refused]
         self.report(sorted(found, key=lambda problem: _line(problem.place)))
         self.parts[split][path.name] = {"rows": rows, "digest": digest_file(path)}
@@ -161,7 +168,6 @@ class _Inspection:
         """Count one readable row and yield what the task finds wrong with it."""
         frame.add(record, self.seen.earlier(record))
         self.seen.add_text(split, record)
-        self.cleaned.update(record.cleaned)
         if self.label:
             self.counts[split][record.row[self.label]] += 1
         for one in self.task.check_row(self.config, record.row, self.state):
@@ -176,6 +182,9 @@ class _Inspection:
             self.report([Problem(f"{self.name}/{split}", "", expected, str(rows))])
         if repeated := self.seen.repeated(split):
             self.warnings.append(repeated)
+        if count := self.cleaning[split].disagreements:
+            where = ", ".join(self.cleaning[split].disagreeing)
+            self.warnings.append(f"{split}: {count} rows have the text of an earlier row and another label ({where})")
         if self.label and split != "train" and (absent := set(self.counts["train"]) - set(self.counts[split])):
             shown_labels = ", ".join(shown(label) for label in sorted(absent)[:5])
             self.warnings.append(f"{split}: no row of {len(absent)} of the labels ({shown_labels})")
@@ -196,7 +205,11 @@ class _Inspection:
                 for split, found in self.parts.items()
             },
             "counts": {split: dict(self.counts[split]) for split in self.parts},
-            "cleaned": dict(self.cleaned),
+            "clean": list(self.data.clean),
+            "columns": self.data.columns,
+            "cleaned": {
+                step: sum(cleaning.counts[step] for cleaning in self.cleaning.values()) for step in self.data.clean
+            },
             "checks": self.contract.summary(),
             "warnings": self.warnings,
         }
