@@ -28,7 +28,8 @@ def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     chosen = mask[..., None].float()
     mean = (hidden.float() * chosen).sum(1) / chosen.sum(1)
-    return normalize(mean, dim=-1) * float(hidden.shape[-1]) ** 0.5
+    pooled: torch.Tensor = normalize(mean, dim=-1) * float(hidden.shape[-1]) ** 0.5
+    return pooled
 
 
 def pool_mean(model: PreTrainedModel, outputs: int) -> list[str]:
