@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from graft import stages
-from graft.artifact import LoadedAdapter, load, predict, raw_outputs, verified
+from graft.artifact import LoadedAdapter, attention, load, predict, raw_outputs, reproducible, verified
 from graft.base import lock, locked
 from graft.data import data_digest
 from graft.errors import DataError, IntegrityError, ResourceMissing
@@ -89,7 +89,27 @@ def test_peft_itself_loads_the_folder(trained: Workspace, loaded: LoadedAdapter)
     base = AutoModelForSequenceClassification.from_pretrained(trained.root / "base", num_labels=3)
     model = PeftModel.from_pretrained(base, str(trained.adapter)).eval()
     batch = {"input_ids": torch.arange(5, 25).view(2, 10), "attention_mask": torch.ones(2, 10, dtype=torch.int64)}
-    assert torch.equal(model(**batch).logits, loaded.model(**batch).logits)
+    # PEFT's load takes the fused attention, ours the plain products.
+    assert torch.allclose(model(**batch).logits, loaded.model(**batch).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "plain"), [("cpu", 128, True), ("cpu", 256, True), ("cpu", 257, False), ("cuda", 128, False)]
+)
+def test_attention_is_plain_for_short_rows_on_a_cpu(device: str, length: int, plain: bool) -> None:
+    assert attention(device, length) == ({"attn_implementation": "eager"} if plain else {})
+
+
+def test_reproducible_pins_and_restores() -> None:
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
+    with reproducible(before[0] + 1):
+        torch.manual_seed(1)
+        assert torch.get_num_threads() == before[0] + 1
+        assert torch.are_deterministic_algorithms_enabled()
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
 
 
 def test_adapter_config_names_the_base_without_a_path(trained: Workspace) -> None:
@@ -114,7 +134,8 @@ def test_predict_answers_raw_rows_in_order(trained: Workspace, loaded: LoadedAda
 
 
 def test_predict_cleans_text_as_in_training_and_drops_no_row(loaded: LoadedAdapter) -> None:
-    plain, spaced = predict(loaded, [{"text": "the cat barks"}, {"body": "  the \n cat\tbarks "}])
+    plain, spaced = (predict(loaded, [row]) for row in ({"text": "the cat barks"}, {"body": "  the \n cat\tbarks "}))
+    assert len(spaced) == 1
     assert plain == spaced
 
 

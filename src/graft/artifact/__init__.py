@@ -7,7 +7,7 @@ holds what it was made of; loading refuses everything that differs. The price is
 Nothing here needs git, DVC, MLflow, Prefect or Great Expectations: the published model ships these modules.
 """
 
-from graft.artifact.execution import pick_device, reproducible
+from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
 from graft.artifact.loading import LoadedAdapter, load
 from graft.artifact.planning import base_identity, code_environment, planned_identity
@@ -19,6 +19,7 @@ __all__ = [
     "IDENTITY",
     "PROBE",
     "LoadedAdapter",
+    "attention",
     "base_identity",
     "code_environment",
     "load",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft import tasks
 from graft.adapters import wrap
-from graft.artifact.execution import pick_device
+from graft.artifact.execution import attention, pick_device
 from graft.artifact.files import ADAPTER_WEIGHTS, IDENTITY, adapter_state, verified
 from graft.artifact.planning import base_of
 from graft.base import LockedBase, load_tokenizer
@@ -86,6 +86,7 @@ def load(
             identity["task"]["state"],
             dtype=getattr(torch, identity["base"]["dtype"]),
             trust_remote_code=trust_remote_code,
+            **attention(target, identity["max_length_tokens"]),
         )
         wrapped = _wrapped(model, identity, new_modules, folder)
     _fill(wrapped, folder)

@@ -52,7 +52,8 @@ class TrainingConfig(Section):
     """How often training can be resumed from, in steps."""
 
     base_dropout: float | None = Limit(default=None, ge=0, lt=1)
-    """The dropout of the base's own layers while training; null: as the base was configured (0.1 for a BERT). 0 saves a tenth of the time, and small adapters rarely need it."""
+    """The dropout of the base's own layers while training; null: as the base was configured (0.1 for a BERT). 0 saves a
+    tenth of the time, and small adapters rarely need it."""
 
     threads: int = Limit(default=2, ge=1, le=256)
     """CPU threads; part of the identity, since the thread count changes the result's bytes."""

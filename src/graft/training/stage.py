@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft import tasks
 from graft.adapters import AdapterConfig, attach, describe
-from graft.artifact import pick_device, planned_identity, reproducible, save
+from graft.artifact import attention, pick_device, planned_identity, reproducible, save
 from graft.base import BaseConfig, locked
 from graft.errors import TrainingDiverged
 from graft.identity import digest_json, run_key
@@ -78,7 +78,12 @@ def _inputs(
     folder = locked(workspace, base).folder(workspace.root)
     torch.manual_seed(training.seed)
     model, new_modules = one.load_model(
-        str(folder), task, state, dtype=getattr(torch, base.dtype), trust_remote_code=base.trust_remote_code
+        str(folder),
+        task,
+        state,
+        dtype=getattr(torch, base.dtype),
+        trust_remote_code=base.trust_remote_code,
+        **attention(device, manifest["max_length_tokens"]),
     )
     if training.base_dropout is not None:
         for part in model.modules():
