@@ -32,7 +32,7 @@ class Adapted(mlflow.pyfunc.PythonModel):
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         self.folder = context.artifacts["adapter"]
 
-    def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN201, ARG002
+    def predict(self, context, model_input, params=None):  # noqa: ARG002
         return model_input
 
 
@@ -41,7 +41,9 @@ def validate(data: Path) -> pd.DataFrame:
     frame = pd.concat([pd.read_json(path, lines=True) for path in sorted(data.rglob("*.jsonl"))])
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    batch = context.data_sources.add_pandas("rows").add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+    batch = (
+        context.data_sources.add_pandas("rows").add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+    )
     suite = gx.ExpectationSuite(name="rows")
     suite.add_expectation(gx.expectations.ExpectColumnValuesToNotBeNull(column="text"))
     suite.add_expectation(gx.expectations.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1))
@@ -55,11 +57,16 @@ def train(base: str, frame: pd.DataFrame, out: Path) -> Path:
     labels = sorted(frame["label"].unique())
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = Dataset.from_dict(
-        {**tokenizer(list(frame["text"]), truncation=True, max_length=64), "labels": [labels.index(x) for x in frame["label"]]}
+        {
+            **tokenizer(list(frame["text"]), truncation=True, max_length=64),
+            "labels": [labels.index(x) for x in frame["label"]],
+        }
     )
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
     model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
-    arguments = TrainingArguments(str(out / "trainer"), num_train_epochs=2, report_to=[], save_strategy="no", use_cpu=True)
+    arguments = TrainingArguments(
+        str(out / "trainer"), num_train_epochs=2, report_to=[], save_strategy="no", use_cpu=True
+    )
     trainer = Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer))
     trainer.train()
     trainer.predict(rows)

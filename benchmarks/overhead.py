@@ -62,7 +62,9 @@ def fresh_project(folder: Path, environment: dict[str, str]) -> None:
     write_tiny_base(folder / "base")
     params = overridden({"validation": {}, "data": {}, "evaluation": {"resamples": 100}})
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "graft", "lock"], cwd=folder, check=True, env=environment, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "graft", "lock"], cwd=folder, check=True, env=environment, capture_output=True
+    )
     (folder / "data.dvc").unlink()
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=folder, check=True, env=environment)
 
@@ -74,7 +76,8 @@ def line(name: str, ours: list[Cost], peer: list[Cost], peer_name: str) -> str:
     ratio_cpu = statistics.median(a.cpu / b.cpu for a, b in zip(ours, peer, strict=True))
     ratio_wall = statistics.median(a.wall / b.wall for a, b in zip(ours, peer, strict=True))
     return (
-        f"{name:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall | {peer_name:16s} {peer_cpu:7.2f} CPU s {peer_wall:7.2f} s wall"
+        f"{name:22s} {cpu:7.2f} CPU s {wall:7.2f} s wall"
+        f" | {peer_name:16s} {peer_cpu:7.2f} CPU s {peer_wall:7.2f} s wall"
         f" | ratio {ratio_cpu:.2f} CPU, {ratio_wall:.2f} wall"
     )
 
@@ -94,11 +97,19 @@ def main() -> None:
             clone = work / f"clone-{number}"
             fresh_project(clone, environment | {"PYTHONPATH": f"{clone}/src:{clone}"})
             own = environment | {"PYTHONPATH": f"{clone}/src:{clone}"}
-            subprocess.run([sys.executable, "-m", "compileall", "-q", "src", "pipelines"], cwd=clone, check=True, env=own)
+            subprocess.run(
+                [sys.executable, "-m", "compileall", "-q", "src", "pipelines"], cwd=clone, check=True, env=own
+            )
             costs = (
                 measure([sys.executable, "-m", "graft", "run"], clone, work / "graft.log", own),
                 measure(
-                    [sys.executable, str(ROOT / "benchmarks/naive_chain.py"), f"{clone}/base", f"{clone}/data", str(clone)],
+                    [
+                        sys.executable,
+                        str(ROOT / "benchmarks/naive_chain.py"),
+                        f"{clone}/base",
+                        f"{clone}/data",
+                        str(clone),
+                    ],
                     work,
                     work / "naive.log",
                     environment | {"PREFECT_HOME": f"{clone}/naive-prefect", "PREFECT_LOGGING_LEVEL": "WARNING"},

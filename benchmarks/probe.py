@@ -1,7 +1,7 @@
-"""Is the adapter worth it? The adapter of the last run beside a linear probe on the frozen base, on the same test rows.
+"""The adapter of the last run beside a linear probe on the frozen base, on the same test rows.
 
-The probe is logistic regression on mean-pooled last hidden states of the untouched base, its regularisation chosen on the
-validation split. Run it after a pipeline run, in the project's folder:
+The probe is logistic regression on mean-pooled last hidden states of the untouched base, its regularisation chosen on
+the validation split. Run it after a pipeline run, in the project's folder:
 
     .venv/bin/python benchmarks/probe.py
 

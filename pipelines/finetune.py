@@ -19,7 +19,6 @@ if __name__ == "__main__":
     sys.exit(finetune_main(sys.argv[1:]))
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,14 +177,9 @@ def run_stage(chain: Chain, stage: str, is_current: bool) -> State:
         result = placement.run_placed(repository, stage, pool, logger.info, force=chain.force)
         outcome, seconds = result.outcome, result.seconds
     else:
-        result = repository.run_stage(stage, force=chain.force, on_line=logger.info, environment=quiet())
+        result = repository.run_stage(stage, force=chain.force, on_line=logger.info)
         outcome, seconds = result.outcome, result.seconds
     chain.note(stage, outcome, seconds)
     message = f"{OUTCOME_WORDS[outcome]} ({seconds:.1f} s)"
     logger.info(f"{outcome} ({seconds:.1f} s)")
     return Completed(name=OUTCOME_NAMES[outcome], message=message)
-
-
-def quiet() -> dict[str, str]:
-    """Return a stage's environment without a warning of transformers about itself; the user's own filters win."""
-    return {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore::FutureWarning:transformers.modeling_utils")}

@@ -20,6 +20,7 @@ from graft.errors import GraftError, Locked, ResourceMissing
 from graft.identity import digest_file
 from graft.publication import Decision, Receipt
 from graft.tracking import RunContext
+from graft.workspace import command
 from pipelines import journal, reporting
 from pipelines.chain import Chain
 
@@ -78,7 +79,7 @@ def record(chain: Chain) -> None:
     url = run_page(chain)
     lines = outcome(chain)
     logger.info(lines[0])
-    logger.info(f"look at it: {url}" if url else "look at it: graft ui")
+    logger.info(f"look at it: {url or command('ui')}")
     reporting.show_link(workspace, "mlflow-run", url, "The training's run in MLflow")
     reporting.show_summary(workspace, chain, [*lines, *([f"[The run in MLflow]({url})"] if url else [])])
 

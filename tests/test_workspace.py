@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import ConfigError, Locked
-from graft.workspace import HOME_VARIABLE, TEMPORARY, Workspace, locked, read_json, replaced, write_json, write_text
+from graft.workspace import HOME_VARIABLE, TEMPORARY, Workspace, command, locked, read_json, replaced, write_json, write_text
 
 
 @pytest.fixture
@@ -176,3 +176,20 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert (tmp_path / "run.holder").exists()
     with locked(tmp_path / "run", purpose="next"):
         assert json.loads((tmp_path / "run.holder").read_text())["purpose"] == "next"
+
+
+def test_command_is_typed_by_its_path_where_the_environment_is_not_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / ".venv" / "bin" / "graft"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    monkeypatch.setattr(sys, "prefix", str(own.parent.parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert command("ui") == ".venv/bin/graft ui"
+    monkeypatch.chdir("/")
+    assert command("ui") == f"{own.relative_to('/')} ui"
+    monkeypatch.setenv("PATH", f"{own.parent}:/usr/bin")
+    assert command("ui") == "graft ui"

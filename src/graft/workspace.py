@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -165,6 +166,15 @@ class Workspace:
     def published(self) -> Path:
         """Receipts of what was published where (json, by registry)."""
         return self.dot / "published.json"
+
+
+def command(arguments: str) -> str:
+    """Return how a user types ``graft ARGUMENTS`` here: by its path where its environment is not the active one."""
+    own = Path(sys.prefix) / "bin" / "graft"
+    found = shutil.which("graft")
+    if not own.exists() or (found and Path(found).resolve() == own.resolve()):
+        return f"graft {arguments}"
+    return f"{os.path.relpath(own) if own.is_relative_to(Path.cwd()) else own} {arguments}"
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def summary_lines(workspace: Workspace, receipt: Receipt) -> Iterator[str]:
     """Yield the short table of the evaluation, the model version, its alias and the decision about it."""
     from graft.evaluation.overview import format_table, summary
     from graft.tracking.server import shown_uri
-    from graft.workspace import read_json
+    from graft.workspace import command, read_json
 
     yield format_table(summary(read_json(workspace.evaluation / "metrics.json")), columns=SHOWN_METRICS)
     yield ""
@@ -53,4 +53,4 @@ def summary_lines(workspace: Workspace, receipt: Receipt) -> Iterator[str]:
     yield f"adapter  sha256 {receipt.adapter}"
     if receipt.decision:
         yield f"verdict  {receipt.decision['verdict']}: {receipt.decision['reason']}"
-    yield "look     graft ui"
+    yield f"look     {command('ui')}"

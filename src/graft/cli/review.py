@@ -146,6 +146,7 @@ def sync(as_json: JSON = False) -> None:
 
     from graft import params, publication
     from graft.cli import printing
+    from graft.workspace import command
 
     place = workspace()
     config = params.load(place.params)
@@ -163,7 +164,7 @@ def sync(as_json: JSON = False) -> None:
         printing.as_json(dataclasses.asdict(receipt))
         return
     print(f"{receipt.name} version {receipt.version} at {receipt.uri}")
-    print(receipt.run_url if receipt.run_url.startswith("http") else "look: graft ui")
+    print(receipt.run_url if receipt.run_url.startswith("http") else f"look: {command('ui')}")
 
 
 def _context(place: Workspace) -> RunContext:

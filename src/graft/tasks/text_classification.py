@@ -43,7 +43,8 @@ class Config(TaskConfig):
     """The labels in their order; rows with another label are refused. Default: those of the training rows, sorted."""
 
     pooling: Literal["model", "mean"] = "model"
-    """What the head reads: ``model``, the head that transformers gives this base (the first token of a BERT); ``mean``, a linear head on the mean of the hidden states, which suits sentence encoders."""
+    """What the head reads: ``model``, the head that transformers gives this base (the first token of a BERT); ``mean``,
+    a linear head on the mean of the hidden states, which suits sentence encoders."""
 
     @field_validator("labels")
     @classmethod
