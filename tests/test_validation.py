@@ -14,6 +14,7 @@ from graft.errors import DataError
 from graft.identity import digest_files, digest_folder
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
+from graft.validation.pages import masked
 from graft.workspace import Workspace
 
 Rows = list[dict[str, Any]]
@@ -363,6 +364,75 @@ def test_data_docs_of_a_refusal_show_no_text_and_escape_what_they_show(workspace
     assert "&lt;s&gt;a&lt;/s&gt;" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<i>.jsonl" not in text
+
+
+def loaded(folder: Path) -> tuple[list[str], list[Path]]:
+    """Return what the pages below a folder load or link to elsewhere, and the files that their links lead to."""
+    away, near = [], []
+    for page in folder.rglob("*.html"):
+        text = page.read_text()
+        away += re.findall(r"<(?:script|link|footer|input|button)\b|\son\w+=\"|url\(|@import|//[a-z]", text)
+        links = re.findall(r"(?:src|href)=[\"']?([^\"' >]*)", text)
+        near += [page.parent / link.partition("#")[0] for link in links if not link.startswith("#")]
+    return away, near
+
+
+def test_pages_load_nothing_and_their_links_lead_somewhere(workspace: Workspace) -> None:
+    write(workspace.data / "train" / "more #1.jsonl", edited(0, text="a", id="m")(rows_of("more")))
+    run(workspace)
+    write(workspace.data / "test" / "part.jsonl", edited(0, label="z")(rows_of("test")))
+    refusal(workspace)
+    for folder in (workspace.data_docs, workspace.failed / "validate" / "data_docs"):
+        away, near = loaded(folder)
+        assert away == []
+        assert {path.suffix for path in folder.rglob("*.*") if path.is_file()} == {".html"}
+        assert all(path.is_file() for path in near)
+        assert {path.resolve() for path in near} >= {path.resolve() for path in folder.rglob("*.html")}
+
+
+def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Workspace) -> None:
+    test = edited(0, text="train text 1")(rows_of("test"))
+    write(workspace.data / "test" / "part.jsonl", test)
+    run(workspace)
+    cells = table_rows(workspace.data_docs / "index.html")
+    assert [row[:7] for row in cells if row[0] in ("train", "validation", "test")] == [
+        [split, "part.jsonl", "✓ passed", "8", "0", "17", "0"] for split in ("train", "validation", "test")
+    ]
+    text = (workspace.data_docs / "index.html").read_text()
+    assert "The data passed.</b>Every part keeps the contract, with 1 warning." in text
+    assert "<li>test: rows with a text that occurs before: 1 in train</li>" in text
+    write(workspace.data / "test" / "part.jsonl", edited(2, label="a label that is long")(test))
+    refusal(workspace)
+    index = workspace.failed / "validate" / "data_docs" / "index.html"
+    cells = table_rows(index)
+    assert ["data/test/part.jsonl:3", "label", "one of x, y", "&#39;a la…&#39;"] in cells
+    assert ["test", "part.jsonl", "✗ failed", "8", "1", "16", "1", "every expectation"] in cells
+    assert ["label", "one of the 2 labels of the training rows", "expect_column_values_to_be_in_set", "1"] in cells
+    assert "The data failed.</b>1 problem;" in index.read_text()
+    (workspace.data / "test" / "part.jsonl").unlink()
+    refusal(workspace)
+    assert "The data failed." in index.read_text()
+    assert ["data/test: no part files; put test rows there, or let `graft import` split the data"] in table_rows(index)
+
+
+def table_rows(page: Path) -> list[list[str]]:
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", page.read_text(), re.DOTALL)
+    return [[re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in found]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("0 of them", "0 of them"),
+        ("'short'", "'short'"),
+        ("'train-00002', which data/a.jsonl:2 has too", "'trai…', which data/a.jsonl:2 has too"),
+        ('"it\'s a secret" and more', '"it\'s…" and more'),
+        ("'a long value that was cut…", "'a lo…'"),
+        ("'never closed", "'neve…'"),
+    ],
+)
+def test_masked_values_keep_only_their_start(found: str, expected: str) -> None:
+    assert masked(found) == expected
 
 
 def test_the_workers_home_and_folder_stay_clean(

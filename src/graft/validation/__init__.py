@@ -31,6 +31,7 @@ from graft.reading import has_bom
 from graft.tasks import Field, TaskConfig
 from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Contract, Frame
+from graft.validation.pages import Index, Part
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
 PROGRESS_SECONDS = 2.0
@@ -67,7 +68,9 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         state = _learn(workspace, files["train"], task, data)
     except DataError as error:
         with replaced(report) as folder:
-            _write_report(folder, list(error.problems) or [str(error)], [])
+            problems = list(error.problems) or [str(error)]
+            _write_report(folder, problems, [])
+            Index(False, len(problems), REPORTED_PROBLEMS, problems).write(folder / "data_docs")
         raise
     inspection = _Inspection(workspace, task, state, data, validation)
     for split, paths in files.items():
@@ -77,14 +80,14 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     if inspection.problems:
         with replaced(report) as folder:
             _write_report(folder, inspection.problems, inspection.contract.summary())
-            inspection.contract.write_docs(folder / "data_docs")
+            inspection.write_docs(folder / "data_docs")
         count = inspection.total_problems
         title = f"{workspace.data.name}: {count} problem{'s' if count > 1 else ''}; report: {_shown(report, workspace)}"
         raise DataError.from_problems(title, [str(problem) for problem in inspection.problems])
     with replaced(workspace.validation) as verdict, replaced(workspace.data_docs) as docs:
         write_json(verdict / "verdict.json", {"data": data_digest(workspace.data), **inspection.verdict()})
         write_changes(verdict, inspection.cleaning)
-        inspection.contract.write_docs(docs)
+        inspection.write_docs(docs)
     shutil.rmtree(report, ignore_errors=True)
     for line in described(inspection.cleaning):
         print(f"validate: {line}; {_shown(workspace.validation / 'cleaning.diff', workspace)}", flush=True)
@@ -139,6 +142,8 @@ class _Inspection:
         self.problems: list[Problem] = []
         self.total_problems = 0
         self.parts: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        self.broken: Counter[str] = Counter()
+        """How many problems each part has."""
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(data.clean) for split in SPLITS}
         self.warnings: list[str] = []
@@ -160,6 +165,7 @@ class _Inspection:
         broken = self.contract.check(f"{split}/{path.name}", frame) if frame.places else []
         found += [one for one in broken if (one.place, one.field) not in known and one.place not in frame.refused]
         self.report(sorted(found, key=lambda problem: _line(problem.place)))
+        self.broken[f"{split}/{path.name}"] = len(found)
         self.parts[split][path.name] = {"rows": rows, "digest": digest_file(path)}
         if path.suffix != ".parquet" and has_bom(path):
             self.warnings.append(f"{split}/{path.name}: starts with a byte order mark, which is skipped")
@@ -213,6 +219,26 @@ class _Inspection:
             "checks": self.contract.summary(),
             "warnings": self.warnings,
         }
+
+    def write_docs(self, folder: Path) -> None:
+        """Write the Data Docs: Great Expectations' pages and the index of them."""
+        pages, statistics = self.contract.write_docs(folder), self.contract.statistics()
+        lines = [
+            Part(split, name, one["rows"], self.broken[key], page=pages.get(key), **statistics.get(key, {}))
+            for split, found in self.parts.items()
+            for name, one in found.items()
+            for key in [f"{split}/{name}"]
+        ]
+        Index(
+            passed=not self.total_problems,
+            total=self.total_problems,
+            reported=REPORTED_PROBLEMS,
+            problems=self.problems,
+            parts=sorted(lines, key=lambda part: not part.problems),
+            checks=self.contract.failures(),
+            warnings=self.warnings,
+            cleaning=list(described(self.cleaning)),
+        ).write(folder)
 
 
 def _line(place: str) -> int:

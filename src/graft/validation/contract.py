@@ -9,7 +9,6 @@ run.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import html
 import re
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from graft.data import DataConfig, Problem, Record
 from graft.errors import shown
 from graft.tasks import Field
+from graft.validation.pages import settle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,8 +206,25 @@ class Contract:
             for key, check in self.checks.items()
         ]
 
-    def write_docs(self, folder: Path) -> None:
-        """Write the Data Docs: a page per part (failed ones first), without times, random names and foreign hosts."""
+    def failures(self) -> list[dict[str, Any]]:
+        """Return each expectation in words, with the number of rows that failed it."""
+        return [
+            {"type": check.type, "column": check.column, "expected": check.expected, "failed": self.failed[key]}
+            for key, check in self.checks.items()
+        ]
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Return how many expectations each part passed and failed; a part that held no rows is absent."""
+        return {
+            part: {
+                "passed": result.statistics["successful_expectations"],
+                "failed": result.statistics["unsuccessful_expectations"],
+            }
+            for part, result in self.results
+        }
+
+    def write_docs(self, folder: Path) -> dict[str, str]:
+        """Write a page per part, failed ones first, and return where: part -> page relative to ``folder``."""
         from great_expectations.core.run_identifier import RunIdentifier
         from great_expectations.data_context.types.resource_identifiers import (
             ExpectationSuiteIdentifier,
@@ -230,7 +247,11 @@ class Contract:
         self.context.suites.add(self.suite)
         self.context.add_data_docs_site("site", _site(folder))
         self.context.build_data_docs(site_names=["site"])
-        _settle(folder)
+        (folder / "index.html").unlink(missing_ok=True)
+        pages = {part: next(folder.glob(f"validations/**/{n:04}-*.html")) for n, (part, _) in enumerate(chosen)}
+        places = {part: page.relative_to(folder).as_posix() for part, page in pages.items()}
+        settle(folder, places)
+        return places
 
 
 # Data Docs want a time; one that means nothing is the same in every run.
@@ -268,24 +289,3 @@ def _short(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return html.escape(value if len(value) <= 8 else f"{value[:4]}… ({len(value)} characters)")
-
-
-_RANDOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_BEACON = re.compile(r"https://great-expectations-web-assets[^\"']*")
-
-
-def _settle(folder: Path) -> None:
-    """Make the pages the same in every run: number random names, drop the logo that calls home with the time."""
-    for page in sorted(folder.rglob("*.html")):
-        text = page.read_text(encoding="utf-8")
-        for number, name in enumerate(dict.fromkeys(_RANDOM.findall(text))):
-            text = text.replace(name, f"n{number}")
-        up = "../" * (len(page.relative_to(folder).parts) - 1)
-        page.write_text(_BEACON.sub(f"{up}static/images/logo-long.png", text), encoding="utf-8", newline="\n")
-    kept = {"favicon.ico", "logo-long.png", "short-logo.png", "data_docs_default_styles.css"}
-    for path in sorted((folder / "static").rglob("*"), reverse=True):
-        if path.is_dir():
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        elif path.name not in kept:
-            path.unlink()
