@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from graft.errors import ConfigError, Locked
-from graft.workspace import HOME_VARIABLE, TEMPORARY, Workspace, command, locked, read_json, replaced, write_json, write_text
+from graft.workspace import (
+    HOME_VARIABLE,
+    TEMPORARY,
+    Workspace,
+    command,
+    locked,
+    read_json,
+    replaced,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture

@@ -124,7 +124,8 @@ def _method_schema(name: str) -> dict[str, Any]:
 
 def _key_schema(key: Key) -> dict[str, Any]:
     plain = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
-    entry: dict[str, Any] = {"description": f"{key.description} ({key.type})".strip(), "default": key.default}
+    # PEFT's own words name the type; a printed Union is no text to keep: its order depends on what was imported before.
+    entry: dict[str, Any] = {"description": key.description, "default": key.default}
     if key.type in plain:
         entry["type"] = plain[key.type]
     return entry

@@ -56,7 +56,10 @@ class BaseConfig(Section):
         if self.kind == "package" and not re.fullmatch(r"package:[A-Za-z_][\w.]*(/[^/].*)?", self.source):
             raise ValueError("source must be package:<module>/<folder>")
         if self.kind == "hub" and not HUB_ID.fullmatch(self.source):
-            raise ValueError("source must be a Hub id (org/name), a folder that starts with ./ or /, or package:...")
+            raise ValueError(
+                "source must be package:<module>/<folder>, a Hub id (org/name), or a folder: absolute, or relative to "
+                f"params.yaml and starting with ./ or ../ (~ is not expanded); got {shown(self.source)}"
+            )
         if self.revision is not None and self.kind != "hub":
             raise ValueError("revision is only for Hub ids; leave it out")
         return self

@@ -106,4 +106,3 @@ def gc(
         printing.table(["kind", "name", "size", "age"], cells)
     verb = "removed" if yes else "would remove"
     print(f"{verb} {len(items)} things, {printing.size(total)}{'' if yes or not items else '; graft gc --yes does it'}")
-    print("the DVC cache has a collector of its own: dvc gc --workspace --all-commits")

@@ -139,6 +139,6 @@ def _run_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 
     for one in found:
         since = printing.seconds(max(0.0, time.time() - float(one.get("ended") or one.get("started") or time.time())))
-        word = "for" if one["state"] == "running" else "since"
+        when = f"for {since}" if one["state"] == "running" else f"{since} ago"
         error = f": {str(one['error']).splitlines()[0]}" if one.get("error") else ""
-        yield f"{'run':9} {one['id']} {one['state']} {word} {since}{error}"
+        yield f"{'run':9} {one['id']} {one['state']} {when}{error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,8 @@ def predict(
         raise ConfigError("graft predict: give --model or --adapter, not both")
     place = workspace()
     folder = adapter or (_fetched(place, model) if model else _packed(place))
+    if not adapter and not model:
+        _say_which(place, folder)
     with writer(out) as write:
         parts = batches(file)
         part = next(parts, None)  # a file that cannot be read is refused before the model is loaded
@@ -85,6 +88,23 @@ def _trusts(place: Workspace) -> bool:
     from graft import params
 
     return params.load(place.params).base.trust_remote_code
+
+
+def _say_which(place: Workspace, folder: Path) -> None:
+    """Say on stderr which adapter answers: the one on disk need not be the champion."""
+    from graft import params
+    from graft.identity import digest_folder
+    from graft.publication.receipts import receipts
+
+    digest = digest_folder(folder)
+    found = next((one for one in receipts(place) if one.adapter == digest), None)
+    version = f"version {found.version} of {found.name}" if found else "not published"
+    name = found.name if found else params.load(place.params).registration.name
+    print(
+        f"with the adapter on disk ({digest[:12]}, {version}); the champion answers with --model models:/{name}@champion",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _packed(place: Workspace) -> Path:

@@ -155,4 +155,7 @@ def _previous(case: Case) -> str:
     for entry in case.history:
         if entry.moved and entry.after == case.before and entry.before:
             return entry.before
-    raise InputError(f"{case.candidate.name}: the journal knows no champion before; name a version with `--to`")
+    raise InputError(
+        f"{case.candidate.name}: the journal knows no champion before version {case.before}, so there is nothing to go "
+        "back to; where other versions exist, name one with `--to`"
+    )

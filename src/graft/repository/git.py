@@ -146,7 +146,9 @@ class Git:
             if any(fnmatch.fnmatch(path.name, pattern) for pattern in SECRETS):
                 _log.warning("%s: left out of the run's snapshot: it looks like a secret; ignore or commit it", name)
             elif path.lstat().st_size > LARGEST_UNTRACKED_BYTES:
-                _log.warning("%s: left out of the run's snapshot: over 10 MB; ignore it or add it to DVC", name)
+                _log.warning(
+                    "%s: left out of the run's snapshot: over 10 MB; name it in .gitignore, or track it with DVC", name
+                )
             else:
                 yield name
 
