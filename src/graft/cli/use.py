@@ -101,7 +101,8 @@ def _say_which(place: Workspace, folder: Path) -> None:
     version = f"version {found.version} of {found.name}" if found else "not published"
     name = found.name if found else params.load(place.params).registration.name
     print(
-        f"with the adapter on disk ({digest[:12]}, {version}); the champion answers with --model models:/{name}@champion",
+        f"with the adapter on disk ({digest[:12]}, {version}); "
+        f"the champion answers with --model models:/{name}@champion",
         file=sys.stderr,
         flush=True,
     )
