@@ -247,6 +247,9 @@ def test_no_lock_says_how_to_make_one(workspace, config):
 
 
 def test_a_lock_of_another_base_is_refused(workspace):
+    with pytest.raises(ConfigError, match=r"base.source: no folder './other'; correct the path"):
+        locked(workspace, BaseConfig(source="./other"))
+    (workspace.root / "other").mkdir()
     with pytest.raises(ConfigError, match=r"base.source: params.yaml has './other', sources.lock pins './base'"):
         locked(workspace, BaseConfig(source="./other"))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from graft.errors import ConfigError, GraftError, shown
 from graft.identity import code_of
-from graft.workspace import Workspace
+from graft.workspace import RESTORES_VARIABLE, Workspace
 
 LOCK_FILE = "requirements.lock"
 
@@ -131,6 +131,8 @@ def main(arguments: list[str]) -> int:
         run(arguments[0], Workspace.find())
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        if "DVC_STAGE" in os.environ and RESTORES_VARIABLE not in os.environ:  # DVC removes outputs before a stage runs
+            print("hint: `dvc checkout` puts this stage's previous outputs back", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr, flush=True)

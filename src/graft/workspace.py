@@ -28,6 +28,8 @@ from typing import Any
 from graft.errors import ConfigError, Locked
 
 HOME_VARIABLE = "GRAFT_HOME"
+RESTORES_VARIABLE = "GRAFT_RESTORES"
+"""Set for a stage whose starter puts its previous outputs back if it fails."""
 TEMPORARY = ".new"
 """How the name of a folder or file ends that a killed process may leave behind; `graft gc` removes it."""
 SPLITS = ("train", "validation", "test")

@@ -188,6 +188,8 @@ def locked(workspace: Workspace, config: BaseConfig) -> LockedBase:
         ("revision", config.revision, found.requested),
     ):
         if wanted != pinned:
+            if config.kind == "folder" and not (workspace.root / config.source).is_dir():
+                raise ConfigError(f"base.source: no folder {shown(config.source)}; correct the path")
             raise ConfigError(
                 f"base.{name}: params.yaml has {shown(wanted)}, sources.lock pins {shown(pinned)}; run `graft lock`"
             )

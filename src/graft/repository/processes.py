@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from graft.errors import GraftError, Interrupted
 from graft.repository import Outcome, StageResult
-from graft.workspace import HOME_VARIABLE
+from graft.workspace import HOME_VARIABLE, RESTORES_VARIABLE
 
 if TYPE_CHECKING:
     from graft.repository import Repository
@@ -96,6 +96,7 @@ def _start(repository: Repository, arguments: list[str], environment: Mapping[st
         HOME_VARIABLE: str(repository.workspace.home),
         "GRAFT_PYTHON": os.environ.get("GRAFT_PYTHON") or sys.executable,
         "PYTHONPATH": os.pathsep.join(filter(None, (source, inherited))),
+        RESTORES_VARIABLE: "1",
         "PYTHONUNBUFFERED": "1",  # lines come as they are printed, not when a block is full
         **environment,
     }
