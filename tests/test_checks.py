@@ -45,7 +45,7 @@ def test_all_problems_are_reported_together(make_project: Callable[..., Workspac
     assert sorted(found) == ["base", "data", "params"]
     assert "did you mean `training.epochs`" in found["params"][0]
     assert "body" in found["data"][0]
-    assert "run `graft lock`" in found["base"][0]
+    assert "no folder './other'" in found["base"][0]
 
 
 def test_positions_of_the_base_bound_the_length(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
