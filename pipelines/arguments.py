@@ -46,6 +46,7 @@ def finetune_main(arguments: Sequence[str]) -> int:
         "commit": commit,
         "in_place": in_place,
         "add_data": given.add_data,
+        "pull": given.pull,
         "push": given.push,
         "publish": given.publish,
     }
@@ -76,6 +77,7 @@ def _finetune_parser() -> argparse.ArgumentParser:
     parser.add_argument("--commit", default="", help="run this commit in a worktree, not the files as they are")
     parser.add_argument("--force", action="store_true", help="run every stage though it is current")
     parser.add_argument("--add-data", action="store_true", help="record changed data in data.dvc")
+    parser.add_argument("--pull", action="store_true", help="take results that the DVC remote's run cache has")
     parser.add_argument("--push", action="store_true", help="push outputs, run cache and commit at the end")
     parser.add_argument("--no-publish", dest="publish", action="store_false", help="leave MLflow out of it")
     return parser

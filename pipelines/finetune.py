@@ -63,6 +63,7 @@ def finetune(
     commit: str = "",
     in_place: bool = False,
     add_data: bool = False,
+    pull: bool = False,
     push: bool = False,
     publish: bool = True,
 ) -> None:
@@ -75,6 +76,7 @@ def finetune(
         commit: The commit to run; empty for what the clone has checked out.
         in_place: Work in the user's own files (what `graft run` does) and not in a temporary worktree.
         add_data: In place only: record changed data in data.dvc in place of refusing it.
+        pull: Take results that the DVC remote's run cache has, in place of computing them.
         push: At the end, push outputs, run cache and the run's commit to the remotes.
         publish: Record the result in MLflow, and let promotion decide if promotion.automatic says so.
     """
@@ -93,7 +95,7 @@ def finetune(
         journal.cancellable(str(run.facts["flow_run"])),
         _place(repository, commit, overrides, in_place=in_place, add_data=add_data) as workspace,
     ):
-        chain = Chain(run, workspace, params.load(workspace.params), force=force)
+        chain = Chain(run, workspace, params.load(workspace.params), force=force, pull=pull)
         _chain(chain, push=push, publish=publish)
 
 
@@ -134,6 +136,8 @@ def _check_data(repository: Repository, *, add_data: bool) -> None:
     if changes:
         repository.add_data()
         logger.info(f"data/: {len(changes)} changed files recorded in data.dvc")
+    elif repository.cache_data():
+        logger.info("data/: as data.dvc names it; put into the DVC cache, which lacked it")
 
 
 def _chain(chain: Chain, *, push: bool, publish: bool) -> None:
@@ -143,6 +147,11 @@ def _chain(chain: Chain, *, push: bool, publish: bool) -> None:
     chain.run.update(model=chain.config.registration.name)
     logger.info(f"project {chain.workspace.name} at commit {commit[:12]}")
     current_stages = set() if chain.force else current_ones(repository)
+    placed = {str(name): pool for name, pool in chain.config.placement.items()}
+    placement.check({name: pool for name, pool in placed.items() if name not in current_stages})
+    if chain.pull and not repository.has_remote():
+        chain.pull = False
+        logger.warning("--pull: the default DVC remote is not there; what is out of date is computed here")
     for name in (stage.name for stage in stages.STAGES):
         with recording.live(chain, name) if publish else contextlib.nullcontext():
             run_stage.with_options(name=name, task_run_name=name)(chain, name, name in current_stages)
@@ -177,7 +186,7 @@ def run_stage(chain: Chain, stage: str, is_current: bool) -> State:
         result = placement.run_placed(repository, stage, pool, logger.info, force=chain.force)
         outcome, seconds = result.outcome, result.seconds
     else:
-        result = repository.run_stage(stage, force=chain.force, on_line=logger.info)
+        result = repository.run_stage(stage, force=chain.force, pull=chain.pull, on_line=logger.info)
         outcome, seconds = result.outcome, result.seconds
     chain.note(stage, outcome, seconds)
     message = f"{OUTCOME_WORDS[outcome]} ({seconds:.1f} s)"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
@@ -31,13 +31,44 @@ PATIENCE_SECONDS = 15.0
 RUNS_HERE = re.compile(r"^Running stage '")
 
 
+class DeploymentMissing(ResourceMissing):
+    """Nothing serves a work pool; that does not pass in a few seconds, so it is not tried again."""
+
+    def __init__(self, stage: str, pool: str) -> None:
+        super().__init__(
+            f"placement.{stage}: no deployment {_deployment(pool)} in Prefect; `graft worker --pool {pool}` makes it "
+            "and serves it"
+        )
+
+
+def check(placed: Mapping[str, str]) -> None:
+    """Refuse stages (keys) that are placed in a pool without deployment, before anything runs or is pushed.
+
+    Raises:
+        DeploymentMissing: the first such stage and its pool.
+    """
+    if not placed:
+        return
+    with get_client(sync_client=True) as client:
+        for stage, pool in placed.items():
+            try:
+                client.read_deployment_by_name(_deployment(pool))
+            except ObjectNotFound:
+                raise DeploymentMissing(stage, pool) from None
+
+
+def _deployment(pool: str) -> str:
+    return f"gpu-stage/{pool}"
+
+
 def run_placed(
     repository: Repository, stage: str, pool: str, on_line: Callable[[str], None], *, force: bool
 ) -> StageResult:
     """Have ``stage`` done by a worker of ``pool``; restore its result here.
 
     Raises:
-        ResourceMissing: no such pool or deployment, no git or DVC remote.
+        DeploymentMissing: no such pool or deployment.
+        ResourceMissing: no git or DVC remote.
         IntegrityError: the worker's result is not the one this commit asks for.
         GraftError: the stage failed there; the message says how.
     """
@@ -76,16 +107,13 @@ def of_clone(repository: Repository) -> Repository:
 
 
 def _start(repository: Repository, stage: str, pool: str, commit: str, force: bool) -> FlowRun:
-    name = f"gpu-stage/{pool}"
     parameters = {"commit": commit, "project": repository.workspace.name, "stage": stage, "force": force}
     try:
         return run_deployment(  # type: ignore[return-value]  # a coroutine only where an event loop runs
-            name, parameters=parameters, timeout=0, flow_run_name=f"{stage} {commit[:12]}"
+            _deployment(pool), parameters=parameters, timeout=0, flow_run_name=f"{stage} {commit[:12]}"
         )
     except ObjectNotFound:
-        raise ResourceMissing(
-            f"placement.{stage}: no deployment {name} in Prefect; `graft worker --pool {pool}` makes it and serves it"
-        ) from None
+        raise DeploymentMissing(stage, pool) from None
 
 
 def _wait(flow_run: FlowRun, pool: str, on_line: Callable[[str], None]) -> FlowRun:

@@ -21,7 +21,7 @@ from graft.identity import digest_file
 from graft.publication import Decision, Receipt
 from graft.tracking import RunContext
 from graft.workspace import command
-from pipelines import journal, reporting
+from pipelines import journal, placement, reporting
 from pipelines.chain import Chain
 
 RETRIES = 2
@@ -31,7 +31,7 @@ RETRY_SECONDS = [2.0, 10.0]
 def a_retry_can_help(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
     """Return whether the failure may be gone in a few seconds: a service away, a lock held. Bad input stays bad."""
     error = state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
-    return isinstance(error, ResourceMissing | Locked)
+    return isinstance(error, ResourceMissing | Locked) and not isinstance(error, placement.DeploymentMissing)
 
 
 def context_of(chain: Chain) -> RunContext:

@@ -236,11 +236,11 @@ def start(api: Api, clone: Workspace, tmp_path: Path) -> Iterator[Start]:
 def run(start: Start, clone: Workspace, tmp_path: Path) -> Callable[..., tuple[int, runs.Run, str]]:
     """``run("--force")``: run the chain to its end; return exit code, record and what it printed."""
 
-    def finish(*arguments: str, **environment: str) -> tuple[int, runs.Run, str]:
-        process = start("pipelines.finetune", "--no-publish", *arguments, **environment)
+    def finish(*arguments: str, at: Workspace = clone, **environment: str) -> tuple[int, runs.Run, str]:
+        process = start("pipelines.finetune", "--no-publish", *arguments, at=at, **environment)
         code = process.wait(120)
         text = max(tmp_path.glob("pipelines.finetune-*.log"), key=lambda path: path.stat().st_mtime_ns).read_text()
-        return code, runs.listed(clone)[0], text
+        return code, runs.listed(at)[0], text
 
     return finish
 

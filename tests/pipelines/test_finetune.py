@@ -154,3 +154,44 @@ def test_a_private_server_serves_a_run_and_ends_with_it(run: Run, clone: Workspa
     assert found.facts["url"] is None
     with pytest.raises(OSError, match="refused"):
         __import__("urllib.request").request.urlopen(found.facts["api"] + "/health", timeout=2)
+
+
+def test_a_second_clone_takes_results_from_the_shared_remote(
+    run: Run, executed: Callable[[], list[str]], clone: Workspace, tmp_path: Path
+) -> None:
+    assert not (tmp_path / "shared").exists()
+    code, _, text = run("--pull")
+    assert code == 0, text
+    assert "--pull: the default DVC remote is not there" in text
+    assert executed() == NAMES, "without the remote's folder everything is computed"
+    code, _, text = run("--push")
+    assert code == 0, text
+
+    git(tmp_path, "clone", "--quiet", "origin.git", "second")
+    second = Workspace(tmp_path / "second")
+    assert not second.dvc_lock.exists()
+    code, found, text = run("--pull", at=second)
+    assert code == 0, text
+    assert {name: one["outcome"] for name, one in found.facts["stages"].items()} == dict.fromkeys(NAMES, "restored")
+    assert executed() == NAMES
+    assert (second.adapter / "result.txt").read_bytes() == (clone.adapter / "result.txt").read_bytes()
+
+    git(second.root, "add", "dvc.lock")
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    git(second.root, *identity, "commit", "--quiet", "-m", "results")
+    git(tmp_path, "clone", "--quiet", "second", "third")
+    code, found, text = run("--pull", at=Workspace(tmp_path / "third"))
+    assert code == 0, text
+    assert {one["outcome"] for one in found.facts["stages"].values()} == {"restored"}, "the lock is committed"
+    assert executed() == NAMES
+
+
+def test_a_placed_stage_that_nobody_serves_is_refused_before_the_first_stage_runs(
+    run: Run, executed: Callable[[], list[str]], clone: Workspace, tmp_path: Path
+) -> None:
+    clone.params.write_text(clone.params.read_text() + "placement:\n  train: nowhere\n")
+    code, _, text = run()
+    assert code == 7
+    assert text.rstrip().splitlines()[-1].startswith("error: placement.train: no deployment gpu-stage/nowhere")
+    assert executed() == []
+    assert not (tmp_path / "shared").exists(), "nothing was pushed"

@@ -10,7 +10,7 @@ from prefect.logging import disable_run_logger
 from graft.errors import ConfigError, DataError, Locked, ResourceMissing
 from graft.repository import Repository
 from graft.workspace import Workspace
-from pipelines import finetune, recording
+from pipelines import finetune, placement, recording
 
 
 @pytest.mark.parametrize(
@@ -67,5 +67,7 @@ def test_a_second_run_in_place_is_told_of_the_first(clone: Workspace) -> None:
 def test_only_what_may_pass_is_tried_again() -> None:
     from prefect.states import Failed
 
-    for error, helps in ((ResourceMissing("away"), True), (Locked("held"), True), (DataError("row 7"), False)):
+    unserved = placement.DeploymentMissing("train", "gpu")
+    cases = ((ResourceMissing("away"), True), (Locked("held"), True), (DataError("row 7"), False), (unserved, False))
+    for error, helps in cases:
         assert recording.a_retry_can_help(None, None, Failed(data=error)) is helps  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ FOLLOW_SECONDS = 0.5
         ("graft run", "the chain on the files as they are; stages that are current are not run"),
         ("graft run -S training.epochs=5 -S adapter.r=8", "with other parameters, in a worktree; params.yaml stays"),
         ("graft run --add-data", "record changed data in data.dvc first"),
+        ("graft run --pull", "take results that the shared remote has, in place of computing them"),
         ("graft run --force --push", "everything anew, results to the remotes"),
     ),
 )
@@ -38,6 +39,7 @@ def run(
     commit: Annotated[
         str | None, typer.Option("--commit", metavar="REV", help="Run this commit in a worktree, not the files here.")
     ] = None,
+    pull: Annotated[bool, typer.Option("--pull", help="Take results that the DVC remote's run cache has.")] = False,
     push: Annotated[bool, typer.Option("--push", help="At the end, push outputs, run cache and commit.")] = False,
     publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Record the result in MLflow.")] = True,
 ) -> None:
@@ -58,7 +60,8 @@ def run(
         _refuse_problems(place)
     arguments = ["--project", str(place.root), *(f"--set={one}" for one in overrides or [])]
     arguments += ["--commit", commit] if commit else []
-    flags = {"--force": force, "--add-data": add_data, "--push": push, "--no-publish": not publish}
+    flags = {"--force": force, "--add-data": add_data, "--pull": pull, "--push": push}
+    flags["--no-publish"] = not publish
     arguments += [name for name, wanted in flags.items() if wanted]
     raise typer.Exit(run_module(place, "pipelines.finetune", arguments))
 

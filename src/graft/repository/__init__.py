@@ -210,6 +210,10 @@ class Repository:
         return run_stage(self, stage, force=force, pull=pull, on_line=on_line, environment=environment or {})
 
     # -- remotes
+    def has_remote(self) -> bool:
+        """Return whether a default remote is set and, where it is a folder, there; others are not asked."""
+        return self.dvc.has_remote()
+
     def push(self, stages: Sequence[str] | None = None, *, run_cache: bool = True) -> int:
         """Push the outputs of ``stages`` (default: all, and data/) and the run cache; return how many files went.
 

@@ -174,6 +174,13 @@ class Dvc:
                 out.checkout(force=True)
 
     # -- remotes
+    def has_remote(self) -> bool:
+        """See ``Repository.has_remote``."""
+        with self.repo("look at the default remote") as repo:
+            name = repo.config["core"].get("remote")
+            url = str(repo.config["remote"].get(name, {}).get("url", "")) if name else ""
+            return bool(url) and ("://" in url or Path(url).is_dir())
+
     def push(self, stages: Sequence[str] | None, *, run_cache: bool) -> int:
         """See ``Repository.push``."""
         with self.repo("push to the default remote") as repo:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OUTCOMES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
     (re.compile(r"^Stage '.+' didn't change, skipping$"), "cached"),
     (re.compile(r"^Stage '.+' is cached - skipping run, checking out outputs$"), "restored"),
+    (re.compile(r"^Pulling data for stage: '.+'$"), "restored"),  # dvc.lock names them, the remote has them
     (re.compile(r"^Running stage '.+':$"), "ran"),
 )
 NOISE = re.compile(r"^((Updating|Generating) lock file '.*'|> .* -m graft stage \w+|Use `dvc push`.*|\s*)$")
