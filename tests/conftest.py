@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,12 @@ def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
         else:
             section[last] = value
     return result
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach child processes: a background job of a shell ignores it, and its children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
