@@ -136,6 +136,8 @@ def _check_data(repository: Repository, *, add_data: bool) -> None:
     if changes:
         repository.add_data()
         logger.info(f"data/: {len(changes)} changed files recorded in data.dvc")
+    elif repository.cache_data():
+        logger.info("data/: as data.dvc names it; put into the DVC cache, which lacked it")
 
 
 def _chain(chain: Chain, *, push: bool, publish: bool) -> None:

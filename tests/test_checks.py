@@ -109,6 +109,17 @@ def test_unreachable_registry_is_a_warning(project: Workspace, monkeypatch: pyte
     assert "http://127.0.0.1:9: not reachable" in found.text
 
 
+def test_database_that_is_away_is_a_warning(
+    make_project: Callable[..., Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@127.0.0.1:9/m")
+    project = make_project(tmp_path / "p", tracking={"artifacts": "files"})
+    (found,) = [one for one in check(project, adapter=False).findings if one.check == "tracking"]
+    assert found.state == "warn"
+    assert "127.0.0.1:9 is not reachable" in found.text
+    assert "secret" not in found.text
+
+
 def test_registry_address_with_a_password_is_refused(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", tracking={"uri": "https://me:secret@mlflow.example"})
     (found,) = failures(project)["tracking"]

@@ -259,10 +259,10 @@ def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findin
         yield _failed("tracking", error)
         return
     try:
-        if uri.startswith("http"):
-            server.check_health(uri)
-        elif uri.startswith("sqlite:///"):
+        if uri.startswith("sqlite:///"):
             _refuse_unwritable(Path(uri.removeprefix("sqlite:///")))
+        else:
+            server.check_reachable(uri)
     except GraftError as error:
         yield Finding("tracking", "warn", str(error))
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +74,35 @@ def test_pull_data_gets_absent_data(repository: Repository, second_clone: Worksp
     assert other.pull_data()
     assert (second_clone.data / "train/a.txt").read_text() == "good text\n"
     assert not other.pull_data()
+
+
+def test_data_that_the_cache_lacks_is_put_there_and_data_dvc_stays(repository: Repository) -> None:
+    root, record = repository.workspace.root, repository.workspace.data_dvc
+    shutil.copytree(root / ".dvc/cache/files", root / "sample/files")
+    record.write_text(record.read_text() + "  remote: sample\n")
+    before = record.read_bytes()
+    assert not repository.cache_data()
+    shutil.rmtree(root / ".dvc/cache")
+    assert dvc_status(root) == ["data.dvc"]
+    assert repository.cache_data()
+    assert dvc_status(root) == []
+    assert record.read_bytes() == before
+    (root / "data/train/a.txt").write_text("another text\n")
+    assert not repository.cache_data()
+
+
+def test_data_copied_into_a_clone_is_put_into_its_cache(repository: Repository, second_clone: Workspace) -> None:
+    shutil.copytree(repository.workspace.data, second_clone.data)
+    assert dvc_status(second_clone.root) == ["data.dvc"]
+    assert Repository(second_clone).data_changes(cache=True) == []
+    assert dvc_status(second_clone.root) == []
+
+
+def dvc_status(root: Path) -> list[str]:
+    """Return what ``dvc status`` finds changed in data.dvc."""
+    command = [sys.executable, "-m", "dvc", "status", "--json", "data.dvc"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
 
 
 def test_status_gives_old_and_new_of_what_changed(repository: Repository, write: Write, bring: Bring) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
+import socket
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from graft.errors import ConfigError, ResourceMissing
 from graft.tracking import CLIENT_ENVIRONMENT, RunContext, TrackingConfig, artifact_location, resolve_uri
-from graft.tracking.server import Connection, check_health, connect, experiment_id, shown_uri
+from graft.tracking.server import Connection, check_health, check_reachable, connect, experiment_id, shown_uri
 from graft.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +67,31 @@ def test_experiment_has_its_own_place_for_files(workspace: Workspace, connection
 def test_nobody_there_is_said_at_once() -> None:
     with pytest.raises(ResourceMissing, match=r"MLflow at http://127\.0\.0\.1:1: not reachable .*graft sync"):
         check_health("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/m", "127.0.0.1:1"),
+        ("mysql+pymysql://me:secret@127.0.0.9/m", "127.0.0.9:3306"),
+    ],
+)
+def test_database_server_that_is_away_is_said_at_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, uri: str, place: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    began = time.monotonic()
+    with pytest.raises(ResourceMissing, match=f"{re.escape(place)} is not reachable .*graft sync") as caught:
+        connect(TrackingConfig(artifacts="files"), workspace)
+    assert time.monotonic() - began < 10
+    assert "secret" not in str(caught.value)
+
+
+def test_a_port_that_answers_or_a_local_socket_is_not_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_reachable(f"postgresql://me@127.0.0.1:{server.getsockname()[1]}/m")
+    check_reachable("postgresql:///m?host=/run/postgresql")
+    check_reachable("sqlite:////nowhere/a.db")
 
 
 def test_store_of_another_mlflow_is_a_missing_resource(workspace: Workspace) -> None:

@@ -37,7 +37,7 @@ def current(workspace: Workspace) -> Receipt | None:
     if found is None or (config.promotion.automatic and not found.decision):
         return None
     repository = Repository(workspace)
-    return None if repository.data_changes() or not repository.is_current() else found
+    return None if repository.data_changes(cache=True) or not repository.is_current() else found
 
 
 def summary_lines(workspace: Workspace, receipt: Receipt) -> Iterator[str]:

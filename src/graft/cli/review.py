@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from graft.publication import Decision
     from graft.tracking import RunContext
     from graft.workspace import Workspace
+
+CLOCK_SECONDS = 5.0
+"""How far the clock of a run and the times of a file system may differ."""
 
 
 @app.command(
@@ -185,4 +188,26 @@ def _context(place: Workspace) -> RunContext:
         raise ConfigError.from_problems(
             "the files on disk are not those of these parameters; `graft run` first", problems
         )
-    return RunContext(git_commit=repository.snapshot(), dvc_lock=digest_file(place.dvc_lock))
+    made = _maker(place) or {"commit": repository.snapshot()}
+    return RunContext(
+        git_commit=made["commit"],
+        prefect_run=made.get("flow_run"),
+        prefect_url=made.get("url"),
+        dvc_lock=digest_file(place.dvc_lock),
+    )
+
+
+def _maker(place: Workspace) -> dict[str, Any] | None:
+    """Return the facts of the newest run that brought these outputs up to date; None where dvc.lock is younger.
+
+    Runs in a worktree are left out: their outputs are not the ones that lie here.
+    """
+    from graft import runs
+
+    written = place.dvc_lock.stat().st_mtime if place.dvc_lock.is_file() else float("inf")
+    for run in runs.listed(place):
+        facts = run.facts
+        whole = facts.get("in_place") and facts.get("commit") and "register" in (facts.get("stages") or {})
+        if whole and float(facts.get("ended") or 0.0) >= written - CLOCK_SECONDS:
+            return facts
+    return None

@@ -148,15 +148,16 @@ class Repository:
         return remove_stale(self.workspace, self.git)
 
     # -- data
-    def data_changes(self) -> list[str]:
+    def data_changes(self, *, cache: bool = False) -> list[str]:
         """Return what differs between data/ and data.dvc, as ``data/train/a.jsonl: modified`` (or added, deleted).
 
-        Empty where they agree, and where data/ is absent but data.dvc names it (:meth:`pull_data` gets it).
+        Empty where they agree, and where data/ is absent but data.dvc names it (:meth:`pull_data` gets it). With
+        ``cache``, data that agrees is also put into the DVC cache where that lacks it, as :meth:`cache_data` does.
 
         Raises:
             ConfigError: data.dvc names a remote inside the repository that does not hold its data.
         """
-        return self.dvc.data_changes()
+        return self.dvc.data_changes(cache=cache)
 
     def add_data(self) -> bool:
         """Record data/ in data.dvc where they differ (and drop its ``remote:``); return whether they did."""
@@ -169,6 +170,13 @@ class Repository:
             ResourceMissing: the remote cannot be reached or lacks it.
         """
         return self.dvc.pull_data()
+
+    def cache_data(self) -> bool:
+        """Put data/ into the DVC cache where it agrees with data.dvc and the cache lacks it; return whether it did.
+
+        So it is after the cache was cleaned, or where data/ was copied into a clone: DVC would call it changed.
+        """
+        return self.dvc.cache_data()
 
     # -- stages
     def status(self) -> dict[str, list[Change]]:

@@ -58,14 +58,18 @@ class Dvc:
             yield found
 
     # -- data
-    def data_changes(self) -> list[str]:
+    def data_changes(self, *, cache: bool = False) -> list[str]:
         """See ``Repository.data_changes``."""
         if not self.workspace.data_dvc.is_file():
             return self._untracked_data()
         with self.repo("compare data/ with data.dvc") as repo:
             out = _data(repo, self.workspace)
             self._check_data_remote(repo, out)
-            if not self.workspace.data.exists() or out.get_hash() == out.hash_info:
+            if not self.workspace.data.exists():
+                return []
+            if out.get_hash() == out.hash_info:
+                if cache:
+                    _commit_missing(repo, out)
                 return []
             return list(differences(out))
 
@@ -111,6 +115,14 @@ class Dvc:
         with self.repo("get data/") as repo:
             repo.pull(targets=[str(self.workspace.data_dvc)])
         return True
+
+    def cache_data(self) -> bool:
+        """See ``Repository.cache_data``."""
+        if not (self.workspace.data_dvc.is_file() and self.workspace.data.exists()):
+            return False
+        with self.repo("put data/ into the DVC cache") as repo:
+            out = _data(repo, self.workspace)
+            return out.get_hash() == out.hash_info and _commit_missing(repo, out)
 
     # -- what is out of date
     def status(self) -> dict[str, list[Change]]:
@@ -284,6 +296,15 @@ def _lives(pid: int) -> bool:
 def _data(repo: Repo, workspace: Workspace) -> Output:
     out: Output = repo.stage.load_one(str(workspace.data_dvc)).outs[0]
     return out
+
+
+def _commit_missing(repo: Repo, out: Output) -> bool:
+    """Put ``out``, which agrees with its record, into the cache where that lacks it; return whether it did."""
+    if not out.changed_cache():
+        return False
+    with repo.lock:
+        out.stage.commit()  # unlike ``dvc commit`` it leaves data.dvc as it is
+    return True
 
 
 def _drop_missing_remote(workspace: Workspace, dvc: Dvc) -> None:

@@ -1,8 +1,8 @@
 """Reach the MLflow server: one connection object, quick to say that nobody is there.
 
 A tracking server that is away must cost seconds, not the minutes of MLflow's own retries, so an HTTP server is asked
-for its health first. A fresh SQLite store that several processes open at once breaks (each runs the migrations), so
-the first touch happens under a file lock.
+for its health first, and a database server's port is tried. A fresh SQLite store that several processes open at once
+breaks (each runs the migrations), so the first touch happens under a file lock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 HEALTH_SECONDS = 5.0
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 MIGRATION_SECONDS = 120.0
 TRAINING_VIEW = "workflowType=machine_learning"
 """Without it, MLflow's UI opens in its view for language model applications, full of empty pages."""
@@ -62,8 +64,7 @@ def connect(config: TrackingConfig, workspace: Workspace) -> Connection:
     """
     uri = resolve_uri(config, workspace)
     set_environment()
-    if uri.startswith("http"):
-        check_health(uri)
+    check_reachable(uri)
     locks = workspace.home / ".graft" / "locks"
     with locked(locks / "mlflow-store.lock", purpose="open the MLflow store", wait_seconds=MIGRATION_SECONDS):
         return Connection(uri, _open(uri), locks)
@@ -87,6 +88,37 @@ def _open(uri: str) -> MlflowClient:
             raise
         raise ResourceMissing(f"MLflow at {shown_uri(uri)}: {_first_line(error)}; {LATER}") from error
     return client
+
+
+def check_reachable(uri: str) -> None:
+    """Ask the server behind ``uri`` whether it is there; a file (SQLite) needs none.
+
+    Raises:
+        ResourceMissing: no answer within ``HEALTH_SECONDS``.
+    """
+    if uri.startswith("http"):
+        check_health(uri)
+    elif not uri.startswith("sqlite"):
+        _check_port(uri)
+
+
+def _check_port(uri: str) -> None:
+    """Connect to a database's host and port: MLflow itself tries for minutes. A local socket has neither."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        found = make_url(uri)
+    except ArgumentError:  # said by whoever opens it
+        return
+    port = found.port or PORTS.get(found.drivername.partition("+")[0])
+    if not found.host or port is None:
+        return
+    try:
+        socket.create_connection((found.host, port), timeout=HEALTH_SECONDS).close()
+    except OSError as error:
+        place = f"{found.host}:{port}"
+        raise ResourceMissing(f"MLflow at {shown_uri(uri)}: {place} is not reachable ({error}); {LATER}") from None
 
 
 def check_health(uri: str) -> None:
