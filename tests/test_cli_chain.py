@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from graft.workspace import Workspace
@@ -96,23 +95,6 @@ def test_second_run_has_nothing_to_do_and_imports_nothing_heavy(clone: Clone) ->
     assert "pydantic" in imported
     assert imported & set(HEAVY) == set()
     assert sorted(clone.workspace.runs.iterdir()) == before
-
-
-def test_nothing_to_do_costs_at_most_one_and_a_half_dvc_status(clone: Clone) -> None:
-    """CPU seconds, the least of three, since the machine may be busy."""
-    status = [sys.executable, "-m", "dvc", "status", "--quiet"]
-    run = [sys.executable, "-m", "graft", "run"]
-    assert _cpu_seconds(run, clone) <= 1.5 * _cpu_seconds(status, clone)
-
-
-def _cpu_seconds(command: list[str], clone: Clone) -> float:
-    found = []
-    for _ in range(3):
-        before = psutil.Process().cpu_times()
-        subprocess.run(command, cwd=clone.workspace.root, env=clone.environment, check=True, capture_output=True)
-        after = psutil.Process().cpu_times()
-        found.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    return min(found)
 
 
 def test_changed_parameter_is_something_to_do_and_status_names_it(clone: Clone) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -66,6 +65,4 @@ def test_shown_of_exponentially_nested_value_is_cheap() -> None:
     value: list[object] = ["x"]
     for _ in range(40):
         value = [value] * 10
-    began = time.perf_counter()
-    errors.shown(value)
-    assert time.perf_counter() - began < 1
+    assert len(errors.shown(value)) <= errors.SHOWN_VALUE_CHARACTERS  # else it would not end at all
