@@ -74,9 +74,9 @@ def test_loaded_adapter_gives_the_trainers_outputs(trained: Workspace, loaded: L
     probe = load_file(trained.adapter / "probe.safetensors")
     batch = {name: value for name, value in probe.items() if not name.endswith("_outputs")}
     assert probe["adapter_outputs"].shape == (8, 3)
-    assert torch.equal(loaded.task.outputs(loaded.model, batch), probe["adapter_outputs"])
+    assert torch.equal(loaded.task.outputs(loaded.config, loaded.model, batch), probe["adapter_outputs"])
     with loaded.model.disable_adapter():  # the untrained head is drawn again from the seed
-        assert torch.equal(loaded.task.outputs(loaded.model, batch), probe["base_outputs"])
+        assert torch.equal(loaded.task.outputs(loaded.config, loaded.model, batch), probe["base_outputs"])
     assert not loaded.model.training
     assert loaded.device == "cpu"
 
@@ -161,8 +161,8 @@ def test_raw_outputs_keep_the_order_of_rows(loaded: LoadedAdapter) -> None:
 
     rows = [{"input_ids": [2, *range(5, 5 + length), 3]} for length in (9, 1, 5, 3, 7)]
     settings: dict[str, Any] = {"pad_token_id": 0, "device": "cpu"}
-    together = raw_outputs(loaded.model, loaded.task, rows, batch_rows=2, **settings)
-    single = [raw_outputs(loaded.model, loaded.task, [row], batch_rows=1, **settings) for row in rows]
+    together = raw_outputs(loaded.model, loaded.task, loaded.config, rows, batch_rows=2, **settings)
+    single = [raw_outputs(loaded.model, loaded.task, loaded.config, [row], batch_rows=1, **settings) for row in rows]
     assert together.shape == (5, 3)
     assert np.allclose(together, np.concatenate(single), atol=1e-5)
 

@@ -166,7 +166,8 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
 def _fields(sections: dict[str, Any]) -> tuple[Any, ...]:
     from graft import tasks
 
-    return tasks.get(sections["task"].name).fields
+    fields: tuple[Any, ...] = tasks.get(sections["task"].name).fields_of(sections["task"])
+    return fields
 
 
 def _first_problems(path: Path, root: Path, sections: dict[str, Any]) -> Iterator[Any]:

@@ -42,6 +42,15 @@ def clean(text: str, steps: Sequence[str]) -> str:
     return text
 
 
+def clean_value(value: Any, steps: Sequence[str]) -> Any:
+    """Return the value of a text field after the text steps: a text, a list of texts, or a list of messages."""
+    if isinstance(value, str):
+        return clean(value, steps)
+    if isinstance(value, list):
+        return [clean_value(one, steps) for one in value]
+    return {**value, "content": clean(value["content"], steps)} if isinstance(value, Mapping) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One change, shortened to where the texts part; ``after`` is ``None`` where the row was dropped."""
@@ -78,7 +87,7 @@ class Cleaning:
             if not (field.text and value):
                 continue
             for step in self.text_steps:
-                new = STEPS[step](value) if isinstance(value, str) else [STEPS[step](item) for item in value]
+                new = clean_value(value, [step])
                 if new != value and step not in changed:
                     changed.add(step)
                     self._note(step, place, field.name, *_first_change(value, new))
@@ -114,7 +123,13 @@ def _first_change(before: str | Sequence[str], after: str | Sequence[str]) -> tu
     """Return the texts, or the first of a list of texts that differ."""
     if isinstance(before, str) and isinstance(after, str):
         return before, after
-    return next((old, new) for old, new in zip(before, after, strict=True) if old != new)
+    pairs = ((_content(old), _content(new)) for old, new in zip(before, after, strict=True))
+    return next((old, new) for old, new in pairs if old != new)
+
+
+def _content(item: Any) -> str:
+    """Return the text of an item of a list: of a message, its content."""
+    return str(item["content"]) if isinstance(item, Mapping) else str(item)
 
 
 def _excerpts(before: str, after: str | None) -> tuple[str, str | None]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field as Limit
 
-from graft.cleaning import Cleaning, CleanStep, clean
+from graft.cleaning import Cleaning, CleanStep, clean, clean_value
 from graft.config import Section
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_files, digest_json
@@ -29,7 +29,18 @@ from graft.workspace import SPLITS
 if TYPE_CHECKING:
     from graft.tasks import Field
 
-__all__ = ["CleanStep", "DataConfig", "Problem", "Record", "clean", "data_digest", "parts", "read_part", "rows_of"]
+__all__ = [
+    "CleanStep",
+    "DataConfig",
+    "Problem",
+    "Record",
+    "clean",
+    "cleaned",
+    "data_digest",
+    "parts",
+    "read_part",
+    "rows_of",
+]
 
 
 class DataConfig(Section):
@@ -182,7 +193,7 @@ class Schema:
         return {
             self.columns[field.name]: row[field.name]
             for field in self.fields
-            if self.textual and field.type in ("number", "strings") and self.columns[field.name] in values
+            if self.textual and field.type in STRUCTURED and self.columns[field.name] in values
         }
 
     def read(self, place: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None, list[Problem]]:
@@ -239,7 +250,12 @@ _EXPECTED = {
     "number": "a finite number",
     "strings": "a list of strings",
     "label": "a label (string, integer or boolean)",
+    "labels": "a list of labels (strings, integers or booleans)",
+    "messages": "a list of messages, each with a role and a content (strings)",
+    "answers": "an object with text (strings) and answer_start (as many whole numbers)",
 }
+STRUCTURED = ("number", "strings", "labels", "messages", "answers")
+"""Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -250,21 +266,56 @@ def _typed(field: Field, value: Any, textual: bool) -> Any:
         if field.required:
             raise RowError(_EXPECTED[field.type], "null")
         return None
-    if textual and field.type in ("number", "strings"):
+    if textual and field.type in STRUCTURED:
         value = _from_text(field.type, value)
     match field.type:
         case "string" if isinstance(value, str):
             return value
         case "label" if isinstance(value, str | bool | int):
-            label = value if isinstance(value, str) else json.dumps(value)
-            if not label.strip():
-                raise RowError("a label", f"an empty one, {shown(label)}")
-            return label
+            return _label(value)
+        case "labels" if isinstance(value, list) and all(isinstance(one, str | bool | int) for one in value):
+            return [_label(one) for one in value]
+        case "messages" if isinstance(value, list) and all(_is_message(one) for one in value):
+            return value
+        case "answers" if _is_answers(value):
+            return value
         case "number" if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
             return value
         case "strings" if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return value
     raise RowError(_EXPECTED[field.type], describe(value))
+
+
+def _label(value: str | bool | int) -> str:
+    label = value if isinstance(value, str) else json.dumps(value)
+    if not label.strip():
+        raise RowError("a label", f"an empty one, {shown(label)}")
+    return label
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("role", "content"))
+
+
+def _is_answers(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), list) for name in ("text", "answer_start")):
+        return False
+    texts, starts = value["text"], value["answer_start"]
+    whole = all(isinstance(start, int) and not isinstance(start, bool) for start in starts)
+    return whole and len(texts) == len(starts) and all(isinstance(text, str) for text in texts)
+
+
+def cleaned(field: Field, value: Any, steps: Sequence[str], place: str) -> Any:
+    """Return one value that came from outside the part files (predict, serving), typed and cleaned as theirs are.
+
+    Raises:
+        DataError: it is not of the field's type; the message begins with ``place``.
+    """
+    try:
+        typed = _typed(field, value, textual=False)
+    except RowError as error:
+        raise DataError(f"{place}: expected {error.expected}, found {error.found}") from None
+    return clean_value(typed, steps) if field.text and typed is not None else typed
 
 
 def _is_finite(value: float) -> bool:
@@ -284,7 +335,7 @@ def _from_text(kind: str, cell: str) -> Any:
     try:
         return DECODER.decode(cell)
     except (ValueError, RowError, RecursionError):
-        raise RowError("a list of strings as JSON", describe(cell)) from None
+        raise RowError(f"{_EXPECTED[kind]}, as JSON", describe(cell)) from None
 
 
 def _identifier(value: Any) -> str | None:

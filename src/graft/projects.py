@@ -59,7 +59,7 @@ def init(
     root = start.resolve() if name is None else repository / FOLDER / _named(name)
     texts = {
         "params.yaml": _params(repository, root, recipe, base, model or root.name),
-        "dvc.yaml": _stages(repository, root),
+        "dvc.yaml": _stages(repository, root, recipe),
         ".gitignore": IGNORED,
     }
     taken = [one for one in texts if (root / one).exists() and not (one == ".gitignore" and name is None)]
@@ -116,10 +116,10 @@ def _source(base: str, root: Path) -> str:
     return relative if relative.startswith(".") else f"./{relative}"
 
 
-def _stages(repository: Path, root: Path) -> str:
+def _stages(repository: Path, root: Path, task: str) -> str:
     from graft.stages import render
 
-    return render(root, repository)
+    return render(root, repository, task)
 
 
 def next_steps(new: NewProject) -> Iterator[str]:

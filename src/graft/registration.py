@@ -20,7 +20,7 @@ from pydantic import Field as Limit
 
 from graft import tasks
 from graft.artifact import PROBE, load, reproducible, verified
-from graft.base import BaseConfig, LockedBase, load_tokenizer, locked
+from graft.base import BaseConfig, LockedBase, load_processor, locked
 from graft.config import Section
 from graft.errors import GraftError, IntegrityError
 from graft.identity import digest_folder
@@ -135,7 +135,7 @@ def prove(folder: Path, project_root: Path, *, trust_remote_code: bool = False) 
         loaded = load(folder, project_root, trust_remote_code=trust_remote_code)
         probe = load_file(folder / PROBE)
         wanted, base = probe.pop("adapter_outputs"), probe.pop("base_outputs")
-        found = loaded.task.outputs(loaded.model.float(), probe)
+        found = loaded.task.outputs(loaded.config, loaded.model.float(), probe)
     if found.shape != wanted.shape:
         raise IntegrityError(f"{folder}: outputs have shape {list(found.shape)}, the trainer's {list(wanted.shape)}")
     return {
@@ -146,15 +146,14 @@ def prove(folder: Path, project_root: Path, *, trust_remote_code: bool = False) 
 
 
 def input_example(workspace: Workspace, task: TaskConfig, pinned: LockedBase, base: BaseConfig) -> dict[str, Any]:
-    """Return a raw row for the model's page: the text of a probe row, whose tokens are in the artifact anyway."""
+    """Return a raw row for the model's page: made from a probe row, whose tokens are in the artifact anyway."""
     from safetensors.numpy import load_file
 
-    tokenizer = load_tokenizer(pinned.folder(workspace.root, weights=False), base.trust_remote_code)
-    probe = load_file(workspace.adapter / PROBE)
-    text = tokenizer.decode(probe["input_ids"][0].tolist(), skip_special_tokens=True)
+    one = tasks.get(task.name)
+    processor = load_processor(one.processor, pinned.folder(workspace.root, weights=False), base.trust_remote_code)
     columns = verified(workspace.adapter)["columns"]
-    fields = [field for field in tasks.get(task.name).fields if field.required and field.type != "label"]
-    return {columns.get(field.name, field.name): [text] if field.type == "strings" else text for field in fields}
+    row = one.example(task, load_file(workspace.adapter / PROBE), processor)
+    return {columns.get(name, name): value for name, value in row.items()}
 
 
 def _check_base(identity: dict[str, Any], pinned: LockedBase, folder: Path) -> None:

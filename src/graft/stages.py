@@ -81,17 +81,8 @@ STAGES: tuple[Stage, ...] = (
     ),
 )
 METRICS = ("artifacts/evaluation/metrics.json",)
-PLOTS: tuple[dict[str, dict[str, Any]], ...] = (
-    {"loss": {"x": "step", "y": {"artifacts/training/curves.csv": "loss"}, "title": "Training loss"}},
-    {
-        "confusion": {
-            "x": "actual",
-            "y": {"artifacts/evaluation/plots/confusion.csv": "predicted"},
-            "template": "confusion",
-            "title": "Confusion matrix (test)",
-        }
-    },
-)
+LOSS = {"loss": {"x": "step", "y": {"artifacts/training/curves.csv": "loss"}, "title": "Training loss"}}
+"""The plot of every task; a task names its own."""
 
 
 def get(name: str) -> Stage:
@@ -163,9 +154,12 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def render(project: Path, repository: Path) -> str:
-    """Return the text of a project's dvc.yaml; paths to the code are relative to the project."""
+def render(project: Path, repository: Path, task: str | None = None) -> str:
+    """Return the text of a project's dvc.yaml, with the plots of its task; paths to the code are relative to it."""
     import yaml
+
+    from graft import tasks
+    from graft.config import read_yaml
 
     up = Path(os.path.relpath(repository, project)).as_posix()
     prefix = "" if up == "." else f"{up}/"
@@ -179,7 +173,11 @@ def render(project: Path, repository: Path) -> str:
             "params": list(stage.params),
             "outs": list(stage.writes),
         }
-    document = {"stages": stages, "metrics": list(METRICS), "plots": list(PLOTS)}
+    if task is None:
+        section = read_yaml(project / "params.yaml")[0].get("task")
+        task = str(section.get("name")) if isinstance(section, dict) else ""
+    curves = tasks.get(task).curves if task in tasks.names() else ()
+    document = {"stages": stages, "metrics": list(METRICS), "plots": [LOSS, *(dict(one) for one in curves)]}
     head = "# Written by `make dvc.yaml` from src/graft/stages.py; a test holds the two together.\n"
     return head + yaml.safe_dump(document, sort_keys=False, width=120)
 

@@ -23,18 +23,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 
 from graft import tasks
-from graft.base import BaseConfig, LockedBase, load_tokenizer, locked
+from graft.base import BaseConfig, LockedBase, load_processor, locked, pad_token_of
 from graft.cleaning import Cleaning
 from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_file, digest_json
-from graft.tasks import Task, TaskConfig
+from graft.tasks import Field, Task, TaskConfig, length_of
 from graft.workspace import SPLITS, Workspace, read_json, replaced, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from transformers import PreTrainedTokenizerBase
 
 BATCH_ROWS = 1000
 REPORT_EVERY_SECONDS = 2.0
@@ -63,10 +62,9 @@ def tokenize(
     verdict = _verdict(workspace, data)
     pinned = locked(workspace, base)
     _check_limit(tokenization, pinned)
-    tokenizer = load_tokenizer(pinned.folder(workspace.root, weights=False), base.trust_remote_code)
-    if tokenizer.pad_token_id is None:
-        raise ConfigError("base.source: the tokenizer has no padding token; name one in its tokenizer_config.json")
-    encoder = _Encoder(tasks.get(task.name), task, data, tokenization, tokenizer, verdict["state"])
+    one = tasks.get(task.name)
+    processor = load_processor(one.processor, pinned.folder(workspace.root, weights=False), base.trust_remote_code)
+    encoder = _Encoder(one, task, data, tokenization, processor, verdict["state"])
     total = sum(split["rows"] for split in verdict["splits"].values())
     with replaced(workspace.tokens) as output:
         splits = _write_splits(workspace, output, encoder, _Progress(total))
@@ -151,7 +149,7 @@ class _Encoder:
     task_config: TaskConfig
     data: DataConfig
     config: TokenizationConfig
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     state: Mapping[str, Any]
     problems: list[Problem] = field(default_factory=list)
 
@@ -162,7 +160,7 @@ class _Encoder:
             yield batch
 
     def _strict(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[Record]:
-        for found in read_part(path, root, self.task.fields, self.data, cleaning):
+        for found in read_part(path, root, self.fields, self.data, cleaning):
             if isinstance(found, Problem):
                 raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
             yield found
@@ -171,28 +169,40 @@ class _Encoder:
         """Return the token rows of ``records``."""
         limit = self.config.max_length_tokens
         rows = [record.row for record in records]
-        encoded = self.task.encode(self.task_config, rows, self.tokenizer, self.state, limit)
+        encoded = self.task.encode(self.task_config, rows, self.processor, self.state, limit)
         for record, row in zip(records, encoded, strict=True):
-            row.update(row=record.place, id=record.id, length=len(row["input_ids"]))
+            row.update(row=record.place, id=record.id, length=length_of(row))
             self._check(record, row, limit)
         return encoded
 
     def _check(self, record: Record, row: Mapping[str, Any], limit: int) -> None:
-        if self.config.too_long == "refuse" and row["untruncated_length"] > limit:
+        if self.config.too_long == "refuse" and row["untruncated_length"] > row["length"]:
             found = f"{row['untruncated_length']}; shorten it, or set tokenization.too_long: truncate"
             self.problems.append(Problem(record.place, self._text_column, f"at most {limit} tokens", found))
-        if self._special_tokens.issuperset(row["input_ids"]):
+        if self.task.processor == "tokenizer" and self._special_tokens.issuperset(row["input_ids"]):
             expected = "text that the base's tokenizer has tokens for"
             self.problems.append(Problem(record.place, self._text_column, expected, "none; change or remove the row"))
+        for one in self.task.check_tokens(self.task_config, row):
+            column = self.data.columns.get(one.field, one.field)
+            self.problems.append(Problem(record.place, column, one.expected, one.found))
 
     @cached_property
     def _special_tokens(self) -> frozenset[int]:
         """The tokens that stand for no text; the unknown token does stand for one."""
-        return frozenset(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return frozenset(self.processor.all_special_ids) - {self.unknown}
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        return self.task.fields_of(self.task_config)
+
+    @property
+    def unknown(self) -> int | None:
+        """The token of what the vocabulary does not have; None where there is no vocabulary, or it has all."""
+        return getattr(self.processor, "unk_token_id", None)
 
     @cached_property
     def _text_column(self) -> str:
-        name = next((one.name for one in self.task.fields if one.text), "")
+        name = next((one.name for one in self.fields if one.text), "")
         return self.data.columns.get(name, name)
 
 
@@ -213,9 +223,9 @@ class _Split:
             ids = row["input_ids"]
             digest = hashlib.blake2b(repr(ids).encode(), digest_size=8).digest()
             self.counts["rows"] += 1
-            self.counts["tokens"] += len(ids)
+            self.counts["tokens"] += row["length"]
             self.counts["unknown_tokens"] += ids.count(unknown)
-            self.counts["truncated"] += row["untruncated_length"] > len(ids)
+            self.counts["truncated"] += row["untruncated_length"] > row["length"]
             if self.name == "train":
                 self.training.add(digest)
             else:
@@ -250,7 +260,7 @@ def _write_part(path: Path, root: Path, table: Path, encoder: _Encoder, split: _
         for records in encoder.records(path, root, split.cleaning):
             rows = encoder.encode(records)
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
-            split.count(rows, encoder.tokenizer.unk_token_id)
+            split.count(rows, encoder.unknown)
             progress.add(len(rows))
 
 
@@ -295,7 +305,7 @@ def _manifest(encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, s
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
         "max_length_tokens": encoder.config.max_length_tokens,
-        "pad_token_id": encoder.tokenizer.pad_token_id,
+        "pad_token_id": pad_token_of(encoder.processor),
         "splits": {split.name: split.as_json() for split in splits},
     }
 

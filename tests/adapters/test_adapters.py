@@ -133,7 +133,7 @@ def test_attach_takes_other_methods(tiny_base: Path, adapter: dict[str, Any]) ->
     wrapped = attach(model, AdapterConfig(**adapter), new)
     assert describe(wrapped).method == adapter["method"]
     batch = {"input_ids": torch.ones(2, 5, dtype=torch.int64), "attention_mask": torch.ones(2, 5, dtype=torch.int64)}
-    TASK.outputs(wrapped, batch).sum().backward()
+    TASK.outputs(CONFIG, wrapped, batch).sum().backward()
     assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in wrapped.parameters())
 
 

@@ -260,7 +260,7 @@ def test_a_base_that_lacks_weights_is_refused(tiny_base, tmp_path):
 def test_loss_is_the_sum_of_what_transformers_averages(loaded, tiny_base, tiny_rows):
     model, _ = loaded
     batch = TASK.collate(encoded(tiny_base, tiny_rows[:10]), 0)
-    total, items = TASK.loss(model, batch)
+    total, items = TASK.loss(CONFIG, model, batch)
     assert items == 10
     assert total.item() / 10 == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
@@ -271,8 +271,8 @@ def test_outputs_do_not_depend_on_padding(loaded, tiny_base, tiny_rows):
     model, _ = loaded
     rows = encoded(tiny_base, tiny_rows[:8])
     with torch.no_grad():
-        together = TASK.outputs(model, TASK.collate(rows, 0))
-        alone = torch.cat([TASK.outputs(model, TASK.collate([row], 0)) for row in rows])
+        together = TASK.outputs(CONFIG, model, TASK.collate(rows, 0))
+        alone = torch.cat([TASK.outputs(CONFIG, model, TASK.collate([row], 0)) for row in rows])
     assert together.dtype == torch.float32
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
@@ -281,7 +281,7 @@ def test_outputs_of_a_bfloat16_base_are_float32(tiny_base, tiny_rows):
     import torch
 
     model, _ = TASK.load_model(str(tiny_base), CONFIG, STATE, dtype=torch.bfloat16)
-    assert TASK.outputs(model, TASK.collate(encoded(tiny_base, tiny_rows[:2]), 0)).dtype == torch.float32
+    assert TASK.outputs(CONFIG, model, TASK.collate(encoded(tiny_base, tiny_rows[:2]), 0)).dtype == torch.float32
 
 
 def test_predictions_are_the_softmax_of_the_outputs():

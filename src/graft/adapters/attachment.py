@@ -12,7 +12,8 @@ import contextlib
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
             parameter.data = parameter.data.to(torch.float32)
     if model.dtype == torch.bfloat16:
         _run_mixed(wrapped)
-    if config.is_prompt_learning:
-        wrapped.disable_adapter = functools.partial(_without_prompt, wrapped)
+    off = _without_prompt if config.is_prompt_learning else type(wrapped).disable_adapter
+    wrapped.disable_adapter = functools.partial(_switched_off, wrapped, off)
     return wrapped
 
 
@@ -173,6 +174,24 @@ def _run_mixed(model: PeftModel) -> None:
         if isinstance(part, ModulesToSaveWrapper):
             for head in (part.original_module, *part.modules_to_save.values()):
                 _run_in_float32(head.to(torch.float32))
+
+
+@contextlib.contextmanager
+def _switched_off(model: PeftModel, off: Callable[[PeftModel], AbstractContextManager[None]]) -> Iterator[None]:
+    """Run ``model`` as the base that it was; within such a block, another one changes nothing.
+
+    PEFT's own context manager switches the adapter on when it is left, also where it was off before: a task that asks
+    for the base's answer while the base is scored would score the adapter from then on.
+    """
+    if getattr(model, "switched_off", False):
+        yield
+        return
+    model.switched_off = True
+    try:
+        with off(model):
+            yield
+    finally:
+        model.switched_off = False
 
 
 @contextlib.contextmanager

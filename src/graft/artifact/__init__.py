@@ -11,7 +11,7 @@ from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
 from graft.artifact.loading import LoadedAdapter, load
 from graft.artifact.planning import base_identity, code_environment, planned_identity
-from graft.artifact.scoring import predict, raw_outputs
+from graft.artifact.scoring import predict, prediction_columns, raw_outputs
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -26,6 +26,7 @@ __all__ = [
     "pick_device",
     "planned_identity",
     "predict",
+    "prediction_columns",
     "raw_outputs",
     "reproducible",
     "save",

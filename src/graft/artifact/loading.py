@@ -12,14 +12,14 @@ from graft.adapters import wrap
 from graft.artifact.execution import attention, pick_device
 from graft.artifact.files import ADAPTER_WEIGHTS, IDENTITY, adapter_state, verified
 from graft.artifact.planning import base_of
-from graft.base import LockedBase, load_tokenizer
+from graft.base import LockedBase, load_processor, pad_token_of
 from graft.errors import ConfigError, IntegrityError
 from graft.tasks import State, Task, TaskConfig
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 SHOWN_KEYS = 5
 
@@ -30,7 +30,8 @@ class LoadedAdapter:
 
     model: PeftModel
     """In evaluation mode, on ``device``."""
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
+    """The base's tokenizer, or its image processor."""
     task: Task
     config: TaskConfig
     state: State
@@ -41,7 +42,7 @@ class LoadedAdapter:
     @property
     def pad_token_id(self) -> int:
         """What fills the shorter rows of a batch."""
-        return int(self.tokenizer.pad_token_id or 0)
+        return pad_token_of(self.processor)
 
 
 def load(
@@ -91,8 +92,8 @@ def load(
         wrapped = _wrapped(model, identity, new_modules, folder)
     _fill(wrapped, folder)
     wrapped.eval().to(target)
-    tokenizer = load_tokenizer(place, trust_remote_code)
-    return LoadedAdapter(wrapped, tokenizer, task, config, identity["task"]["state"], identity, base, target)
+    processor = load_processor(task.processor, place, trust_remote_code)
+    return LoadedAdapter(wrapped, processor, task, config, identity["task"]["state"], identity, base, target)
 
 
 def _task_of(identity: Mapping[str, Any], folder: Path) -> tuple[Task, TaskConfig]:

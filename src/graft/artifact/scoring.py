@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graft.data import clean
-from graft.errors import DataError, shown
-from graft.tasks import Field, Task
+from graft.data import cleaned
+from graft.errors import DataError
+from graft.tasks import State, Task, TaskConfig, length_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,28 +19,68 @@ if TYPE_CHECKING:
 def raw_outputs(
     model: nn.Module,
     task: Task,
+    config: TaskConfig,
     rows: Sequence[Mapping[str, Any]],
     *,
     pad_token_id: int,
     batch_rows: int,
     device: str,
 ) -> np.ndarray:
-    """Return the task's outputs of token rows in their order: float32 [N, C].
+    """Return the task's outputs of token rows in their order: float32 [N, C], or [N, W, ...] filled up with NaN.
 
     Batches are made of rows of like length, since every padded position is computed; the model keeps its mode.
     """
-    import numpy as np
     import torch
 
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    order = sorted(range(len(rows)), key=lambda index: length_of(rows[index]))
     found: list[np.ndarray] = []
     with torch.inference_mode():
         for start in range(0, len(order), batch_rows):
             chosen = [rows[index] for index in order[start : start + batch_rows]]
             batch = {name: value.to(device) for name, value in task.collate(chosen, pad_token_id).items()}
-            found.append(task.outputs(model, batch).float().cpu().numpy())
-    result: np.ndarray = np.concatenate(found)[np.argsort(order)]
+            found.append(task.outputs(config, model, batch).float().cpu().numpy())
+    return _together(found, order)
+
+
+def _together(batches: Sequence[np.ndarray], order: Sequence[int]) -> np.ndarray:
+    """Return the batches' rows in their own order; narrower batches are filled up with NaN."""
+    import numpy as np
+
+    shape = [max(sizes) for sizes in zip(*(one.shape[1:] for one in batches), strict=True)]
+    result: np.ndarray = np.full((len(order), *shape), np.nan, dtype=np.float32)
+    start = 0
+    for one in batches:
+        place = (order[start : start + len(one)], *(slice(size) for size in one.shape[1:]))
+        result[place] = one
+        start += len(one)
     return result
+
+
+def prediction_columns(
+    model: nn.Module,
+    task: Task,
+    config: TaskConfig,
+    state: State,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    processor: Any,
+    pad_token_id: int,
+    batch_rows: int,
+    device: str,
+) -> dict[str, np.ndarray]:
+    """Return references, predictions and what :meth:`Task.judge` makes of them for token rows with their targets.
+
+    Text is generated where a metric reads it and a ``processor`` is given; validation in training gives none.
+    """
+    import numpy as np
+
+    outputs = raw_outputs(
+        model, task, config, rows, pad_token_id=pad_token_id, batch_rows=batch_rows, device=device
+    )
+    table = {**task.references(rows, state), **task.predictions(config, outputs, state)}
+    if processor is not None and any(metric.generated for metric in task.metrics):
+        table["prediction"] = np.array(task.generate(config, model, rows, processor, pad_token_id), dtype=object)
+    return {**table, **task.judge(config, table, state)}
 
 
 def predict(loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], batch_rows: int = 64) -> list[dict[str, Any]]:
@@ -51,49 +91,44 @@ def predict(loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], batch_rows
     Raises:
         DataError: a row lacks a field or has another type in it; the message numbers rows from 1.
     """
+    import numpy as np
+
     if not rows:
         return []
+    task, config, state = loaded.task, loaded.config, loaded.state
     ready = [_row(loaded, row, number) for number, row in enumerate(rows, start=1)]
-    limit = loaded.identity["max_length_tokens"]
-    encoded = loaded.task.encode(loaded.config, ready, loaded.tokenizer, loaded.state, limit)
+    encoded = task.encode(config, ready, loaded.processor, state, loaded.identity["max_length_tokens"])
+    if task.generates:
+        texts = task.generate(config, loaded.model, encoded, loaded.processor, loaded.pad_token_id)
+        return task.answers({"prediction": np.array(texts, dtype=object)}, state)
     outputs = raw_outputs(
         loaded.model,
-        loaded.task,
+        task,
+        config,
         encoded,
         pad_token_id=loaded.pad_token_id,
         batch_rows=batch_rows,
         device=loaded.device,
     )
-    return loaded.task.answers(loaded.task.predictions(loaded.config, outputs, loaded.state), loaded.state)
+    return task.answers(task.predictions(config, outputs, state), state)
 
 
 def _row(loaded: LoadedAdapter, row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return the fields that the task reads, cleaned; what is to be predicted (a label) is left out."""
+    """Return the fields that the task reads, typed and cleaned; what is to be predicted is left out."""
     columns: Mapping[str, str] = loaded.identity["columns"]
     result: dict[str, Any] = {}
-    for field in loaded.task.fields:
-        if field.type == "label":
+    for field in loaded.task.fields_of(loaded.config):
+        if field.target:
             continue
         column = columns.get(field.name, field.name)
         value = row.get(column, row.get(field.name))
         if value is None and field.required:
             raise DataError(f"row {number}: {column}: missing; a row needs {_needed(loaded)}")
-        if field.text and value is not None:
-            value = _cleaned(value, field, loaded.identity["clean"], f"row {number}: {column}")
-        result[field.name] = value
+        result[field.name] = cleaned(field, value, loaded.identity["clean"], f"row {number}: {column}")
     return result
-
-
-def _cleaned(value: Any, field: Field, steps: Sequence[str], place: str) -> Any:
-    if field.type == "string" and isinstance(value, str):
-        return clean(value, steps)
-    if field.type == "strings" and isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return [clean(one, steps) for one in value]
-    wanted = "a text" if field.type == "string" else "a list of texts"
-    raise DataError(f"{place}: expected {wanted}, found {shown(value)}")
 
 
 def _needed(loaded: LoadedAdapter) -> str:
     columns: Mapping[str, str] = loaded.identity["columns"]
-    fields = [field for field in loaded.task.fields if field.required and field.type != "label"]
+    fields = [one for one in loaded.task.fields_of(loaded.config) if one.required and not one.target]
     return ", ".join(columns.get(field.name, field.name) for field in fields)

@@ -11,18 +11,18 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from graft.base.contents import Fingerprint, differing, fingerprint
 from graft.base.places import BASES_VARIABLE, candidates, hub_folder, package_folder, resolve_hub
-from graft.base.tokenizer import load_tokenizer
+from graft.base.tokenizer import load_tokenizer, pad_token_of
 from graft.config import Section
 from graft.errors import ConfigError, IntegrityError, ResourceMissing, shown
 from graft.workspace import Workspace, read_json, write_json
 
-__all__ = ["BaseConfig", "LockedBase", "load_tokenizer", "lock", "locked"]
+__all__ = ["BaseConfig", "LockedBase", "load_processor", "load_tokenizer", "lock", "locked", "pad_token_of"]
 
 Kind = Literal["package", "folder", "hub"]
 
@@ -134,6 +134,19 @@ class LockedBase(Fingerprint):
             f"base.source: {shown(self.source)} is not here; {where}, or name a folder above a copy of it in "
             f"{BASES_VARIABLE} (base digest {self.digest})"
         )
+
+
+def load_processor(kind: Literal["tokenizer", "image"], folder: Path, trust_remote_code: bool = False) -> Any:
+    """Load what turns rows into inputs of the base in ``folder``: its tokenizer, or its image processor.
+
+    Raises:
+        ConfigError: the folder holds none that transformers can read.
+    """
+    if kind == "tokenizer":
+        return load_tokenizer(folder, trust_remote_code)
+    from graft.base.images import load_image_processor
+
+    return load_image_processor(folder)
 
 
 def lock(workspace: Workspace, config: BaseConfig) -> LockedBase:

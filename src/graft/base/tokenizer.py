@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError
 from graft.workspace import read_json
@@ -55,3 +55,14 @@ def _direct_class(folder: Path) -> str | None:
     if declared in ("TokenizersBackend", "PreTrainedTokenizerFast"):
         return "PreTrainedTokenizerFast"
     return direct if declared.removesuffix("Fast") == direct else None
+
+
+def pad_token_of(processor: Any) -> int:
+    """Return what fills the shorter rows of a batch: the padding token, else the end token, else 0.
+
+    Which one it is changes no result: batches carry an attention mask, and labels say where they count.
+    """
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(processor, name, None) is not None:
+            return int(getattr(processor, name))
+    return 0

@@ -132,7 +132,7 @@ def import_(
         time=time,
         seed=seed,
         data=config.data.model_copy(update={"columns": {**config.data.columns, **columns}}),
-        fields=tasks.get(config.task.name).fields,
+        fields=tasks.get(config.task.name).fields_of(config.task),
         replace=replace,
     )
     if changed is not None:

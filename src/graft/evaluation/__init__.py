@@ -20,7 +20,7 @@ from graft.data import DataConfig, Record, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation.overview import Row, format_table, summary
 from graft.identity import digest_folder
-from graft.tasks import Task, TaskConfig
+from graft.tasks import Field, TaskConfig
 from graft.workspace import Workspace, replaced
 
 if TYPE_CHECKING:
@@ -73,16 +73,16 @@ def evaluate(
     )
     manifest = read_manifest(workspace.tokens)
     _check(manifest, loaded.identity)
-    test = list(rows_of(workspace.data, "test", loaded.task.fields, data))
+    test = list(rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), data))
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
-    train = [record.row for record in rows_of(workspace.data, "train", loaded.task.fields, data)]
-    tables |= _baselines(loaded, task, train, test, tables["adapter"], evaluation.seed)
+    train = [record.row for record in rows_of(workspace.data, "train", loaded.task.fields_of(loaded.config), data)]
+    tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
     with replaced(workspace.evaluation) as folder:
         metrics = assess(
             folder,
             tables,
             task=loaded.task,
-            texts=[_text(record, loaded.task) for record in test],
+            texts=[_text(record, loaded.task.fields_of(loaded.config)) for record in test],
             identity=loaded.identity,
             adapter_digest=digest_folder(workspace.adapter),
             manifest=manifest,
@@ -118,12 +118,12 @@ def score_adapter(
 
     loaded = artifact.load(folder, workspace.root, device=device)
     own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
-    asked = {record.place for record in rows_of(workspace.data, "test", loaded.task.fields, data)}
-    records = [one for one in rows_of(workspace.data, "test", loaded.task.fields, own) if one.place in asked]
+    asked = {record.place for record in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), data)}
+    records = [one for one in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), own) if one.place in asked]
     _check_answers(loaded, records)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]
-    encoded = loaded.task.encode(loaded.config, rows, loaded.tokenizer, loaded.state, longest)
+    encoded = loaded.task.encode(loaded.config, rows, loaded.processor, loaded.state, longest)
     tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
     with artifact.reproducible(loaded.identity["threads"]):
         return score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
@@ -147,6 +147,17 @@ def _scored(
         }
 
 
+def _references(
+    workspace: Workspace, loaded: LoadedAdapter, table: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the columns of ``table`` that no system made: where the rows stand, and the right answers."""
+    from graft.tokenization import read_tokens
+
+    first = read_tokens(workspace.tokens, "test").slice(0, 1).to_pylist()
+    names = {"row", "id", *loaded.task.references(first, loaded.state)}
+    return {name: column for name, column in table.items() if name in names}
+
+
 def _baselines(
     loaded: LoadedAdapter,
     config: TaskConfig,
@@ -155,15 +166,15 @@ def _baselines(
     like: Mapping[str, np.ndarray],
     seed: int,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the tables of the task's cheap predictors; rows and references are those of the table ``like``."""
+    """Return the tables of the task's cheap predictors; ``like`` has the columns of places and references."""
     from graft import artifact
 
     rows, found = [record.row for record in test], {}
     for name, predictor in loaded.task.baselines().items():
         with artifact.reproducible(loaded.identity["threads"]):
             predicted = predictor(config, train, rows, loaded.state, seed)
-        known = {column: values for column, values in like.items() if column not in predicted}
-        found[name] = {**known, **predicted}
+        table = {**like, **predicted}
+        found[name] = {**table, **loaded.task.judge(loaded.config, table, loaded.state)}
         print(f"{name}: learned from {len(train)} rows, {len(rows)}/{len(rows)} rows scored", flush=True)
     return found
 
@@ -192,8 +203,19 @@ def _check_answers(loaded: LoadedAdapter, records: Sequence[Record]) -> None:
         raise DataError.from_problems("test rows that this adapter has no answer for", problems)
 
 
-def _text(record: Record, task: Task) -> str:
-    """Return the text of a row for people: its text fields, named where there are several."""
-    texts = {field.name: record.row[field.name] for field in task.fields if field.text and record.row.get(field.name)}
-    shown = {name: value if isinstance(value, str) else "\n".join(value) for name, value in texts.items()}
+def _text(record: Record, fields: Sequence[Field]) -> str:
+    """Return the text of a row for people: what it gives the model to read, named where there are several fields."""
+    given = {one.name: record.row[one.name] for one in fields if one.text and record.row.get(one.name)}
+    asked = {name: value for name, value in given.items() if not _target(name, fields)} or given
+    shown = {name: _readable(value) for name, value in asked.items()}
     return next(iter(shown.values())) if len(shown) == 1 else "\n".join(f"{k}: {v}" for k, v in shown.items())
+
+
+def _target(name: str, fields: Sequence[Field]) -> bool:
+    return any(one.target for one in fields if one.name == name)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(f"{one['role']}: {one['content']}" if isinstance(one, dict) else str(one) for one in value)
+    return str(value)

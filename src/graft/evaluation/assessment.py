@@ -13,7 +13,7 @@ from graft.evaluation import plots, prediction, report
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
-from graft.tasks import Task
+from graft.tasks import Metric, Task
 from graft.workspace import write_json, write_text
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def assess(
         confusion=confusion,
         reliability=reliability,
         mistakes=mistakes(
-            task.metric(task.headline), adapter, _expected(adapter, data), task.answers(adapter, state), texts
+            task.metric(task.worst or task.headline), adapter, _expected(adapter, data), task.answers(adapter, state), texts
         ),
     )
     for system, table in tables.items():
@@ -82,7 +82,9 @@ def assess(
 def measure(tables: Mapping[str, Table], *, task: Task, digest: str, config: Resampling) -> dict[str, Any]:
     """Return the content of metrics.json: each metric of each system, with its interval."""
     systems = {
-        system: {metric.name: interval(metric, table, config).as_json() for metric in task.metrics}
+        system: {
+            metric.name: interval(metric, table, config).as_json() for metric in task.metrics if _has(table, metric)
+        }
         for system, table in tables.items()
     }
     return {
@@ -93,6 +95,15 @@ def measure(tables: Mapping[str, Table], *, task: Task, digest: str, config: Res
         "test": {"rows": rows_in(tables["adapter"]), "digest": digest},
         **systems,
     }
+
+
+def _has(table: Table, metric: Metric) -> bool:
+    """Say whether a system's table holds what a metric reads: a cheap predictor need not give every column."""
+    try:
+        metric.function(table)
+    except KeyError:
+        return False
+    return True
 
 
 def compare_all(tables: Mapping[str, Table], *, task: Task, config: Resampling) -> dict[str, Comparison]:

@@ -41,7 +41,7 @@ def score(loaded: LoadedAdapter, tokens: pa.Table, *, batch_rows: int, name: str
     """
     import numpy as np
 
-    from graft.artifact import raw_outputs
+    from graft.artifact import prediction_columns
 
     if not len(tokens):
         raise DataError(f"{name}: no rows to score; the test split needs at least one")
@@ -49,15 +49,18 @@ def score(loaded: LoadedAdapter, tokens: pa.Table, *, batch_rows: int, name: str
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(tokens), batch_rows * SORTED_BATCHES):
         rows = tokens.slice(start, batch_rows * SORTED_BATCHES).to_pylist()
-        outputs = raw_outputs(
+        columns = prediction_columns(
             loaded.model,
             task,
+            loaded.config,
+            loaded.state,
             rows,
+            processor=loaded.processor,
             pad_token_id=loaded.pad_token_id,
             batch_rows=batch_rows,
             device=loaded.device,
         )
-        parts.append({**task.references(rows, loaded.state), **task.predictions(loaded.config, outputs, loaded.state)})
+        parts.append(columns)
         tell(start + len(rows))
     return {**places(tokens), **{column: np.concatenate([part[column] for part in parts]) for column in parts[0]}}
 

@@ -23,7 +23,7 @@ from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
 from graft.registration import RegistrationConfig
-from graft.tasks import TaskConfig
+from graft.tasks import Field, TaskConfig
 from graft.tracking import RunContext, TrackingConfig
 from graft.workspace import Workspace, read_json
 
@@ -186,8 +186,7 @@ def _add_data(connection: Connection, run: Any, facts: Facts, name: str) -> None
 
     verdict = facts.workspace.validation / "verdict.json"
     splits = read_json(verdict)["splits"] if verdict.is_file() else {}
-    task = tasks.get(facts.identity["task"]["name"])
-    columns = [facts.identity["columns"].get(field.name, field.name) for field in task.fields if field.required]
+    columns = [facts.identity["columns"].get(field.name, field.name) for field in _fields(facts) if field.required]
     profile = {f"{split}_rows": found["rows"] for split, found in splits.items()}
     add_data(connection, run, name=name, digest=facts.identity["data"], profile=profile, columns=columns)
 
@@ -251,14 +250,19 @@ def _contents(facts: Facts) -> Contents:
         digest=facts.digest,
         task=identity["task"]["name"],
         columns={
-            identity["columns"].get(field.name, field.name): field.required
-            for field in task.fields
-            if field.type != "label"
+            identity["columns"].get(field.name, field.name): (field.type, field.required)
+            for field in _fields(facts)
+            if not field.target
         },
         example=_example(facts.workspace),
         answers=answers,
         metadata={"graft.adapter": facts.digest, "graft.key": facts.key, "graft.base": identity["base"]["digest"]},
     )
+
+
+def _fields(facts: Facts) -> tuple[Field, ...]:
+    task = facts.identity["task"]
+    return tasks.get(task["name"]).fields_of(tasks.config_class(task["name"]).model_validate(task["config"]))
 
 
 def _example(workspace: Workspace) -> list[dict[str, Any]]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+LANGUAGE_MODELS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+"""Classes whose head a base brings: it is trained only where an adapter names it."""
+
 Row = Mapping[str, Any]
 State = Mapping[str, Any]
 """What a task learns from the training rows and every later stage needs (a label map, say): JSON, in identity.json."""
@@ -39,16 +42,25 @@ class TaskConfig(Section):
     """The task: the name of a file in ``src/graft/tasks``."""
 
 
+FieldType = Literal["string", "number", "strings", "label", "labels", "messages", "answers", "image"]
+"""``label``: string, integer or boolean, read as a string. ``labels``: a list of them, possibly empty. ``messages``: a
+list of ``{role, content}``. ``answers``: ``{text: [...], answer_start: [...]}``. ``image``: the bytes of a picture."""
+
+Family = Literal["encoder", "decoder", "encoder-decoder", "vision"]
+"""What a base is made of: it decides which tasks it can do."""
+
+
 @dataclass(frozen=True)
 class Field:
     """A field of the task's row: what it is called in the task; ``data.columns`` maps it to a column of the files."""
 
     name: str
-    type: Literal["string", "number", "strings", "label"]
-    """``label``: string, integer or boolean, read as a string."""
+    type: FieldType
     required: bool = True
     text: bool = False
     """Whether cleaning, length and encoding checks apply."""
+    target: bool = False
+    """Whether it is what the model is to answer: validation and training need it, predict does not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,8 @@ class Metric:
     greater_is_better: bool = True
     per_row: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
     """The row scores whose mean is the metric, where it has that form (accuracy): float64 [N]. Allows exact tests."""
+    generated: bool = False
+    """Whether it reads generated text, which is made for the test rows alone: validation in training leaves it out."""
 
 
 class Task(abc.ABC):
@@ -76,9 +90,26 @@ class Task(abc.ABC):
 
     name: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]]
+    """The fields of every row; :meth:`fields_of` adds those that the section asks for."""
+    families: ClassVar[tuple[Family, ...]]
+    """The bases that can do the task."""
     metrics: ClassVar[tuple[Metric, ...]]
     headline: ClassVar[str]
-    """The name of the metric that selects checkpoints and decides promotions."""
+    """The name of the metric that decides promotions."""
+    selection: ClassVar[str] = ""
+    """The name of the metric that selects checkpoints, where the headline needs generated text; empty: the headline."""
+    worst: ClassVar[str] = ""
+    """The name of the metric whose row scores rank the errors in the report; empty: the headline."""
+    processor: ClassVar[Literal["tokenizer", "image"]] = "tokenizer"
+    """What turns rows into model inputs, as the base brings it."""
+    generates: ClassVar[bool] = False
+    """Whether the answer to a row is generated text (:meth:`generate`)."""
+    curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    """Entries for ``plots`` of dvc.yaml, over the files that :meth:`plots` gives."""
+
+    def fields_of(self, config: Any) -> tuple[Field, ...]:
+        """Return the fields of a row under this section; ``fields`` unless a task says otherwise."""
+        return self.fields
 
     # -- validate
     @abc.abstractmethod
@@ -98,7 +129,16 @@ class Task(abc.ABC):
     def encode(
         self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
     ) -> list[dict[str, Any]]:
-        """Return one token row per row: ``input_ids``, the task's columns, and ``untruncated_length`` (int)."""
+        """Return one token row per row: ``input_ids``, the task's columns, and ``untruncated_length`` (int).
+
+        ``length`` (int, what the row costs in tokens) may be given too; else it is that of ``input_ids``. Target fields
+        are absent at predict: their columns are None then. A row that is cut into windows stays one token row, with
+        the windows one after the other in ``input_ids`` and their lengths in a column of the task.
+        """
+
+    def check_tokens(self, config: Any, row: Mapping[str, Any]) -> Iterator[RowProblem]:
+        """Yield what makes a token row unusable for training (no supervised token, say)."""
+        return iter(())
 
     # -- train, evaluate, predict
     @abc.abstractmethod
@@ -113,20 +153,38 @@ class Task(abc.ABC):
         """Return padded tensors: ``input_ids``, ``attention_mask`` int64 [B, T] and the targets."""
 
     @abc.abstractmethod
-    def loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    def loss(self, config: Any, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """Return the *sum* of the losses and how many items it sums over (the loop divides by the step's total)."""
 
     @abc.abstractmethod
-    def outputs(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return float32 outputs per row ([B, C] logits): what the reload proof compares."""
+    def outputs(self, config: Any, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return float32 outputs per row, without generating: what the reload proof compares.
+
+        [B, C] logits, or [B, W, ...] where W differs from batch to batch (scores of words): batches are put together
+        with NaN beyond a row's own W.
+        """
+
+    def generate(
+        self, config: Any, model: nn.Module, rows: Sequence[Mapping[str, Any]], processor: Any, pad_token_id: int
+    ) -> list[str]:
+        """Return the text that ``model`` gives for each token row; only where the task ``generates``."""
+        raise TypeError(f"{self.name} generates no text")
 
     @abc.abstractmethod
     def predictions(self, config: Any, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
-        """Return the prediction columns ([N, ...]) of ``outputs`` ([N, C]), without the reference column."""
+        """Return the prediction columns ([N, ...]) of ``outputs`` ([N, ...]), without the reference column."""
 
     @abc.abstractmethod
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
         """Return the reference columns ([N]) of token rows."""
+
+    def judge(self, config: Any, table: Mapping[str, np.ndarray], state: State) -> dict[str, np.ndarray]:
+        """Return columns that need both references and predictions (row scores, counts that a corpus metric sums).
+
+        ``table`` has the columns of :meth:`references` and :meth:`predictions`, and ``prediction`` (object [N], text)
+        where the answers were generated. Called once per table, so that metrics stay cheap for the bootstrap.
+        """
+        return {}
 
     @abc.abstractmethod
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
@@ -134,7 +192,16 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def answers(self, predictions: Mapping[str, np.ndarray], state: State) -> list[dict[str, Any]]:
-        """Return one JSON object per row for people and for serving (``{"label": ..., "score": ...}``)."""
+        """Return one JSON object per row for people and for serving (``{"label": ..., "score": ...}``).
+
+        Where the task ``generates``, ``predictions`` may hold the column ``prediction`` alone.
+        """
+
+    def example(self, config: Any, probe: Mapping[str, np.ndarray], processor: Any) -> dict[str, Any]:
+        """Return a raw row by task field, as JSON, made from the first row of the batch ``probe`` (:meth:`collate`)."""
+        text = processor.decode(probe["input_ids"][0].tolist(), skip_special_tokens=True)
+        asked = [one for one in self.fields_of(config) if one.required and not one.target]
+        return {one.name: text.split() if one.type == "strings" else text for one in asked}
 
     # -- report
     @abc.abstractmethod
@@ -144,6 +211,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def plots(self, table: Mapping[str, np.ndarray], state: State) -> dict[str, list[dict[str, Any]]]:
         """Return plot data by file stem (``confusion`` -> rows of ``actual``, ``predicted``) for ``dvc plots``."""
+
+    @property
+    def selecting(self) -> Metric:
+        """The metric that selects checkpoints."""
+        return self.metric(self.selection or self.headline)
 
     def metric(self, name: str) -> Metric:
         """Return the metric called ``name``.
@@ -157,23 +229,54 @@ class Task(abc.ABC):
         raise ConfigError(f"metric {shown(name)}: {self.name} has {', '.join(one.name for one in self.metrics)}")
 
 
-def load_with_head(auto_class: str, folder: str, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
+def length_of(row: Mapping[str, Any]) -> int:
+    """Return what a token row costs, in tokens."""
+    length = row.get("length")
+    return len(row["input_ids"]) if length is None else int(length)
+
+
+def family_of(config: Any) -> Family:
+    """Return what a base with transformers' ``config`` is made of."""
+    from transformers.models.auto import modeling_auto
+
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    if config.model_type in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        return "vision"
+    masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return "decoder" if causal and (not masked or getattr(config, "is_decoder", False)) else "encoder"
+
+
+def load_with_head(
+    auto_class: str, folder: str, families: Sequence[Family], **kwargs: Any
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a base with a task head by transformers' ``auto_class``; return it and the names of its new modules.
+
+    ``families`` are those that can do the task. A language model's own head is part of the base and not new.
 
     New is what must travel with the adapter: the head (also where the base brings one, of whatever size: it is trained)
     and a pooler that the base lacks. A name is that of the topmost module of which all weights are new.
 
     Raises:
-        ConfigError: weights of the base itself are missing or have another shape than config.json says.
+        ConfigError: the base cannot do the task, or weights of the base itself are missing or have another shape than
+            config.json says.
     """
     import transformers
 
+    described = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=kwargs.get("trust_remote_code"))
+    if family_of(described) not in families:
+        raise ConfigError(
+            f"base.source: {described.model_type} is {_a(family_of(described))}, and this task needs "
+            f"{' or '.join(map(_a, families))}; choose another base or task"
+        )
     with _quiet():
         model, info = getattr(transformers, auto_class).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    head = {name for name, _ in model.named_parameters() if not (prefix and name.startswith(prefix))}
+    own = auto_class in LANGUAGE_MODELS
+    head = {name for name, _ in model.named_parameters() if not own and not (prefix and name.startswith(prefix))}
     lost = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])} - head
     broken = sorted(name for name in lost if ".pooler." not in f".{name}")
     if broken:
@@ -182,6 +285,10 @@ def load_with_head(auto_class: str, folder: str, **kwargs: Any) -> tuple[PreTrai
             f"({shown(broken[0])}, ...): they would be random; fetch the base again"
         )
     return model, _topmost(head | lost, [name for name, _ in model.named_parameters()])
+
+
+def _a(family: Family) -> str:
+    return f"a {family}" if family[0] not in "aeiou" else f"an {family}"
 
 
 def _topmost(new: set[str], every: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from graft.errors import DataError, shown
+from graft.padding import padded
 from graft.pooling import pool_mean
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, np.ndarray]
 
+CONFUSION = {
+    "confusion": {
+        "x": "actual",
+        "y": {"artifacts/evaluation/plots/confusion.csv": "predicted"},
+        "template": "confusion",
+        "title": "Confusion matrix (test)",
+    }
+}
 CALIBRATION_BINS = 15
 TFIDF_FEATURES = 50_000
 
@@ -207,8 +216,9 @@ class TextClassification(Task):
     fields = (
         Field("text", "string", text=True),
         Field("text_pair", "string", required=False, text=True),
-        Field("label", "label"),
+        Field("label", "label", target=True),
     )
+    families = ("encoder", "decoder", "encoder-decoder")
     metrics = (
         Metric("accuracy", accuracy, per_row=correct),
         Metric("macro_f1", macro_f1),
@@ -217,6 +227,7 @@ class TextClassification(Task):
         Metric("log_loss", log_loss, greater_is_better=False, per_row=row_log_loss),
     )
     headline = "accuracy"
+    curves = (CONFUSION,)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         if config.labels is not None:
@@ -264,6 +275,7 @@ class TextClassification(Task):
         model, new_modules = load_with_head(
             "AutoModelForSequenceClassification",
             folder,
+            self.families,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: number for number, label in enumerate(labels)},
@@ -276,22 +288,22 @@ class TextClassification(Task):
         import torch
 
         batch = {
-            "input_ids": _padded([row["input_ids"] for row in rows], pad_token_id),
-            "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], 0),
+            "input_ids": padded([row["input_ids"] for row in rows], pad_token_id),
+            "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
         }
         if any(row.get("token_type_ids") is not None for row in rows):
-            batch["token_type_ids"] = _padded([row.get("token_type_ids") or [] for row in rows], 0, like=batch)
+            batch["token_type_ids"] = padded([row.get("token_type_ids") or [] for row in rows], 0, width=batch["input_ids"].shape[1])
         if all(row.get("label") is not None for row in rows):
             batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
         return batch
 
-    def loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         from torch.nn.functional import cross_entropy
 
         labels = batch["labels"]
-        return cross_entropy(self.outputs(model, batch), labels, reduction="sum"), labels.numel()
+        return cross_entropy(self.outputs(config, model, batch), labels, reduction="sum"), labels.numel()
 
-    def outputs(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def outputs(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         logits: torch.Tensor = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
         return logits.float()
 
@@ -372,14 +384,6 @@ def _encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, limit: int 
         for index, ids, type_ids in zip(chosen, encoded["input_ids"], types, strict=True):
             result[index] = {"input_ids": ids, "token_type_ids": type_ids}
     return result
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int, like: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-    """Return the rows filled up on the right: int64 [B, T], T that of the longest row or of ``like``'s input ids."""
-    import torch
-
-    width = like["input_ids"].shape[1] if like else max(len(row) for row in rows)
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.int64)
 
 
 TASK = TextClassification()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.errors import IntegrityError, ResourceMissing
 from graft.identity import code_of, digest_file, digest_files
+from graft.tasks import FieldType
 from graft.tracking.server import Connection
 from graft.workspace import read_json
 
@@ -45,8 +46,8 @@ class Contents:
     digest: str
     """The digest of the adapter folder."""
     task: str
-    columns: Mapping[str, bool]
-    """The text columns of a raw row: name -> whether it is required."""
+    columns: Mapping[str, tuple[FieldType, bool]]
+    """The columns of a raw row: name -> its type, and whether it is required."""
     example: Sequence[Mapping[str, Any]]
     """A few raw rows, and ..."""
     answers: Sequence[Mapping[str, Any]]
@@ -122,8 +123,15 @@ def signature(contents: Contents) -> Any:
     """Return the model's signature: text columns in, the answer's columns out."""
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType, Array, DataType
 
-    inputs = Schema([ColSpec("string", name, required=required) for name, required in contents.columns.items()])
+    kinds = {"number": DataType.double, "strings": Array(DataType.string), "image": AnyType(), "messages": AnyType()}
+    inputs = Schema(
+        [
+            ColSpec(kinds.get(kind, DataType.string), name, required=required)
+            for name, (kind, required) in contents.columns.items()
+        ]
+    )
     return ModelSignature(inputs, infer_signature(model_output=_table(contents.answers)).outputs)
 
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graft.artifact.scoring import raw_outputs
+from graft.artifact import prediction_columns
 from graft.errors import Interrupted, TrainingDiverged, shown
-from graft.tasks import State, Task, TaskConfig
+from graft.tasks import State, Task, TaskConfig, length_of
 from graft.training.batching import Plan, mixed_seed
 from graft.training.checkpoints import Checkpoint, Checkpoints
 from graft.training.hardware import memory_bytes
@@ -87,7 +87,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     import torch
 
     config, model = inputs.config, inputs.model
-    plan = Plan([len(row["input_ids"]) for row in inputs.train_rows], config)
+    plan = Plan([length_of(row) for row in inputs.train_rows], config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimizer = adamw(weights, config)
     progress = _resume(checkpoints.latest(), weights, optimizer)
@@ -141,7 +141,8 @@ def _backward(inputs: Inputs, plan: Plan, step: int) -> tuple[float, int]:
     total, items = 0.0, 0
     for rows in plan.micro_batches(step):
         batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id)
-        loss, count = inputs.task.loss(inputs.model, {name: value.to(inputs.device) for name, value in batch.items()})
+        batch = {name: value.to(inputs.device) for name, value in batch.items()}
+        loss, count = inputs.task.loss(inputs.task_config, inputs.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         total, items = total + float(loss.detach()), items + count
     return total / items, items
@@ -192,20 +193,22 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     """Score the validation split, remember the weights if they are the best so far, return the record's line."""
     started, task, rows = time.perf_counter(), inputs.task, inputs.validation_rows
     inputs.model.eval()
-    outputs = raw_outputs(
+    table = prediction_columns(
         inputs.model,
         task,
+        inputs.task_config,
+        inputs.state,
         rows,
+        processor=None,
         pad_token_id=inputs.pad_token_id,
         batch_rows=inputs.config.batch_rows,
         device=inputs.device,
     )
     inputs.model.train()
-    table = {**task.references(rows, inputs.state), **task.predictions(inputs.task_config, outputs, inputs.state)}
-    values = {metric.name: metric.function(table) for metric in task.metrics}
-    headline = task.metric(task.headline)
-    value, best = values[headline.name], progress.best_value
-    if best is None or (value > best if headline.greater_is_better else value < best):
+    values = {metric.name: metric.function(table) for metric in task.metrics if not metric.generated}
+    selecting = task.selecting
+    value, best = values[selecting.name], progress.best_value
+    if best is None or (value > best if selecting.greater_is_better else value < best):
         progress.best_step, progress.best_value = progress.step, value
         progress.best_weights = {name: one.detach().clone() for name, one in weights.items()}
     progress.seconds += time.perf_counter() - started

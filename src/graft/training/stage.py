@@ -103,7 +103,7 @@ def _inputs(
         state=state,
         train_rows=read_tokens(workspace.tokens, "train").to_pylist(),
         validation_rows=read_tokens(workspace.tokens, "validation").to_pylist(),
-        pad_token_id=manifest["pad_token_id"] or 0,
+        pad_token_id=manifest["pad_token_id"],
         config=training,
         device=device,
     ), new_modules
@@ -131,9 +131,9 @@ def _probe(inputs: Inputs) -> dict[str, torch.Tensor]:
     batch = inputs.task.collate(chosen, inputs.pad_token_id)
     model = inputs.model.to("cpu").float().eval()
     with torch.inference_mode():
-        found = {"adapter_outputs": inputs.task.outputs(model, batch)}
+        found = {"adapter_outputs": inputs.task.outputs(inputs.task_config, model, batch)}
         with model.disable_adapter():
-            found["base_outputs"] = inputs.task.outputs(model, batch)
+            found["base_outputs"] = inputs.task.outputs(inputs.task_config, model, batch)
     return {**batch, **found}
 
 
@@ -151,7 +151,7 @@ def _write_training(folder: Path, live: Path, inputs: Inputs, outcome: Outcome, 
         "epochs": round(progress.step / plan.steps_per_epoch, 4),
         "kept_step": kept,
         "best_step": progress.best_step,
-        f"best_validation_{inputs.task.headline}": progress.best_value,
+        f"best_validation_{inputs.task.selecting.name}": progress.best_value,
         "rows": len(inputs.train_rows),
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 3),

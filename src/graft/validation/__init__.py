@@ -102,7 +102,7 @@ def _learn(workspace: Workspace, files: Sequence[Path], task: TaskConfig, data: 
     """Return what the task learns from the readable training rows."""
     one = tasks.get(task.name)
     cleaning = Cleaning(data.clean)
-    read = itertools.chain.from_iterable(read_part(path, workspace.root, one.fields, data, cleaning) for path in files)
+    read = itertools.chain.from_iterable(read_part(path, workspace.root, one.fields_of(task), data, cleaning) for path in files)
     return one.learn(task, (found.row for found in read if isinstance(found, Record)))
 
 
@@ -136,9 +136,10 @@ class _Inspection:
         self.root, self.name = workspace.root, workspace.data.name
         self.task, self.config, self.state = tasks.get(task.name), task, state
         self.data, self.validation = data, validation
-        self.contract = Contract(self.task.fields, state, data, validation)
-        self.seen = _Seen(self.task.fields)
-        self.label = next((one.name for one in self.task.fields if one.type == "label"), None)
+        self.fields = self.task.fields_of(task)
+        self.contract = Contract(self.fields, state, data, validation)
+        self.seen = _Seen(self.fields)
+        self.label = next((one.name for one in self.fields if one.type == "label"), None)
         self.problems: list[Problem] = []
         self.total_problems = 0
         self.parts: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
@@ -151,8 +152,8 @@ class _Inspection:
 
     def part(self, split: str, path: Path) -> None:
         """Read and check one part."""
-        frame, found, rows = Frame(self.task.fields), list[Problem](), 0
-        for one in read_part(path, self.root, self.task.fields, self.data, self.cleaning[split]):
+        frame, found, rows = Frame(self.fields), list[Problem](), 0
+        for one in read_part(path, self.root, self.fields, self.data, self.cleaning[split]):
             if isinstance(one, Problem):
                 found.append(one)
                 frame.refuse(one.place)

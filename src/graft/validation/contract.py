@@ -63,9 +63,11 @@ class Frame:
             self._add_value(field, record.row[field.name])
 
     def _add_value(self, field: Field, value: Any) -> None:
-        items = value if isinstance(value, list) else [value]
-        if field.type == "strings":
-            self.columns[f"{field.name} (items)"].append(None if value is None else len(value))
+        items = [one["content"] if isinstance(one, dict) else one for one in _items(value)]
+        if field.type in LISTS:
+            self.columns[f"{field.name} (items)"].append(None if value is None else len(items))
+        elif field.type == "image":
+            self.columns[field.name].append(None if value is None else f"{len(value)} bytes")
         else:
             self.columns[field.name].append(value)
         if field.text:
@@ -94,12 +96,22 @@ class Frame:
         return pd.DataFrame({name: pd.Series(values, dtype=types[name]) for name, values in self.columns.items()})
 
 
+def _items(value: Any) -> list[Any]:
+    """Return the items of a value that is a list, or holds one; any other value is its own only item."""
+    if isinstance(value, dict):
+        return list(value["text"])
+    return value if isinstance(value, list) else [value]
+
+
+LISTS = ("strings", "labels", "messages", "answers")
+FILLED_LISTS = ("strings", "messages")
+"""Lists that say nothing where they are empty; a row may have no label, and a question no answer."""
 REFUSED = "rows that cannot be read"
 EARLIER = "id (earlier rows with it)"
 
 
 def _columns_of(field: Field) -> Iterator[str]:
-    yield f"{field.name} (items)" if field.type == "strings" else field.name
+    yield f"{field.name} (items)" if field.type in LISTS else field.name
     if field.text:
         yield from (f"{field.name} (visible characters)", f"{field.name} (characters)")
 
@@ -129,11 +141,11 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
         name = field.name
         main = next(_columns_of(field))
         yield Check("expect_column_to_exist", main, name, "a column of that name")
-        kind = {"number": "float64", "strings": "Int64Dtype"}.get(field.type, "str")
+        kind = "Int64Dtype" if field.type in LISTS else {"number": "float64"}.get(field.type, "str")
         yield Check(of_type, main, name, f"a {field.type}", {"type_": kind})
         if field.required:
             yield Check("expect_column_values_to_not_be_null", main, name, "a value")
-        if field.required and field.type == "strings":
+        if field.required and field.type in FILLED_LISTS:
             yield Check(between, main, name, "at least one item", {"min_value": 1})
         if field.text:
             fewest, most = config.min_characters, config.max_characters

@@ -1,0 +1,89 @@
+"""Text from a language model: batched, deterministic, with settings that travel with the adapter.
+
+Beam search or greedy decoding, never sampling: equal inputs give equal text, so a metric over it can be reproduced and
+a paired test compares systems and not dice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field as Limit
+
+from graft.config import Section
+from graft.padding import mask_of, padded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class GenerationConfig(Section):
+    """How text is generated, for metrics and for answers."""
+
+    max_new_tokens: int = Limit(default=64, ge=1)
+    """The longest answer, in tokens."""
+
+    num_beams: int = Limit(default=1, ge=1)
+    """Beams of the search; 1 is greedy decoding."""
+
+    length_penalty: float = 1.0
+    """Above 0 favours longer beams; only with more than one beam."""
+
+    no_repeat_ngram_size: int = Limit(default=0, ge=0)
+    """N-grams of this size occur once; 0: no such rule."""
+
+    repetition_penalty: float = Limit(default=1.0, gt=0)
+    """Divides the scores of tokens that occurred before; 1: no penalty."""
+
+    batch_rows: int = Limit(default=16, ge=1)
+    """Rows that are generated together."""
+
+
+def generate_ids(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    *,
+    pad_token_id: int,
+    eos_token_id: int | Sequence[int] | None,
+) -> list[list[int]]:
+    """Return the tokens that ``model`` adds to each prompt, without prompt, padding and everything after the end.
+
+    Prompts of like length share a batch; the order of the result is that of ``prompts``. The model keeps its mode.
+    """
+    import torch
+
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder = not inner.config.is_encoder_decoder
+    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    found: list[list[int]] = [[] for _ in prompts]
+    with torch.inference_mode():
+        for start in range(0, len(order), settings.batch_rows):
+            chosen = order[start : start + settings.batch_rows]
+            ids = padded([prompts[index] for index in chosen], pad_token_id, left=decoder).to(inner.device)
+            mask = mask_of([prompts[index] for index in chosen], left=decoder).to(inner.device)
+            answers = model.generate(  # type: ignore[operator]
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                pad_token_id=pad_token_id,
+                eos_token_id=sorted(ends) or None,
+                max_new_tokens=settings.max_new_tokens,
+                num_beams=settings.num_beams,
+                repetition_penalty=settings.repetition_penalty,
+                no_repeat_ngram_size=settings.no_repeat_ngram_size,
+                **({"length_penalty": settings.length_penalty} if settings.num_beams > 1 else {}),
+            )
+            answers = answers[:, ids.shape[1] :] if decoder else answers[:, 1:]
+            for index, answer in zip(chosen, answers.tolist(), strict=True):
+                found[index] = _until_end(answer, ends)
+    return found
+
+
+def _until_end(tokens: list[int], ends: set[int]) -> list[int]:
+    for place, token in enumerate(tokens):
+        if token in ends:
+            return tokens[:place]
+    return tokens

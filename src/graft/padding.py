@@ -1,0 +1,43 @@
+"""Rows of unequal length to tensors, and windows that are kept one after the other in a row.
+
+Every position of a tensor is computed, also those that only fill it up; who makes batches puts rows of like length
+together. A row too long for the base is cut into windows at tokenization. It stays one token row (``input_ids`` holds
+all windows, another column their lengths), so that rows, predictions and places stay one to one; a batch then has a
+line per window, and ``window_row`` says whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def padded(
+    rows: Sequence[Sequence[int]], filler: int, *, width: int | None = None, left: bool = False
+) -> torch.Tensor:
+    """Return the rows filled up with ``filler``, on the right or the ``left``: int64 [B, T].
+
+    T is ``width``, by default the length of the longest row.
+    """
+    import torch
+
+    wide = max((len(row) for row in rows), default=0) if width is None else width
+    if left:
+        return torch.tensor([[*[filler] * (wide - len(row)), *row] for row in rows], dtype=torch.int64)
+    return torch.tensor([[*row, *[filler] * (wide - len(row))] for row in rows], dtype=torch.int64)
+
+
+def mask_of(rows: Sequence[Sequence[Any]], *, left: bool = False) -> torch.Tensor:
+    """Return 1 where :func:`padded` has a row's own values and 0 where it filled up: int64 [B, T]."""
+    return padded([[1] * len(row) for row in rows], 0, left=left)
+
+
+def split_windows(flat: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield the windows that stand one after the other in ``flat``."""
+    start = 0
+    for length in lengths:
+        yield flat[start : start + length]
+        start += length
