@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +103,7 @@ def histogram(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> None:
     """Draw how many ``rows`` each bin has; ``name`` is the column of the bins' middles, in rising order."""
     figure, axes = _canvas(5.2, 3.6)
     middles = [row[name] for row in rows]
-    widths = [right - left for left, right in zip(middles, middles[1:], strict=False)] or [1.0]
+    widths = [right - left for left, right in itertools.pairwise(middles)] or [1.0]
     axes.bar(middles, [row["rows"] for row in rows], width=0.9 * min(widths), color=ACCENT)
     axes.set(xlabel=name.replace("_", " "), ylabel="test rows", title=f"Test rows by {name.replace('_', ' ')}")
     _plain(axes)
