@@ -1,8 +1,8 @@
 """Every task on real data: each case of results.yaml goes through the whole chain, and becomes a line of a table.
 
 A case names a data set (a folder below ``--data``), a recipe, how the data is imported and which parameters differ from
-the recipe. Its project is ``projects/results-<case>``: made, imported, locked, checked and run by the same commands that
-a user types, Prefect flow and MLflow version included. Run it in a clone, one case or several:
+the recipe. Its project is ``projects/results-<case>``: made, imported, locked, checked and run by the same commands
+that a user types, Prefect flow and MLflow version included. Run it in a clone, one case or several:
 
     .venv/bin/python benchmarks/results.py --data DATA --models MODELS banking77 stsb
 
@@ -112,11 +112,9 @@ def line(found: dict[str, Any]) -> str:
     cells = [format_cell(*rows[name].metrics[headline]) for name in ("adapter", "base", best)]
     test = found["metrics"]["test"]["rows"]
     arrow = " ↓" if headline in found["metrics"]["smaller_is_better"] else ""
-    return (
-        f"| {found['data']} | {found['task']} | {found['base']} | {found['method']} | {found['rows']} / {test} | "
-        f"{headline}{arrow} | {cells[0]} | {cells[1]} | {cells[2]} ({rows[best].label}) | {'yes' if better else 'no'} | "
-        f"{found['minutes']} |"
-    )
+    facts = [found["data"], found["task"], found["base"], found["method"], f"{found['rows']} / {test}"]
+    scores = [f"{headline}{arrow}", cells[0], cells[1], f"{cells[2]} ({rows[best].label})", "yes" if better else "no"]
+    return f"| {' | '.join([*facts, *scores, str(found['minutes'])])} |"
 
 
 def main() -> None:
@@ -144,7 +142,7 @@ def main() -> None:
                 file.write(json.dumps(found) + "\n")
         lines.append(line(found))
         print(lines[-1], flush=True)
-    print("\n".join(["", HEAD, "|---" * (HEAD.count("|") - 1) + "|", *lines]))
+    print("\n".join(["", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *lines]))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def metrics() -> dict[str, Any]:
 
 def test_summary_is_in_reading_order() -> None:
     rows = summary(metrics())
-    assert [row.system for row in rows] == ["base", "adapter", "majority", "zero shot"]
+    assert [row.system for row in rows] == ["base", "adapter", "majority", "zero_shot"]
     assert [row.label for row in rows] == ["base (adapter off)", "adapter", "majority class", "zero shot"]
     assert list(rows[1].metrics) == ["f1", "accuracy"]  # the task's order, not the file's
     assert rows[1].metrics["f1"] == pytest.approx((0.7, 0.6, 0.8))
