@@ -119,7 +119,9 @@ def score_adapter(
     loaded = artifact.load(folder, workspace.root, device=device)
     own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
     asked = {record.place for record in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), data)}
-    records = [one for one in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), own) if one.place in asked]
+    records = [
+        one for one in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), own) if one.place in asked
+    ]
     _check_answers(loaded, records)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]
@@ -147,9 +149,7 @@ def _scored(
         }
 
 
-def _references(
-    workspace: Workspace, loaded: LoadedAdapter, table: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _references(workspace: Workspace, loaded: LoadedAdapter, table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the columns of ``table`` that no system made: where the rows stand, and the right answers."""
     from graft.tokenization import read_tokens
 

@@ -64,7 +64,11 @@ def assess(
         confusion=confusion,
         reliability=reliability,
         mistakes=mistakes(
-            task.metric(task.worst or task.headline), adapter, _expected(adapter, data), task.answers(adapter, state), texts
+            task.metric(task.worst or task.headline),
+            adapter,
+            _expected(adapter, data),
+            task.answers(adapter, state),
+            texts,
         ),
     )
     for system, table in tables.items():

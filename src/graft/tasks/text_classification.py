@@ -292,7 +292,9 @@ class TextClassification(Task):
             "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
         }
         if any(row.get("token_type_ids") is not None for row in rows):
-            batch["token_type_ids"] = padded([row.get("token_type_ids") or [] for row in rows], 0, width=batch["input_ids"].shape[1])
+            batch["token_type_ids"] = padded(
+                [row.get("token_type_ids") or [] for row in rows], 0, width=batch["input_ids"].shape[1]
+            )
         if all(row.get("label") is not None for row in rows):
             batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
         return batch

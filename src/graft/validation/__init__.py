@@ -102,7 +102,9 @@ def _learn(workspace: Workspace, files: Sequence[Path], task: TaskConfig, data: 
     """Return what the task learns from the readable training rows."""
     one = tasks.get(task.name)
     cleaning = Cleaning(data.clean)
-    read = itertools.chain.from_iterable(read_part(path, workspace.root, one.fields_of(task), data, cleaning) for path in files)
+    read = itertools.chain.from_iterable(
+        read_part(path, workspace.root, one.fields_of(task), data, cleaning) for path in files
+    )
     return one.learn(task, (found.row for found in read if isinstance(found, Record)))
 
 
