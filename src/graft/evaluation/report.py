@@ -36,6 +36,21 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A picture of a task's plot data, for the report."""
+
+    title: str
+    alternative: str
+    """What it shows, for who cannot see it."""
+    file: Path
+
+    @property
+    def image(self) -> str:
+        """The file's content in base64."""
+        return base64.b64encode(self.file.read_bytes()).decode("ascii")
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that the report and the card say."""
 
@@ -53,6 +68,7 @@ class Findings:
     confusion: Confusion | None = None
     reliability: Reliability | None = None
     mistakes: Mistakes | None = None
+    drawings: Sequence[Drawing] = ()
 
 
 def html(findings: Findings) -> str:
@@ -70,6 +86,7 @@ def html(findings: Findings) -> str:
             matrix=_matrix(findings.confusion) if findings.confusion else None,
             reliability=_reliability(findings.reliability) if findings.reliability else None,
             errors=findings.mistakes,
+            pictures=findings.drawings,
             lineage={
                 "method": identity["adapter"]["method"],
                 "base": identity["base"]["source"],

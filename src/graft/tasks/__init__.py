@@ -7,7 +7,7 @@ inside the methods that need them, so that reading params.yaml stays cheap.
 Shapes below: B rows of a batch, T tokens, C classes, N rows of a table.
 """
 
-# ruff: noqa: ARG002  (what a task may leave out still says which arguments it gets)
+# ruff: noqa: ARG002  (a default answers without what a task's own method reads)
 
 from __future__ import annotations
 
