@@ -22,6 +22,7 @@ ORDER = (
         "identity",
         "reading",
         "cleaning",
+        "pictures",
         "data",
         "splitting",
         "importing",

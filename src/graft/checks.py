@@ -199,7 +199,7 @@ def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | 
 
 
 def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
-    if base is None or "tokenization" not in sections:
+    if base is None or not {"task", "tokenization"} <= sections.keys() or _reads_pictures(sections):
         return
     wanted, positions = sections["tokenization"].max_length_tokens, base.positions
     if positions is not None and wanted > positions:
@@ -211,6 +211,13 @@ def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator
     else:
         limit = f"the base's {positions} positions" if positions is not None else "a base without a limit"
         yield Finding("tokenization", "ok", f"max_length_tokens: {wanted} of {limit}")
+
+
+def _reads_pictures(sections: dict[str, Any]) -> bool:
+    """Say whether the task has pictures, whose size the base's image processor decides: no limit applies to them."""
+    from graft import tasks
+
+    return tasks.get(sections["task"].name).processor == "image"
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:
