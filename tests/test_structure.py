@@ -29,6 +29,7 @@ ORDER = (
         "likelihood",
         "generation",
         "pooling",
+        "text_metrics",
         "tasks",
         "validation",
     ),
