@@ -28,6 +28,8 @@ ORDER = (
         "padding",
         "likelihood",
         "generation",
+        "language_modeling",
+        "prompting",
         "pooling",
         "text_metrics",
         "tasks",
