@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def padded(
-    rows: Sequence[Sequence[int]], filler: int, *, width: int | None = None, left: bool = False
-) -> torch.Tensor:
+def padded(rows: Sequence[Sequence[int]], filler: int, *, width: int | None = None, left: bool = False) -> torch.Tensor:
     """Return the rows filled up with ``filler``, on the right or the ``left``: int64 [B, T].
 
     T is ``width``, by default the length of the longest row.
