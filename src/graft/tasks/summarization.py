@@ -87,7 +87,7 @@ def first_sentences(text: str, wanted: int) -> str:
     chosen, size = "", 0
     for found in _SENTENCE.finditer(text):
         words = len(text_metrics.words(found.group()))
-        if chosen.strip() and size + words > wanted:
+        if size and size + words > wanted:
             break
         chosen, size = chosen + found.group(), size + words
     return " ".join(chosen.split())
