@@ -34,6 +34,7 @@ ORDER = (
         "pooling",
         "classification",
         "text_metrics",
+        "sequence",
         "tasks",
         "validation",
     ),

@@ -210,6 +210,13 @@ class Task(abc.ABC):
         return {one.name: text.split() if one.type == "strings" else text for one in asked}
 
     # -- report
+    def measured(self, config: Any, table: Mapping[str, np.ndarray], state: State) -> dict[str, str]:
+        """Return how the metrics of ``table`` came about, by name: a metric's signature, how text was generated.
+
+        It goes into metrics.json and the report.
+        """
+        return {}
+
     @abc.abstractmethod
     def details(self, table: Mapping[str, np.ndarray], state: State) -> dict[str, list[dict[str, Any]]]:
         """Return tables for the report by title (per-class scores, say): lists of equal-keyed rows."""
