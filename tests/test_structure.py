@@ -29,6 +29,7 @@ ORDER = (
         "likelihood",
         "generation",
         "pooling",
+        "squad",
         "tasks",
         "validation",
     ),

@@ -95,15 +95,17 @@ def mistakes(
     wrong = np.flatnonzero(np.asarray(metric.per_row(table)) < 1)
     surest = sorted(wrong.tolist(), key=lambda row: (-float(answers[row].get("score") or 0), row))[:SHOWN_ERRORS]
     shown = [
-        Mistake(str(table["row"][row]), shortened(texts[row]), expected[row], *_said(answers[row])) for row in surest
+        Mistake(str(table["row"][row]), shortened(texts[row]), expected[row], *_said(answers[row], table, row))
+        for row in surest
     ]
     return Mistakes(shown, len(wrong))
 
 
-def _said(answer: Mapping[str, Any]) -> tuple[str, str]:
-    """Return an answer and its score for people."""
-    score = answer.get("score")
-    return str(answer.get("label", dict(answer))), f"{score:.2f}" if isinstance(score, float) else ""
+def _said(answer: Mapping[str, Any], table: Mapping[str, np.ndarray], row: int) -> tuple[str, str]:
+    """Return an answer and its score for people; a prediction that is text says it itself."""
+    score, said = answer.get("score"), table.get("prediction")
+    text = said[row] if said is not None and said.dtype.kind in "OU" else answer.get("label", dict(answer))
+    return str(text), f"{score:.2f}" if isinstance(score, float) else ""
 
 
 def percent(share: float) -> str:
@@ -159,7 +161,7 @@ def _weakest(confusion: Confusion) -> Iterator[str]:
     ]
     if len(recalls) > 1:
         recall, name, rows = min(recalls)
-        yield f"Weakest label: `{name}`, of whose {rows} test rows it finds {percent(recall)}."
+        yield f"Weakest label: `{name}`, of whose {rows} cases it finds {percent(recall)}."
     unseen = [f"`{name}`" for place, name in enumerate(confusion.labels) if not actual[place]]
     if unseen:
         yield f"Not measured, since no test row has them: {', '.join(unseen)}."
