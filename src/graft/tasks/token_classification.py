@@ -446,7 +446,7 @@ def _cut(
 
 def _seen_best(at: int, spans: Sequence[range], starts: Sequence[int]) -> int:
     """Return where token ``at`` of the content stands in the window that shows most on its scarcer side."""
-    chosen = max((min(at - span.start, span.stop - at), -place) for place, span in enumerate(spans) if at in span)
+    chosen = max((min(at - span.start, span.stop - 1 - at), -place) for place, span in enumerate(spans) if at in span)
     return starts[-chosen[1]] + at
 
 
