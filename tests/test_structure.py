@@ -35,6 +35,7 @@ ORDER = (
         "classification",
         "text_metrics",
         "sequence",
+        "squad",
         "tasks",
         "validation",
     ),

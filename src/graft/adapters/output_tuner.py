@@ -144,9 +144,7 @@ class OutputMlp(OutputLayer):
 
     def made(self, config: Any, width: int, linear: nn.Linear) -> nn.Module:
         last = nn.Linear(linear.in_features, linear.out_features)
-        return nn.Sequential(
-            nn.Linear(width, linear.in_features), nn.ReLU(), _zeros(last) if config.residual else last
-        )
+        return nn.Sequential(nn.Linear(width, linear.in_features), nn.ReLU(), _zeros(last) if config.residual else last)
 
 
 class OutputModel(BaseTuner):
@@ -185,7 +183,9 @@ class OutputModel(BaseTuner):
             self.model.register_forward_pre_hook(layer.take_columns, with_kwargs=True)
 
     def _check_merge_allowed(self) -> None:
-        raise ValueError(f"{self.prefix.removesuffix('_')} cannot be merged: it adds a layer that the base does not have")
+        raise ValueError(
+            f"{self.prefix.removesuffix('_')} cannot be merged: it adds a layer that the base does not have"
+        )
 
 
 class OutputLinearModel(OutputModel):

@@ -180,6 +180,15 @@ class Task(abc.ABC):
     def predictions(self, config: Any, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         """Return the prediction columns ([N, ...]) of ``outputs`` ([N, ...]), without the reference column."""
 
+    def predicted(
+        self, config: Any, outputs: np.ndarray, rows: Sequence[Mapping[str, Any]], state: State
+    ) -> dict[str, np.ndarray]:
+        """Return :meth:`predictions` and the columns that only the token rows can tell (a text cut from a context).
+
+        This is what is called; a task overrides it where its answers repeat something of the row.
+        """
+        return self.predictions(config, outputs, state)
+
     @abc.abstractmethod
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
         """Return the reference columns ([N]) of token rows."""
