@@ -162,7 +162,7 @@ def _run_mixed(model: PeftModel) -> None:
     @functools.wraps(forward)
     def mixed(*arguments: Any, **named: Any) -> Any:
         # The type is asked at each call: a model that was made float32 as a whole (the reload proof) runs exactly.
-        enabled = inner.get_input_embeddings().weight.dtype == torch.bfloat16
+        enabled = next(inner.get_input_embeddings().parameters()).dtype == torch.bfloat16
         with torch.autocast(inner.device.type, torch.bfloat16, enabled=enabled):
             return forward(*arguments, **named)
 

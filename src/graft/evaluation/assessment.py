@@ -28,6 +28,7 @@ def assess(
     *,
     task: Task,
     texts: Sequence[str],
+    pictures: Sequence[bytes],
     identity: Mapping[str, Any],
     adapter_digest: str,
     manifest: Mapping[str, Any],
@@ -40,6 +41,7 @@ def assess(
         tables: prediction tables by system.
         task: gives metrics, details and plot data.
         texts: the text of each row, for the report.
+        pictures: the encoded picture of each row, for the report; empty where the task has none.
         identity: the adapter's identity.json.
         adapter_digest: the digest of the adapter's folder.
         manifest: the token tables' manifest.json.
@@ -58,7 +60,15 @@ def assess(
         comparisons=comparisons,
         worth=worth(comparisons),
         details=task.details(adapter, state),
-        limits=list(limits(metrics, manifest, confusion, reliability.error if reliability else None)),
+        limits=list(
+            limits(
+                metrics,
+                manifest,
+                confusion,
+                reliability.error if reliability else None,
+                pictures=task.processor == "image",
+            )
+        ),
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
@@ -69,6 +79,7 @@ def assess(
             _expected(adapter, data),
             task.answers(adapter, state),
             texts,
+            pictures,
         ),
         drawings=drawings,
     )

@@ -142,6 +142,10 @@ class Task(abc.ABC):
         """Yield what makes a token row unusable for training (no supervised token, say)."""
         return iter(())
 
+    def content_of(self, row: Mapping[str, Any]) -> bytes:
+        """Return what a token row says to the model; rows that two splits share are found by it."""
+        return repr(row["input_ids"]).encode()
+
     # -- train, evaluate, predict
     @abc.abstractmethod
     def load_model(self, folder: str, config: Any, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
