@@ -34,6 +34,8 @@ ORDER = (
         "pooling",
         "classification",
         "text_metrics",
+        "sequence",
+        "squad",
         "tasks",
         "validation",
     ),

@@ -55,7 +55,7 @@ class ReferenceModel(BaseTuner):
     tuner_layer_cls = NoLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's own form
 
-    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:  # noqa: ARG002
         return peft_config
 
     def _create_and_replace(self, *_: Any, **__: Any) -> None:
