@@ -72,7 +72,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"adapter": {"method": "full"}},
     "joint": {
         "adapter": {"method": "lora", "r": 4, "target_modules": ["query"]},
-        "training": {"unfreeze": [r"layer\.1\.output"]},
+        "training": {"unfreeze": [r".*layer\.1\.output.*"]},
     },
     "bfloat16": {"base.dtype": "bfloat16"},
 }
