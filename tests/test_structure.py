@@ -51,6 +51,7 @@ ORDER = (
         "runs",
         "checks",
         "projects",
+        "groups",
     ),
     *("services", "housekeeping", "cli"),
 )
