@@ -40,7 +40,18 @@ ORDER = (
         "validation",
     ),
     *("base", "tokenization", "adapters", "artifact", "training", "evaluation", "promotion", "tracking"),
-    *("registration", "publication", "params", "stages", "repository", "reproduction", "runs", "checks", "projects"),
+    *(
+        "registration",
+        "merging",
+        "publication",
+        "params",
+        "stages",
+        "repository",
+        "reproduction",
+        "runs",
+        "checks",
+        "projects",
+    ),
     *("services", "housekeeping", "cli"),
 )
 """The floors of the house, top first."""
