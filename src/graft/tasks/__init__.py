@@ -283,7 +283,7 @@ def load_with_head(
             f"base.source: {described.model_type} is {_a(family_of(described))}, and this task needs "
             f"{' or '.join(map(_a, families))}; choose another base or task"
         )
-    with _quiet():
+    with quiet():
         model, info = getattr(transformers, auto_class).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
@@ -318,7 +318,7 @@ def _topmost(new: set[str], every: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bar and its report of new weights: the caller names them."""
     from transformers.utils import logging
 
