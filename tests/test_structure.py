@@ -29,6 +29,8 @@ ORDER = (
         "likelihood",
         "generation",
         "pooling",
+        "sequences",
+        "tfidf",
         "classification",
         "tasks",
         "validation",

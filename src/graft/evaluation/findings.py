@@ -125,7 +125,7 @@ def _confidence(answer: Mapping[str, Any]) -> str:
 
 def _said(answer: Mapping[str, Any]) -> str:
     """Return an answer for people: its label or its text where it has one, else all of it."""
-    said = next((answer[name] for name in ("label", "text") if name in answer), dict(answer))
+    said = next((answer[name] for name in ("label", "labels", "text") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 
