@@ -32,6 +32,8 @@ ORDER = (
         "language_modeling",
         "prompting",
         "pooling",
+        "sequences",
+        "tfidf",
         "classification",
         "text_metrics",
         "sequence",

@@ -138,7 +138,7 @@ def _said(answer: Mapping[str, Any], table: Mapping[str, np.ndarray], row: int) 
     prediction = table.get("prediction")
     if prediction is not None and prediction.dtype.kind in "OU":
         return shortened(str(prediction[row]))
-    said = next((answer[name] for name in ("label", "text") if name in answer), dict(answer))
+    said = next((answer[name] for name in ("label", "labels", "text") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 
