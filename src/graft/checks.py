@@ -199,7 +199,7 @@ def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | 
 
 
 def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
-    if base is None or "tokenization" not in sections:
+    if base is None or not {"task", "tokenization"} <= sections.keys() or _reads_pictures(sections):
         return
     wanted, positions = sections["tokenization"].max_length_tokens, base.positions
     if positions is not None and wanted > positions:
@@ -211,6 +211,13 @@ def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator
     else:
         limit = f"the base's {positions} positions" if positions is not None else "a base without a limit"
         yield Finding("tokenization", "ok", f"max_length_tokens: {wanted} of {limit}")
+
+
+def _reads_pictures(sections: dict[str, Any]) -> bool:
+    """Say whether the task has pictures, whose size the base's image processor decides: no limit applies to them."""
+    from graft import tasks
+
+    return tasks.get(sections["task"].name).processor == "image"
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:
@@ -227,6 +234,23 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("training", "fail", text, 7)
     else:
         yield Finding("training", "ok", f"device {training.device}, {training.threads} threads, seed {training.seed}")
+    base = sections.get("base")
+    if base and base.dtype == "bfloat16" and not placed and _runs_on_cpu(training.device) and not _has_bfloat16():
+        text = "base.dtype: bfloat16, which this processor only emulates (30 times slower); set float32, or use a GPU"
+        yield Finding("training", "warn", text)
+
+
+def _runs_on_cpu(device: str) -> bool:
+    """Say whether training runs on the CPU, as far as that is known without importing torch."""
+    return device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia").exists())
+
+
+def _has_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Say whether the processor multiplies bfloat16 itself; where nobody says, it is believed to."""
+    if not cpu.is_file():
+        return True
+    known = set(cpu.read_text(encoding="utf-8", errors="replace").split())
+    return bool(known & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _has_cuda() -> bool:

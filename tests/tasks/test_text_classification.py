@@ -4,9 +4,10 @@ from sklearn import metrics as reference
 
 from graft import tasks
 from graft.base import load_tokenizer
+from graft.classification import CALIBRATION_BINS
 from graft.errors import ConfigError, DataError
 from graft.tasks import text_classification as module
-from graft.tasks.text_classification import CALIBRATION_BINS, TASK, Config
+from graft.tasks.text_classification import TASK, Config
 
 CONFIG = Config()
 STATE = {"labels": ["animals", "cooking", "weather"]}

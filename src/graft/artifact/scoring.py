@@ -74,9 +74,7 @@ def prediction_columns(
     """
     import numpy as np
 
-    outputs = raw_outputs(
-        model, task, config, rows, pad_token_id=pad_token_id, batch_rows=batch_rows, device=device
-    )
+    outputs = raw_outputs(model, task, config, rows, pad_token_id=pad_token_id, batch_rows=batch_rows, device=device)
     table = {**task.references(rows, state), **task.predicted(config, outputs, rows, state)}
     if processor is not None and any(metric.generated for metric in task.metrics):
         table["prediction"] = np.array(task.generate(config, model, rows, processor, pad_token_id), dtype=object)

@@ -15,6 +15,7 @@ from graft.cli.app import JSON, REVIEW, app, examples, workspace
 if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.cli.tables import Placed
+    from graft.pictures import Pictures
     from graft.workspace import Workspace
 
 
@@ -46,6 +47,7 @@ def predict(
     from graft.cli.progress import progress
     from graft.cli.tables import batches, writer
     from graft.errors import ConfigError
+    from graft.pictures import Pictures
 
     if model and adapter:
         raise ConfigError("graft predict: give --model or --adapter, not both")
@@ -54,30 +56,56 @@ def predict(
     if not adapter and not model:
         _say_which(place, folder)
     with writer(out) as write:
-        parts = batches(file)
+        images = _image_columns(folder)
+        parts = batches(file, images)
         part = next(parts, None)  # a file that cannot be read is refused before the model is loaded
         loaded = artifact.load(folder, place.root, device=device, trust_remote_code=_trusts(place))
         with progress("predict", "rows") as advance:
             while part:
-                write(_answered(loaded, part, batch_rows))
+                write(_answered(loaded, part, batch_rows, Pictures(file.parent), images))
                 advance(len(part))
                 part = next(parts, None)
 
 
-def _answered(loaded: LoadedAdapter, part: list[Placed], batch_rows: int) -> list[dict[str, Any]]:
+def _image_columns(folder: Path) -> frozenset[str]:
+    """Return the columns of pictures, as the identity of the adapter in ``folder`` names them."""
+    from graft import tasks
+    from graft.workspace import read_json
+
+    identity = read_json(folder / "identity.json")
+    task, columns = identity["task"], identity["columns"]
+    fields = tasks.get(task["name"]).fields_of(tasks.config_class(task["name"]).model_validate(task["config"]))
+    return frozenset(columns.get(one.name, one.name) for one in fields if one.type == "image")
+
+
+def _answered(
+    loaded: LoadedAdapter, part: list[Placed], batch_rows: int, pictures: Pictures, images: frozenset[str]
+) -> list[dict[str, Any]]:
     """Return the rows with their answers; a bad row is named by its place in the file, not in the batch."""
     from graft import artifact
     from graft.errors import DataError
 
     rows = [row for _, row in part]
     try:
-        answers = artifact.predict(loaded, rows, batch_rows)
+        answers = artifact.predict(loaded, [_with_bytes(*one, pictures, images) for one in part], batch_rows)
     except DataError as error:
         place = re.match(r"row (\d+): ", str(error))
         if place is None:
             raise
         raise DataError(f"{part[int(place[1]) - 1][0]}: {str(error)[place.end() :]}") from None
     return [{**row, **_named(answer)} for row, answer in zip(rows, answers, strict=True)]
+
+
+def _with_bytes(place: str, row: dict[str, Any], pictures: Pictures, images: frozenset[str]) -> dict[str, Any]:
+    """Return a row with the bytes of its pictures in place of their paths, which start at the file's folder."""
+    from graft.errors import DataError
+    from graft.reading import RowError
+
+    try:
+        return row | {name: pictures.read(row[name]) for name in images if row.get(name) is not None}
+    except RowError as error:
+        names = ", ".join(sorted(images))
+        raise DataError(f"{place}: {names}: expected {error.expected}, found {error.found}") from None
 
 
 def _named(answer: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def assess(
     *,
     task: Task,
     texts: Sequence[str],
+    pictures: Sequence[bytes],
     identity: Mapping[str, Any],
     adapter_digest: str,
     manifest: Mapping[str, Any],
@@ -40,6 +41,7 @@ def assess(
         tables: prediction tables by system.
         task: gives metrics, details and plot data.
         texts: the text of each row, for the report.
+        pictures: the encoded picture of each row, for the report; empty where the task has none.
         identity: the adapter's identity.json.
         adapter_digest: the digest of the adapter's folder.
         manifest: the token tables' manifest.json.
@@ -52,13 +54,21 @@ def assess(
     comparisons = compare_all(tables, task=task, config=config)
     adapter, state = tables["adapter"], identity["task"]["state"]
     data = task.plots(adapter, state)
-    confusion, reliability = draw(folder / "plots", data, state.get("labels"))
+    confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
         worth=worth(comparisons),
         details=task.details(adapter, state),
-        limits=list(limits(metrics, manifest, confusion, reliability.error if reliability else None)),
+        limits=list(
+            limits(
+                metrics,
+                manifest,
+                confusion,
+                reliability.error if reliability else None,
+                pictures=task.processor == "image",
+            )
+        ),
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
@@ -69,7 +79,9 @@ def assess(
             _expected(adapter, data),
             task.answers(adapter, state),
             texts,
+            pictures,
         ),
+        drawings=drawings,
     )
     for system, table in tables.items():
         prediction.write(folder / "predictions" / f"{system}.parquet", table)
@@ -122,8 +134,8 @@ def compare_all(tables: Mapping[str, Table], *, task: Task, config: Resampling) 
 
 def draw(
     folder: Path, data: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[str] | None
-) -> tuple[Confusion | None, report.Reliability | None]:
-    """Write a task's plot data as CSV and, for a confusion matrix and a reliability diagram, as pictures."""
+) -> tuple[Confusion | None, report.Reliability | None, list[report.Drawing]]:
+    """Write a task's plot data as CSV and, where a kind of plot is known here, as pictures."""
     for name, rows in data.items():
         plots.write_csv(folder / f"{name}.csv", rows)
     confusion = reliability = None
@@ -136,7 +148,19 @@ def draw(
         rows, picture = data["reliability"], folder / "reliability.png"
         plots.reliability(rows, picture)
         reliability = report.Reliability(rows, plots.calibration_error(rows), picture)
-    return confusion, reliability
+    drawings = []
+    if data.get("scatter"):
+        picture = folder / "scatter.png"
+        plots.scatter(data["scatter"], picture)
+        text = f"Each of the {len(data['scatter'])} test rows: its reference value against the predicted one"
+        drawings.append(report.Drawing("Predicted against actual", text, picture))
+    if data.get("histogram"):
+        rows, picture = data["histogram"], folder / "histogram.png"
+        (name,) = rows[0].keys() - {"rows"}
+        plots.histogram(rows, name, picture)
+        text = "; ".join(f"{row[name]:.3g}: {row['rows']} rows" for row in rows)
+        drawings.append(report.Drawing(f"Test rows by {name.replace('_', ' ')}", text, picture))
+    return confusion, reliability, drawings
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -15,7 +15,7 @@ from graft.base import BaseConfig, locked
 from graft.errors import TrainingDiverged
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
-from graft.tokenization import read_tokens
+from graft.tokenization import token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.hardware import hardware
 from graft.training.loop import Inputs, Outcome, fit
@@ -101,8 +101,8 @@ def _inputs(
         task=one,
         task_config=task,
         state=state,
-        train_rows=read_tokens(workspace.tokens, "train").to_pylist(),
-        validation_rows=read_tokens(workspace.tokens, "validation").to_pylist(),
+        train_rows=token_rows(workspace.tokens, "train"),
+        validation_rows=token_rows(workspace.tokens, "validation"),
         pad_token_id=manifest["pad_token_id"],
         config=training,
         device=device,
