@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.methods import peft_config, task_type_of
+from graft.adapters.heads import configured
+from graft.adapters.own_methods import register
 from graft.adapters.section import AdapterConfig
+from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -44,7 +46,9 @@ class AdapterSummary:
     total_parameters: int
     """Weights of the base with the adapter on it."""
     adapter_bytes: int
-    """Size of the adapter's weights in its file (float32)."""
+    """Size of the adapter's weights in its files (float32)."""
+    unfrozen: tuple[str, ...] = ()
+    """Full names of the base's own parameters that are trained beside it."""
 
     @property
     def share(self) -> float:
@@ -52,15 +56,26 @@ class AdapterSummary:
         return self.trainable_parameters / self.total_parameters
 
 
-def attach(model: PreTrainedModel, adapter: AdapterConfig, new_modules: Sequence[str]) -> PeftModel:
+def attach(
+    model: PreTrainedModel,
+    adapter: AdapterConfig,
+    new_modules: Sequence[str],
+    *,
+    unfreeze_patterns: Sequence[str] = (),
+    columns: int = 0,
+) -> PeftModel:
     """Put a new adapter on ``model``; seed torch before, its initial weights are drawn here.
+
+    ``unfreeze_patterns`` (``training.unfreeze``) name parts of the base that are trained too; ``columns`` is how many
+    numeric columns the task's rows have.
 
     Raises:
         ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
     """
     _check_targets(model, adapter, new_modules)
-    config = peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
-    return wrap(model, config)
+    wrapped = wrap(model, configured(model, adapter, new_modules, columns))
+    unfreeze(wrapped, EVERYTHING if adapter.method == "full" else unfreeze_patterns, new_modules)
+    return wrapped
 
 
 def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
@@ -72,7 +87,9 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     import torch
     from peft import get_peft_model
 
+    register()
     on_meta = any(parameter.is_meta for parameter in model.parameters())
+    names = dict(model.named_parameters(remove_duplicate=False))
     try:
         with warnings.catch_warnings():
             # PEFT asks transformers for a property by its old name.
@@ -88,6 +105,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
             parameter.data = parameter.data.to(torch.float32)
     if model.dtype == torch.bfloat16:
         _run_mixed(wrapped)
+    remember_names(wrapped, names)
     off = _without_prompt if config.is_prompt_learning else type(wrapped).disable_adapter
     wrapped.disable_adapter = functools.partial(_switched_off, wrapped, off)
     return wrapped
@@ -107,11 +125,19 @@ def describe(model: PeftModel) -> AdapterSummary:
         trainable_parameters=trainable,
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         adapter_bytes=4 * trainable,
+        unfrozen=tuple(unfrozen(model)),
     )
 
 
 def preview(
-    task: Task, config: Any, state: State, folder: Path, adapter: AdapterConfig, *, trust_remote_code: bool = False
+    task: Task,
+    config: Any,
+    state: State,
+    folder: Path,
+    adapter: AdapterConfig,
+    *,
+    trust_remote_code: bool = False,
+    unfreeze_patterns: Sequence[str] = (),
 ) -> AdapterSummary:
     """Return what ``adapter`` would train on the base in ``folder``, without reading or making any weight.
 
@@ -121,7 +147,14 @@ def preview(
     model, new_modules = task.load_model(
         str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
     )
-    return describe(attach(model, adapter, new_modules))
+    return describe(
+        attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
+    )
+
+
+def columns_of(config: Any) -> int:
+    """Return how many numeric columns the rows of a task with this section have."""
+    return len(getattr(config, "numeric_columns", None) or ())
 
 
 def _check_targets(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> None:
@@ -158,11 +191,13 @@ def _run_mixed(model: PeftModel) -> None:
 
     inner = model.get_base_model()
     forward = inner.forward
+    # Follows the model to another type, also where every weight is trained and therefore float32 all the time.
+    inner.register_buffer("computed_in", torch.empty(0, dtype=torch.bfloat16, device=inner.device), persistent=False)
 
     @functools.wraps(forward)
     def mixed(*arguments: Any, **named: Any) -> Any:
         # The type is asked at each call: a model that was made float32 as a whole (the reload proof) runs exactly.
-        enabled = next(inner.get_input_embeddings().parameters()).dtype == torch.bfloat16
+        enabled = inner.computed_in.dtype == torch.bfloat16
         with torch.autocast(inner.device.type, torch.bfloat16, enabled=enabled):
             return forward(*arguments, **named)
 
@@ -188,7 +223,7 @@ def _switched_off(model: PeftModel, off: Callable[[PeftModel], AbstractContextMa
         return
     model.switched_off = True
     try:
-        with off(model):
+        with off(model), as_the_base_was(model):
             yield
     finally:
         model.switched_off = False
