@@ -31,8 +31,9 @@ from graft.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
 CASES = Path(__file__).with_suffix(".yaml")
-HEAD = (
-    "| data | task | base | method | rows | metric | adapter | base alone | best trivial | better than both | minutes |"
+COLUMNS = (
+    *("data", "task", "base", "method", "rows (train / test)", "metric", "adapter", "base alone", "best trivial"),
+    *("better than both", "minutes"),
 )
 
 

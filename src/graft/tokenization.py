@@ -215,13 +215,13 @@ class _Encoder:
         encoded = self.task.encode(self.task_config, rows, self.processor, self.state, self.longest)
         for record, row in zip(records, encoded, strict=True):
             row.update(row=record.place, id=record.id, length=length_of(row))
-            self._check(record, row, self.longest)
+            self._check(record, row)
         return encoded
 
-    def _check(self, record: Record, row: Mapping[str, Any], limit: int) -> None:
+    def _check(self, record: Record, row: Mapping[str, Any]) -> None:
         if self.config.too_long == "refuse" and row["untruncated_length"] > row["length"]:
             found = f"{row['untruncated_length']}; shorten it, or set tokenization.too_long: truncate"
-            self.problems.append(Problem(record.place, self._text_column, f"at most {limit} tokens", found))
+            self.problems.append(Problem(record.place, self._text_column, f"at most {row['length']} tokens", found))
         if self.task.processor == "tokenizer" and self._special_tokens.issuperset(row["input_ids"]):
             expected = "text that the base's tokenizer has tokens for"
             self.problems.append(Problem(record.place, self._text_column, expected, "none; change or remove the row"))

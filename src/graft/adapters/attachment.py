@@ -14,12 +14,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.heads import configured
-from graft.adapters.own_methods import register
+from graft.adapters.heads import configured, head_input
+from graft.adapters.own_methods import HEAD_METHODS, register
 from graft.adapters.section import AdapterConfig
 from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
 from graft.errors import ConfigError, shown
@@ -49,6 +49,9 @@ class AdapterSummary:
     """Size of the adapter's weights in its files (float32)."""
     unfrozen: tuple[str, ...] = ()
     """Full names of the base's own parameters that are trained beside it."""
+    head_input: tuple[int, ...] = ()
+    """What the head reads of a row of four tokens, where nothing below it is trained: (1, D), or (1, 4, D) per token.
+    Known to :func:`preview` alone."""
 
     @property
     def share(self) -> float:
@@ -147,9 +150,11 @@ def preview(
     model, new_modules = task.load_model(
         str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
     )
-    return describe(
-        attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
-    )
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
+    summary = describe(wrapped)
+    if adapter.method in HEAD_METHODS and not summary.unfrozen:
+        summary = replace(summary, head_input=head_input(wrapped))
+    return summary
 
 
 def columns_of(config: Any) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters.own_methods import register
 from graft.adapters.section import AdapterConfig
 from graft.errors import ConfigError, shown
 
@@ -20,6 +21,8 @@ OWN_KEYS = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "inference_mode",
+        "new_head",
+        "num_columns",
         "peft_type",
         "peft_version",
         "revision",
@@ -59,6 +62,7 @@ def methods() -> list[str]:
     """Return the names of the methods that can be used here, in lower case."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    register()
     return sorted({str(kind.value).lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING} - REFUSED.keys())
 
 
@@ -112,6 +116,7 @@ def task_type_of(model_class: str) -> str | None:
 def _config_class(method: str) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    register()
     by_name = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method in REFUSED:
         raise ConfigError(f"adapter.method: {shown(method)} cannot be trained here: {REFUSED[method]}")

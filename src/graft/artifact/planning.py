@@ -17,6 +17,8 @@ from graft.workspace import Workspace, read_json
 
 FORMAT = 1
 LOCK_FILE = "requirements.lock"
+NO_BYTES = ("device", "frozen_cache_bytes")
+"""Settings of the training that are no part of the result: the device is in the identity by itself."""
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -41,7 +43,7 @@ def planned_identity(
         "task": task.model_dump(mode="json"),
         "base": base.model_dump(mode="json"),
         "adapter": adapter.model_dump(mode="json"),
-        "training": {name: value for name, value in settings.items() if name != "device"},
+        "training": {name: value for name, value in settings.items() if name not in NO_BYTES},
         "clean": manifest["clean"],
         "max_length_tokens": manifest["max_length_tokens"],
     }

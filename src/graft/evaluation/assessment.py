@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft import tasks
 from graft.evaluation import plots, prediction, report
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import Confusion, limits, mistakes, worth
@@ -50,16 +51,21 @@ def assess(
     Returns:
         The content of metrics.json.
     """
-    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
-    comparisons = compare_all(tables, task=task, config=config)
     adapter, state = tables["adapter"], identity["task"]["state"]
+    how = task.measured(tasks.config_class(task.name).model_validate(identity["task"]["config"]), adapter, state)
+    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
+    metrics |= {"measured": how} if how else {}
+    comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
     confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
         worth=worth(comparisons),
-        details=task.details(adapter, state),
+        details={
+            **task.details(adapter, state),
+            "How it was measured": [{"what": name, "setting": value} for name, value in how.items()],
+        },
         limits=list(
             limits(
                 metrics,
@@ -164,7 +170,7 @@ def draw(
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the right answer of each row for people: the plot data's name for it, else the reference column."""
-    if data.get("confusion"):
+    """Return the right answer of each row for people: a text reference, the plot data's name for it, else its value."""
+    if data.get("confusion") and table["reference"].dtype.kind not in "OU":
         return [str(row["actual"]) for row in data["confusion"]]
     return [str(value) for value in table["reference"].tolist()] if "reference" in table else [""] * rows_in(table)

@@ -119,7 +119,7 @@ def mistakes(
             place=str(table["row"][row]),
             text=shortened(texts[row]),
             expected=shortened(expected[row]),
-            got=_said(answers[row]),
+            got=_said(answers[row], table, row),
             score=notes[row],
             picture=thumbnail(pictures[row]) if pictures else "",
         )
@@ -133,8 +133,11 @@ def _confidence(answer: Mapping[str, Any]) -> str:
     return f"{score:.2f}" if isinstance(score, float) else ""
 
 
-def _said(answer: Mapping[str, Any]) -> str:
-    """Return an answer for people: its label or its text where it has one, else all of it."""
+def _said(answer: Mapping[str, Any], table: Mapping[str, np.ndarray], row: int) -> str:
+    """Return an answer for people: the prediction where that is text, its label or text, else all of it."""
+    prediction = table.get("prediction")
+    if prediction is not None and prediction.dtype.kind in "OU":
+        return shortened(str(prediction[row]))
     said = next((answer[name] for name in ("label", "text") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
@@ -197,7 +200,7 @@ def _weakest(confusion: Confusion) -> Iterator[str]:
     ]
     if len(recalls) > 1:
         recall, name, rows = min(recalls)
-        yield f"Weakest label: `{name}`, of whose {rows} test rows it finds {percent(recall)}."
+        yield f"Weakest label: `{name}`, of whose {rows} cases it finds {percent(recall)}."
     unseen = [f"`{name}`" for place, name in enumerate(confusion.labels) if not actual[place]]
     if unseen:
         yield f"Not measured, since no test row has them: {', '.join(unseen)}."

@@ -180,6 +180,15 @@ class Task(abc.ABC):
     def predictions(self, config: Any, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         """Return the prediction columns ([N, ...]) of ``outputs`` ([N, ...]), without the reference column."""
 
+    def predicted(
+        self, config: Any, outputs: np.ndarray, rows: Sequence[Mapping[str, Any]], state: State
+    ) -> dict[str, np.ndarray]:
+        """Return :meth:`predictions` and the columns that only the token rows can tell (a text cut from a context).
+
+        This is what is called; a task overrides it where its answers repeat something of the row.
+        """
+        return self.predictions(config, outputs, state)
+
     @abc.abstractmethod
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
         """Return the reference columns ([N]) of token rows."""
@@ -210,6 +219,13 @@ class Task(abc.ABC):
         return {one.name: text.split() if one.type == "strings" else text for one in asked}
 
     # -- report
+    def measured(self, config: Any, table: Mapping[str, np.ndarray], state: State) -> dict[str, str]:
+        """Return how the metrics of ``table`` came about, by name: a metric's signature, how text was generated.
+
+        It goes into metrics.json and the report.
+        """
+        return {}
+
     @abc.abstractmethod
     def details(self, table: Mapping[str, np.ndarray], state: State) -> dict[str, list[dict[str, Any]]]:
         """Return tables for the report by title (per-class scores, say): lists of equal-keyed rows."""
@@ -276,7 +292,7 @@ def load_with_head(
             f"base.source: {described.model_type} is {_a(family_of(described))}, and this task needs "
             f"{' or '.join(map(_a, families))}; choose another base or task"
         )
-    with _quiet():
+    with quiet():
         model, info = getattr(transformers, auto_class).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
@@ -311,7 +327,7 @@ def _topmost(new: set[str], every: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bar and its report of new weights: the caller names them."""
     from transformers.utils import logging
 
