@@ -224,6 +224,12 @@ def make_vit() -> Callable[..., None]:
     return write_tiny_vit
 
 
+@pytest.fixture(scope="session")
+def picture_of() -> Callable[[str, int], bytes]:
+    """``picture_of(label, seed)``: an encoded picture of ``left``, ``right`` or ``top``."""
+    return toy_picture
+
+
 @pytest.fixture
 def tiny_rows() -> list[dict[str, Any]]:
     """Sixty rows (id, text, label) of three topics, learnable from their words."""
