@@ -9,6 +9,7 @@ targets are checked here first and refused with their dotted path.
 from graft.adapters.attachment import AdapterSummary, attach, describe, preview, wrap
 from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 
 __all__ = [
     "AdapterConfig",
@@ -20,5 +21,6 @@ __all__ = [
     "methods",
     "peft_config",
     "preview",
+    "register",
     "wrap",
 ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def methods() -> list[str]:
     """Return the names of the methods that can be used here, in lower case."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    register()
     return sorted({str(kind.value).lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING} - REFUSED.keys())
 
 
@@ -112,6 +114,7 @@ def task_type_of(model_class: str) -> str | None:
 def _config_class(method: str) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    register()
     by_name = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method in REFUSED:
         raise ConfigError(f"adapter.method: {shown(method)} cannot be trained here: {REFUSED[method]}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.adapters import wrap
+from graft.adapters import register, wrap
 from graft.artifact.execution import attention, pick_device
 from graft.artifact.files import ADAPTER_WEIGHTS, IDENTITY, adapter_state, verified
 from graft.artifact.planning import base_of
@@ -112,6 +112,7 @@ def _wrapped(model: PreTrainedModel, identity: Mapping[str, Any], new_modules: l
             f"{folder}: the task adds {sorted(new_modules)} to the base now, {identity['adapter']['new_modules']} when "
             f"it was trained; train again"
         )
+    register()
     given = {**identity["adapter"]["config"], "base_model_name_or_path": None, "revision": None}
     try:
         return wrap(model, PeftConfig.from_peft_type(**given))
