@@ -66,7 +66,11 @@ HEAVY = (
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
-TUNERS = ("src/graft/adapters/output_tuner.py", "src/graft/adapters/reference_tuner.py")
+TUNERS = (
+    "src/graft/adapters/bottleneck/",
+    "src/graft/adapters/output_tuner.py",
+    "src/graft/adapters/reference_tuner.py",
+)
 """Classes of PEFT's kind derive from PEFT's; ``adapters.register`` alone imports them, inside a function."""
 QUARANTINE = {
     "great_expectations": ("src/graft/validation",),
