@@ -11,7 +11,7 @@ from typing import Any
 
 
 def register() -> None:
-    """Enter Graft's tuners (``bottleneck``, output adapters, ``probe``, ``full``) in PEFT's tables; a second call changes nothing."""
+    """Enter Graft's tuners in PEFT's tables; a second call changes nothing."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     from graft.adapters import bottleneck, output_tuner, reference_tuner
