@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.heads import configured, head_input
-from graft.adapters.own_methods import HEAD_METHODS, register
+from graft.adapters.heads import HEAD_METHODS, configured, head_input
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
 from graft.base.quantization import refuse_method
 from graft.errors import ConfigError, shown

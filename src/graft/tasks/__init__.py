@@ -216,7 +216,8 @@ class Task(abc.ABC):
         """Return a raw row by task field, as JSON, made from the first row of the batch ``probe`` (:meth:`collate`)."""
         text = processor.decode(probe["input_ids"][0].tolist(), skip_special_tokens=True)
         asked = [one for one in self.fields_of(config) if one.required and not one.target]
-        return {one.name: text.split() if one.type == "strings" else text for one in asked}
+        values = {"strings": text.split(), "number": 0.0}
+        return {one.name: values.get(one.type, text) for one in asked}
 
     # -- report
     def measured(self, config: Any, table: Mapping[str, np.ndarray], state: State) -> dict[str, str]:
