@@ -45,8 +45,9 @@ def main(folder: str, architecture: str, probe: str) -> int:
 def _counted(scores: Any, inputs: dict[str, Any]) -> Any:
     """Return the scores [..., C] of real tokens, where there is one per token."""
     mask = inputs.get("attention_mask")
-    per_token = mask is not None and "labels" not in inputs and scores.shape[:2] == mask.shape
-    return scores[mask.bool()] if per_token else scores
+    if mask is None or "labels" in inputs or scores.shape[:2] != mask.shape:
+        return scores
+    return scores[mask.bool()]
 
 
 if __name__ == "__main__":
