@@ -43,7 +43,7 @@ HEAVY = (
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
-TUNERS = "src/graft/adapters/bottleneck/"
+TUNERS = ("src/graft/adapters/bottleneck/",)
 """Classes of PEFT's kind derive from PEFT's; ``adapters.register`` alone imports them, inside a function."""
 QUARANTINE = {
     "great_expectations": ("src/graft/validation",),

@@ -8,6 +8,7 @@ targets are checked here first and refused with their dotted path.
 
 from graft.adapters.attachment import AdapterSummary, attach, describe, preview, wrap
 from graft.adapters.methods import Key, keys, methods, peft_config
+from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
 
@@ -15,12 +16,14 @@ __all__ = [
     "AdapterConfig",
     "AdapterSummary",
     "Key",
+    "Procedure",
     "attach",
     "describe",
     "keys",
     "methods",
     "peft_config",
     "preview",
+    "procedure_of",
     "register",
     "wrap",
 ]

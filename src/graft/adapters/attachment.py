@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters.equipment import equip, file_bytes, plain_start
 from graft.adapters.methods import peft_config, task_type_of
+from graft.adapters.refusals import refuse
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN_MODULES = 20
+READS_BASE = ("adamss", "frod", "shira")
+"""Methods that cannot be put on a model without weights."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def attach(model: PreTrainedModel, adapter: AdapterConfig, new_modules: Sequence
         ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
     """
     _check_targets(model, adapter, new_modules)
+    refuse(model, adapter, new_modules)
     config = peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
     return wrap(model, config)
 
@@ -72,6 +78,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     import torch
     from peft import get_peft_model
 
+    register()
+    config, start = plain_start(config)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     try:
         with warnings.catch_warnings():
@@ -83,6 +91,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         raise ConfigError(f"adapter: {text}; the base has {_candidates(model, ())}") from error
     if getattr(config, "modules_to_save", None):  # PEFT adds the usual names of heads, without looking for doubles
         config.modules_to_save = sorted(set(config.modules_to_save))
+    equip(wrapped, start)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
@@ -106,7 +115,7 @@ def describe(model: PeftModel) -> AdapterSummary:
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
         trainable_parameters=trainable,
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        adapter_bytes=4 * trainable,
+        adapter_bytes=file_bytes(model),
     )
 
 
@@ -115,12 +124,13 @@ def preview(
 ) -> AdapterSummary:
     """Return what ``adapter`` would train on the base in ``folder``, without reading or making any weight.
 
+    Only methods that decompose the base's weights to know their own shapes read them.
+
     Raises:
         ConfigError: as :func:`attach`.
     """
-    model, new_modules = task.load_model(
-        str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
-    )
+    place = {} if adapter.method in READS_BASE else {"device_map": "meta"}
+    model, new_modules = task.load_model(str(folder), config, state, trust_remote_code=trust_remote_code, **place)
     return describe(attach(model, adapter, new_modules))
 
 
@@ -203,14 +213,14 @@ def _without_prompt(model: PeftModel) -> Iterator[None]:
     from peft.utils.other import ModulesToSaveWrapper
 
     heads = [part for part in model.modules() if isinstance(part, ModulesToSaveWrapper)]
-    forward = model.forward
-    model.forward = model.base_model.forward
+    forward, generate = model.forward, model.generate
+    model.forward, model.generate = model.base_model.forward, getattr(model.base_model, "generate", generate)
     for head in heads:
         head.enable_adapters(False)
     try:
         yield
     finally:
-        model.forward = forward
+        model.forward, model.generate = forward, generate
         for head in heads:
             head.enable_adapters(True)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters.adalora import OPEN_STEPS
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
 from graft.errors import ConfigError, shown
@@ -30,7 +31,6 @@ OWN_KEYS = frozenset(
 )
 """Keys of PEFT's classes that Graft fills in."""
 REFUSED = {
-    "adalora": "it moves its rank budget during training, by state that no checkpoint here holds",
     "multitask_prompt_tuning": "its batches need task ids",
     "poly": "its batches need task ids",
     "xlora": "it mixes adapters that must exist already",
@@ -98,6 +98,8 @@ def peft_config(adapter: AdapterConfig, *, task_type: str | None = None, new_mod
     if problems:
         raise ConfigError.from_problems(f"adapter: {len(problems)} problem{'s' if len(problems) > 1 else ''}", problems)
     given = dict(adapter.keys)
+    if adapter.method == "adalora":
+        given.setdefault("total_step", OPEN_STEPS)
     if new_modules:
         given["modules_to_save"] = sorted({*(given.get("modules_to_save") or ()), *new_modules})
     try:
