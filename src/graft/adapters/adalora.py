@@ -58,7 +58,10 @@ class AdaLora(Procedure):
 
         found = []
         for part in _layers(self.model):
-            for gram in (part.lora_A["default"] @ part.lora_A["default"].T, part.lora_B["default"].T @ part.lora_B["default"]):
+            for gram in (
+                part.lora_A["default"] @ part.lora_A["default"].T,
+                part.lora_B["default"].T @ part.lora_B["default"],
+            ):
                 found.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
         return torch.stack(found).mean() * self.config.orth_reg_weight if found else None
 
