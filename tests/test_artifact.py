@@ -148,7 +148,7 @@ def test_predict_cuts_at_the_training_length(loaded: LoadedAdapter) -> None:
     [
         ({"label": "animals"}, "row 2: body: missing; a row needs body"),
         ({"body": None}, "row 2: body: missing"),
-        ({"body": 7}, "row 2: body: expected a text, found 7"),
+        ({"body": 7}, "row 2: body: expected a string, found the integer 7"),
     ],
 )
 def test_predict_refuses_a_row_by_its_number(loaded: LoadedAdapter, row: dict[str, Any], message: str) -> None:

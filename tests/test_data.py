@@ -147,7 +147,52 @@ def test_strings_are_a_list_in_json_and_json_in_a_table(tmp_path: Path) -> None:
         read(part(tmp_path, [{"tags": [1]}]), fields)[0]
     )
     nested = part(tmp_path, "tags\n" + "[" * 50_000 + "\n", "deep.csv")
-    assert "tags: expected a list of strings as JSON" in str(read(nested, fields)[0])
+    assert "tags: expected a list of strings, as JSON" in str(read(nested, fields)[0])
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+ANSWERS = {"text": ["Bonn", "in Bonn"], "answer_start": [3, 0]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("labels", ["a", 7, True], ["a", "7", "true"]),
+        ("labels", [], []),
+        ("messages", MESSAGES, MESSAGES),
+        ("answers", ANSWERS, ANSWERS),
+        ("answers", {"text": [], "answer_start": []}, {"text": [], "answer_start": []}),
+    ],
+)
+def test_structured_fields_are_themselves_in_json_and_json_in_a_table(
+    tmp_path: Path, kind: Any, value: Any, expected: Any
+) -> None:
+    fields = (Field("it", kind),)
+    cell = json.dumps(value).replace('"', '""')
+    for path in (part(tmp_path, [{"it": value}]), part(tmp_path, f'it\n"{cell}"\n', "part.csv")):
+        assert read(path, fields) == [Record({"it": expected}, f"{path.name}:{1 + (path.suffix == '.csv')}")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("labels", "a", "expected a list of labels (strings, integers or booleans), found the string 'a'"),
+        ("labels", ["a", 1.5], "expected a list of labels (strings, integers or booleans), found a list"),
+        ("labels", ["a", " "], "expected a label, found an empty one"),
+        ("labels", None, "expected a list of labels (strings, integers or booleans), found null"),
+        ("messages", [{"role": "user"}], "expected a list of messages, each with a role and a content (strings)"),
+        ("messages", ["Hi"], "expected a list of messages, each with a role and a content (strings)"),
+        ("messages", {"role": "user", "content": "Hi"}, "expected a list of messages"),
+        ("answers", {"text": ["a"], "answer_start": []}, "expected an object with text (strings) and answer_start"),
+        ("answers", {"text": ["a"], "answer_start": [1.5]}, "expected an object with text (strings) and answer_start"),
+        ("answers", {"text": ["a"], "answer_start": [True]}, "expected an object with text (strings) and answer_start"),
+        ("answers", {"text": ["a"]}, "expected an object with text (strings) and answer_start"),
+        ("answers", ["a"], "expected an object with text (strings) and answer_start"),
+    ],
+)
+def test_structured_fields_of_another_shape_are_refused(tmp_path: Path, kind: Any, value: Any, message: str) -> None:
+    (found,) = read(part(tmp_path, [{"it": value}]), (Field("it", kind),))
+    assert f"part.jsonl:1: it: {message}" in str(found)
 
 
 def test_cleaning_touches_text_fields_only_and_is_counted_by_step(tmp_path: Path) -> None:

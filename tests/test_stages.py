@@ -31,7 +31,7 @@ def test_committed_dvc_yaml_is_the_rendered_one() -> None:
 
 
 def test_render_of_a_project_points_up_to_the_code(tmp_path: Path) -> None:
-    document = yaml.safe_load(stages.render(ROOT / "projects" / "reviews", ROOT))
+    document = yaml.safe_load(stages.render(ROOT / "projects" / "reviews", ROOT, task="text_classification"))
     train = document["stages"]["train"]
     assert train["cmd"] == "sh ../../infra/python -m graft stage train"
     assert "../../src/graft/training/__init__.py" in train["deps"]
@@ -90,8 +90,17 @@ def test_outputs_are_the_workspace_s_places() -> None:
 
 def test_metrics_and_plots_lie_in_stage_outputs() -> None:
     outputs = tuple(f"{path}/" for stage in STAGES for path in stage.writes)
-    plotted = [path for plot in stages.PLOTS for one in plot.values() for path in one["y"]]
+    plots = [stages.LOSS, *(plot for name in tasks.names() for plot in tasks.get(name).curves)]
+    plotted = [path for plot in plots for one in plot.values() for path in one["y"]]
     assert all(path.startswith(outputs) for path in [*stages.METRICS, *plotted])
+
+
+def test_plots_are_the_loss_and_those_of_the_project_s_task(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("task: {name: text_classification}\n")
+    document = yaml.safe_load(stages.render(tmp_path, ROOT))
+    assert document["plots"] == [stages.LOSS, *map(dict, tasks.get("text_classification").curves)]
+    (tmp_path / "params.yaml").write_text("task: {name: not-there-yet}\n")
+    assert yaml.safe_load(stages.render(tmp_path, ROOT))["plots"] == [stages.LOSS]
 
 
 @by_name

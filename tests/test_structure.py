@@ -22,18 +22,41 @@ ORDER = (
         "identity",
         "reading",
         "cleaning",
+        "pictures",
         "data",
         "splitting",
         "importing",
         "padding",
         "likelihood",
         "generation",
+        "language_modeling",
+        "prompting",
         "pooling",
+        "sequences",
+        "tfidf",
+        "classification",
+        "text_metrics",
+        "sequence",
+        "squad",
+        "squad",
+        "classification",
+        "text_metrics",
         "tasks",
         "validation",
     ),
     *("base", "tokenization", "adapters", "artifact", "training", "evaluation", "promotion", "tracking"),
-    *("registration", "publication", "params", "stages", "repository", "reproduction", "runs", "checks", "projects"),
+    *(
+        "registration",
+        "merging",
+        "publication",
+        "params",
+        "stages",
+        "repository",
+        "reproduction",
+        "runs",
+        "checks",
+        "projects",
+    ),
     *("services", "housekeeping", "cli"),
 )
 """The floors of the house, top first."""
@@ -44,6 +67,11 @@ HEAVY = (
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
 TUNERS = ("src/graft/adapters/bottleneck/",)
+TUNERS = (
+    "src/graft/adapters/bottleneck/",
+    "src/graft/adapters/output_tuner.py",
+    "src/graft/adapters/reference_tuner.py",
+)
 """Classes of PEFT's kind derive from PEFT's; ``adapters.register`` alone imports them, inside a function."""
 QUARANTINE = {
     "great_expectations": ("src/graft/validation",),

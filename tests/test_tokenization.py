@@ -207,16 +207,18 @@ def test_a_limit_above_the_positions_is_refused(make_project, tmp_path):
         stages.run("tokenize", project)
 
 
-def test_a_tokenizer_without_padding_is_refused(project):
-    from graft.base import lock
+@pytest.mark.parametrize(("end", "filler"), [("[SEP]", 3), (None, 0)])
+def test_a_decoders_tokenizer_without_padding_fills_up_with_its_end_token(project, end, filler):
+    from graft.base import load_tokenizer, lock
 
     path = project.root / "base" / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     settings.pop("pad_token")
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps(settings | ({"eos_token": end} if end else {})))
     lock(project, params.load(project.params).base)
-    with pytest.raises(ConfigError, match="no padding token"):
-        stages.run("tokenize", validated(project))
+    stages.run("tokenize", validated(project))
+    assert load_tokenizer(project.root / "base").pad_token is None
+    assert manifest(project)["pad_token_id"] == filler
 
 
 def test_tokens_that_were_not_made_are_named(tmp_path):

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def padded(
-    rows: Sequence[Sequence[int]], filler: int, *, width: int | None = None, left: bool = False
-) -> torch.Tensor:
+def padded(rows: Sequence[Sequence[int]], filler: int, *, width: int | None = None, left: bool = False) -> torch.Tensor:
     """Return the rows filled up with ``filler``, on the right or the ``left``: int64 [B, T].
 
     T is ``width``, by default the length of the longest row.
@@ -33,6 +31,15 @@ def padded(
 def mask_of(rows: Sequence[Sequence[Any]], *, left: bool = False) -> torch.Tensor:
     """Return 1 where :func:`padded` has a row's own values and 0 where it filled up: int64 [B, T]."""
     return padded([[1] * len(row) for row in rows], 0, left=left)
+
+
+def windows_of(count: int, room: int, overlap: int) -> list[range]:
+    """Return the windows of at most ``room`` items that cover ``count`` of them; neighbours share ``overlap`` items.
+
+    At most half a window is shared, so that they go on; no items are one empty window.
+    """
+    shared = min(overlap, room // 2)
+    return [range(at, min(at + room, count)) for at in range(0, max(count - shared, 1), room - shared)]
 
 
 def split_windows(flat: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:

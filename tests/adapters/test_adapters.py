@@ -202,3 +202,29 @@ def test_prompt_is_switched_off_and_on_again(tiny_base: Path) -> None:
         assert torch.equal(wrapped(**batch).logits, alone)
     assert torch.equal(wrapped(**batch).logits, with_prompt)
     assert not torch.allclose(with_prompt, alone)
+
+
+@pytest.mark.parametrize(
+    "adapter", [{"r": 4, "target_modules": ["query"]}, {"method": "prompt_tuning", "num_virtual_tokens": 4}]
+)
+def test_switching_off_twice_stays_off_until_the_outer_block_ends(tiny_base: Path, adapter: dict[str, Any]) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model, new = load(tiny_base)
+    batch = {"input_ids": torch.arange(20).view(2, 10), "attention_mask": torch.ones(2, 10, dtype=torch.int64)}
+    wrapped = attach(model, AdapterConfig(**adapter), new).eval()
+    for name, value in wrapped.named_parameters():
+        if value.requires_grad and "original_module" not in name:
+            torch.nn.init.normal_(value, std=0.5)
+    adapted = wrapped(**batch).logits
+    with wrapped.disable_adapter():
+        alone = wrapped(**batch).logits
+        with wrapped.disable_adapter():
+            assert torch.equal(wrapped(**batch).logits, alone)
+        assert torch.equal(wrapped(**batch).logits, alone)
+    assert torch.equal(wrapped(**batch).logits, adapted)
+    assert not torch.allclose(adapted, alone)
+    with pytest.raises(KeyError, match="inside"), wrapped.disable_adapter():
+        raise KeyError("inside")
+    assert torch.equal(wrapped(**batch).logits, adapted)

@@ -21,8 +21,8 @@ from graft.adapters import AdapterConfig, attach, describe, keys, methods, previ
 from graft.adapters.methods import REFUSED
 from graft.artifact import base_identity, load
 from graft.artifact.files import adapter_state, save
-from graft.base.contents import fingerprint
 from graft.base import LockedBase, load_processor, pad_token_of
+from graft.base.contents import fingerprint
 from graft.errors import ConfigError
 from graft.training import TrainingConfig
 from graft.training.checkpoints import Checkpoints

@@ -91,6 +91,25 @@ def test_limits_name_the_weakest_label_and_what_was_not_measured() -> None:
     assert "the true accuracy on rows like these may be anywhere from 0.500 to 0.900" in text
     assert "at most 16 tokens; 3 of 8 test rows were longer and were cut" in text
     assert "2 test rows have the same tokens as a training row" in text
-    assert "Weakest label: `b`, of whose 4 test rows it finds 25\N{NO-BREAK SPACE}%" in text
+    assert "Weakest label: `b`, of whose 4 cases it finds 25\N{NO-BREAK SPACE}%" in text
     assert "no test row has them: `c`" in text
     assert "off by 0.125 on average" in text
+
+
+def test_graded_rows_are_listed_from_the_worst_score() -> None:
+    made = {**table([0.9, 0.2, 0.6], [1, 1, 0]), "loss": np.array([0.1, 3.0, 0.5])}
+    loss = Metric(
+        "loss", lambda columns: float(columns["loss"].mean()), greater_is_better=False, per_row=lambda t: t["loss"]
+    )
+    found = mistakes(loss, made, ["a", "b", "c"], [{"text": "x"}, {"text": "y"}, {"label": ["z", "w"]}], ["", "", ""])
+    assert found is not None
+    assert found.title == "The 3 rows with the worst loss, of 3"
+    assert [(one.expected, one.got, one.score) for one in found.shown] == [
+        ("b", "y", "loss 3.000"),
+        ("c", "z, w", "loss 0.500"),
+        ("a", "x", "loss 0.100"),
+    ]
+    better = Metric("gain", lambda columns: 0.0, per_row=lambda t: t["loss"])
+    again = mistakes(better, made, ["a", "b", "c"], [{}, {}, {}], ["", "", ""])
+    assert again is not None
+    assert [one.expected for one in again.shown] == ["a", "c", "b"]

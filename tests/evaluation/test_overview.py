@@ -35,7 +35,7 @@ def metrics() -> dict[str, Any]:
 def test_summary_is_in_reading_order() -> None:
     rows = summary(metrics())
     assert [row.system for row in rows] == ["base", "adapter", "majority", "zero_shot"]
-    assert [row.label for row in rows] == ["base (adapter off)", "adapter", "majority class", "zero_shot"]
+    assert [row.label for row in rows] == ["base (adapter off)", "adapter", "majority class", "zero shot"]
     assert list(rows[1].metrics) == ["f1", "accuracy"]  # the task's order, not the file's
     assert rows[1].metrics["f1"] == pytest.approx((0.7, 0.6, 0.8))
 
@@ -46,7 +46,7 @@ def test_table_is_aligned_and_shows_what_is_not_defined() -> None:
         "base (adapter off)  0.300 [0.200, 0.400]  0.500 [0.400, 0.600]",
         "adapter             0.700 [0.600, 0.800]  0.800 [0.700, 0.900]",
         "majority class      0.100 [0.000, 0.200]  0.200 [0.100, 0.300]",
-        "zero_shot           n/a                   0.400 [0.300, 0.500]",
+        "zero shot           n/a                   0.400 [0.300, 0.500]",
     ]
 
 

@@ -87,3 +87,11 @@ def test_csv_quotes_what_it_must(tmp_path: Path) -> None:
 def test_csv_of_no_rows_is_empty(tmp_path: Path) -> None:
     plots.write_csv(tmp_path / "c.csv", [])
     assert (tmp_path / "c.csv").read_bytes() == b""
+
+
+def test_scatter_and_histogram_are_drawn_from_rows(tmp_path: Path) -> None:
+    points = [{"reference": value, "prediction": value + 0.1} for value in (1.0, 2.0, 5.0)]
+    plots.scatter(points, tmp_path / "scatter.png")
+    plots.histogram([{"margin": -1.0, "rows": 3}, {"margin": 0.0, "rows": 9}], "margin", tmp_path / "histogram.png")
+    assert size(tmp_path / "scatter.png") == (624, 576)
+    assert size(tmp_path / "histogram.png") == (624, 432)

@@ -18,6 +18,11 @@ from graft.training.signals import Stop
 Make = Callable[..., Any]
 
 
+# All rows are learnt within a few steps, and equal scores do not replace the first: the best step is never the last,
+# whatever the last bits of a processor's products are.
+WORSENING = {"learning_rate": 0.03, "schedule": "constant", "epochs": 6, "evaluate_every_epochs": 0.5}
+
+
 def weights_of(inputs: Any) -> dict[str, Any]:
     return {name: value for name, value in inputs.model.named_parameters() if value.requires_grad}
 
@@ -128,9 +133,7 @@ def test_record_holds_one_line_per_step_and_per_scoring(make_inputs: Make, tmp_p
 def test_keep_best_returns_the_best_weights(make_inputs: Make, tmp_path: Path) -> None:
     import torch
 
-    # The rate is too high on purpose, so that the last weights are worse than some before them.
-    settings = {"learning_rate": 0.3, "schedule": "constant", "epochs": 6, "evaluate_every_epochs": 0.5}
-    best, last = make_inputs(keep="best", **settings), make_inputs(keep="last", **settings)
+    best, last = make_inputs(keep="best", **WORSENING), make_inputs(keep="last", **WORSENING)
     outcome = run(best, tmp_path / "best")
     run(last, tmp_path / "last")
     scores = {
@@ -181,7 +184,7 @@ def test_killed_training_resumes_bit_identically(make_inputs: Make, tmp_path: Pa
 
 
 def test_resume_remembers_the_best_weights_of_before(make_inputs: Make, tmp_path: Path) -> None:
-    settings = {"learning_rate": 0.3, "schedule": "constant", "epochs": 6, "evaluate_every_epochs": 0.5}
+    settings = WORSENING
     whole = make_inputs(**settings)
     best_step = run(whole, tmp_path / "whole").progress.best_step
 

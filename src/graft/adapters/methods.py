@@ -22,6 +22,8 @@ OWN_KEYS = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "inference_mode",
+        "new_head",
+        "num_columns",
         "peft_type",
         "peft_version",
         "revision",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from graft import tasks
 from graft.adapters import register, wrap
+from graft.artifact.base_weights import restore_base_weights
 from graft.artifact.execution import attention, pick_device
 from graft.artifact.files import ADAPTER_WEIGHTS, IDENTITY, adapter_state, verified
 from graft.artifact.planning import base_of
-from graft.base import LockedBase, load_processor, pad_token_of
+from graft.base import LockedBase, load_processor, pad_token_of, quantization
 from graft.errors import ConfigError, IntegrityError
 from graft.tasks import State, Task, TaskConfig
 
@@ -88,9 +89,11 @@ def load(
             dtype=getattr(torch, identity["base"]["dtype"]),
             trust_remote_code=trust_remote_code,
             **attention(target, identity["max_length_tokens"]),
+            **quantization.arguments(identity["base"].get("quantization"), target),
         )
         wrapped = _wrapped(model, identity, new_modules, folder)
     _fill(wrapped, folder)
+    restore_base_weights(wrapped, folder, identity)
     wrapped.eval().to(target)
     processor = load_processor(task.processor, place, trust_remote_code)
     return LoadedAdapter(wrapped, processor, task, config, identity["task"]["state"], identity, base, target)

@@ -83,6 +83,7 @@ def evaluate(
             tables,
             task=loaded.task,
             texts=[_text(record, loaded.task.fields_of(loaded.config)) for record in test],
+            pictures=_pictures(test, loaded.task.fields_of(loaded.config)),
             identity=loaded.identity,
             adapter_digest=digest_folder(workspace.adapter),
             manifest=manifest,
@@ -119,7 +120,9 @@ def score_adapter(
     loaded = artifact.load(folder, workspace.root, device=device)
     own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
     asked = {record.place for record in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), data)}
-    records = [one for one in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), own) if one.place in asked]
+    records = [
+        one for one in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), own) if one.place in asked
+    ]
     _check_answers(loaded, records)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]
@@ -147,9 +150,7 @@ def _scored(
         }
 
 
-def _references(
-    workspace: Workspace, loaded: LoadedAdapter, table: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _references(workspace: Workspace, loaded: LoadedAdapter, table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the columns of ``table`` that no system made: where the rows stand, and the right answers."""
     from graft.tokenization import read_tokens
 
@@ -209,6 +210,12 @@ def _text(record: Record, fields: Sequence[Field]) -> str:
     asked = {name: value for name, value in given.items() if not _target(name, fields)} or given
     shown = {name: _readable(value) for name, value in asked.items()}
     return next(iter(shown.values())) if len(shown) == 1 else "\n".join(f"{k}: {v}" for k, v in shown.items())
+
+
+def _pictures(records: Sequence[Record], fields: Sequence[Field]) -> list[bytes]:
+    """Return the picture of each row; none where the task has no field of one."""
+    name = next((one.name for one in fields if one.type == "image"), None)
+    return [record.row[name] for record in records] if name else []
 
 
 def _target(name: str, fields: Sequence[Field]) -> bool:

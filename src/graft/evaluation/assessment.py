@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft import tasks
 from graft.evaluation import plots, prediction, report
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import Confusion, limits, mistakes, worth
@@ -28,6 +29,7 @@ def assess(
     *,
     task: Task,
     texts: Sequence[str],
+    pictures: Sequence[bytes],
     identity: Mapping[str, Any],
     adapter_digest: str,
     manifest: Mapping[str, Any],
@@ -40,6 +42,7 @@ def assess(
         tables: prediction tables by system.
         task: gives metrics, details and plot data.
         texts: the text of each row, for the report.
+        pictures: the encoded picture of each row, for the report; empty where the task has none.
         identity: the adapter's identity.json.
         adapter_digest: the digest of the adapter's folder.
         manifest: the token tables' manifest.json.
@@ -48,24 +51,43 @@ def assess(
     Returns:
         The content of metrics.json.
     """
-    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
-    comparisons = compare_all(tables, task=task, config=config)
     adapter, state = tables["adapter"], identity["task"]["state"]
+    how = task.measured(tasks.config_class(task.name).model_validate(identity["task"]["config"]), adapter, state)
+    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
+    metrics |= {"measured": how} if how else {}
+    comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
-    confusion, reliability = draw(folder / "plots", data, state.get("labels"))
+    confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
         worth=worth(comparisons),
-        details=task.details(adapter, state),
-        limits=list(limits(metrics, manifest, confusion, reliability.error if reliability else None)),
+        details={
+            **task.details(adapter, state),
+            "How it was measured": [{"what": name, "setting": value} for name, value in how.items()],
+        },
+        limits=list(
+            limits(
+                metrics,
+                manifest,
+                confusion,
+                reliability.error if reliability else None,
+                pictures=task.processor == "image",
+            )
+        ),
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
         reliability=reliability,
         mistakes=mistakes(
-            task.metric(task.worst or task.headline), adapter, _expected(adapter, data), task.answers(adapter, state), texts
+            task.metric(task.worst or task.headline),
+            adapter,
+            _expected(adapter, data),
+            task.answers(adapter, state),
+            texts,
+            pictures,
         ),
+        drawings=drawings,
     )
     for system, table in tables.items():
         prediction.write(folder / "predictions" / f"{system}.parquet", table)
@@ -118,8 +140,8 @@ def compare_all(tables: Mapping[str, Table], *, task: Task, config: Resampling) 
 
 def draw(
     folder: Path, data: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[str] | None
-) -> tuple[Confusion | None, report.Reliability | None]:
-    """Write a task's plot data as CSV and, for a confusion matrix and a reliability diagram, as pictures."""
+) -> tuple[Confusion | None, report.Reliability | None, list[report.Drawing]]:
+    """Write a task's plot data as CSV and, where a kind of plot is known here, as pictures."""
     for name, rows in data.items():
         plots.write_csv(folder / f"{name}.csv", rows)
     confusion = reliability = None
@@ -132,11 +154,23 @@ def draw(
         rows, picture = data["reliability"], folder / "reliability.png"
         plots.reliability(rows, picture)
         reliability = report.Reliability(rows, plots.calibration_error(rows), picture)
-    return confusion, reliability
+    drawings = []
+    if data.get("scatter"):
+        picture = folder / "scatter.png"
+        plots.scatter(data["scatter"], picture)
+        text = f"Each of the {len(data['scatter'])} test rows: its reference value against the predicted one"
+        drawings.append(report.Drawing("Predicted against actual", text, picture))
+    if data.get("histogram"):
+        rows, picture = data["histogram"], folder / "histogram.png"
+        (name,) = rows[0].keys() - {"rows"}
+        plots.histogram(rows, name, picture)
+        text = "; ".join(f"{row[name]:.3g}: {row['rows']} rows" for row in rows)
+        drawings.append(report.Drawing(f"Test rows by {name.replace('_', ' ')}", text, picture))
+    return confusion, reliability, drawings
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the right answer of each row for people: the plot data's name for it, else the reference column."""
-    if data.get("confusion"):
+    """Return the right answer of each row for people: a text reference, the plot data's name for it, else its value."""
+    if data.get("confusion") and table["reference"].dtype.kind not in "OU":
         return [str(row["actual"]) for row in data["confusion"]]
     return [str(value) for value in table["reference"].tolist()] if "reference" in table else [""] * rows_in(table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.evaluation.overview import label
+from graft.pictures import thumbnail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,12 +40,15 @@ class Mistake:
     expected: str
     got: str
     score: str
+    picture: str = ""
+    """Where the row has a picture: a small copy of it, as a data URI."""
 
 
 @dataclass(frozen=True)
 class Mistakes:
-    """The most confident ones, and how many there are."""
+    """The worst rows, and how many there are."""
 
+    title: str
     shown: Sequence[Mistake]
     total: int
 
@@ -78,32 +82,61 @@ def mistakes(
     expected: Sequence[str],
     answers: Sequence[Mapping[str, Any]],
     texts: Sequence[str],
+    pictures: Sequence[bytes] = (),
 ) -> Mistakes | None:
-    """Return the wrong rows with the highest scores, or None where the metric does not say which rows are wrong.
+    """Return the worst rows, or None where the metric has no row scores.
+
+    Where each row is right or wrong, those are the wrong ones with the highest scores; else the rows that the metric
+    likes least.
 
     Args:
-        metric: its row scores below 1 are mistakes.
+        metric: its row scores rank the rows.
         table: the adapter's predictions, N rows.
         expected: the right answer of each row, for people.
         answers: the task's answers, one per row: ``label``, and ``score`` (0-1) where the task has one.
         texts: the text of each row.
+        pictures: the encoded picture of each row; empty where rows have none.
     """
     import numpy as np
 
-    if metric.per_row is None or not metric.greater_is_better:
+    if metric.per_row is None:
         return None
-    wrong = np.flatnonzero(np.asarray(metric.per_row(table)) < 1)
-    surest = sorted(wrong.tolist(), key=lambda row: (-float(answers[row].get("score") or 0), row))[:SHOWN_ERRORS]
+    scores = np.asarray(metric.per_row(table), dtype=np.float64)
+    if metric.greater_is_better and bool(np.isin(scores, (0.0, 1.0)).all()):
+        wrong = np.flatnonzero(scores < 1).tolist()
+        surest = sorted(wrong, key=lambda row: (-float(answers[row].get("score") or 0), row))[:SHOWN_ERRORS]
+        notes = {row: _confidence(answers[row]) for row in surest}
+        title = f"The {len(surest)} most confident errors, of {len(wrong)}"
+        total = len(wrong)
+    else:
+        order = np.argsort(-scores if metric.greater_is_better else scores, kind="stable")[::-1]
+        surest = [int(row) for row in order if np.isfinite(scores[row])][:SHOWN_ERRORS]
+        notes = {row: f"{metric.name} {scores[row]:.3f}" for row in surest}
+        title = f"The {len(surest)} rows with the worst {metric.name}, of {len(scores)}"
+        total = len(scores)
     shown = [
-        Mistake(str(table["row"][row]), shortened(texts[row]), expected[row], *_said(answers[row])) for row in surest
+        Mistake(
+            place=str(table["row"][row]),
+            text=shortened(texts[row]),
+            expected=shortened(expected[row]),
+            got=_said(answers[row]),
+            score=notes[row],
+            picture=thumbnail(pictures[row]) if pictures else "",
+        )
+        for row in surest
     ]
-    return Mistakes(shown, len(wrong))
+    return Mistakes(title, shown, total)
 
 
-def _said(answer: Mapping[str, Any]) -> tuple[str, str]:
-    """Return an answer and its score for people."""
+def _confidence(answer: Mapping[str, Any]) -> str:
     score = answer.get("score")
-    return str(answer.get("label", dict(answer))), f"{score:.2f}" if isinstance(score, float) else ""
+    return f"{score:.2f}" if isinstance(score, float) else ""
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
+    said = next((answer[name] for name in ("label", "labels", "text", "tags") if name in answer), dict(answer))
+    return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 
 def percent(share: float) -> str:
@@ -125,6 +158,8 @@ def limits(
     manifest: Mapping[str, Any],
     confusion: Confusion | None,
     calibration_error: float | None,
+    *,
+    pictures: bool = False,
 ) -> Iterator[str]:
     """Yield the limits of an adapter, from its metrics.json, its token manifest and its errors."""
     headline, test = metrics["headline"], manifest["splits"]["test"]
@@ -134,13 +169,16 @@ def limits(
             f"Measured on {test['rows']} test rows: the true {headline} on rows like these may be anywhere from "
             f"{cell['low']:.3f} to {cell['high']:.3f}."
         )
-    yield "The test rows come from the same source as the training rows; text of other kinds was not measured."
-    yield (
-        f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
-        "were longer and were cut."
-    )
+    kind = "pictures" if pictures else "text"
+    yield f"The test rows come from the same source as the training rows; {kind} of other kinds was not measured."
+    if not pictures:
+        yield (
+            f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
+            "were longer and were cut."
+        )
     if test.get("also_in_train"):
-        yield f"{test['also_in_train']} test rows have the same tokens as a training row: the figures flatter it."
+        same = "picture" if pictures else "tokens"
+        yield f"{test['also_in_train']} test rows have the same {same} as a training row: the figures flatter it."
     if confusion is not None:
         yield from _weakest(confusion)
     if calibration_error is not None:
@@ -159,7 +197,7 @@ def _weakest(confusion: Confusion) -> Iterator[str]:
     ]
     if len(recalls) > 1:
         recall, name, rows = min(recalls)
-        yield f"Weakest label: `{name}`, of whose {rows} test rows it finds {percent(recall)}."
+        yield f"Weakest label: `{name}`, of whose {rows} cases it finds {percent(recall)}."
     unseen = [f"`{name}`" for place, name in enumerate(confusion.labels) if not actual[place]]
     if unseen:
         yield f"Not measured, since no test row has them: {', '.join(unseen)}."

@@ -31,14 +31,15 @@ def summary(metrics: Mapping[str, Any]) -> list[Row]:
         Row(
             system,
             label(system),
-            {
-                name: (cell["value"], cell["low"], cell["high"])
-                for name in metrics["metrics"]
-                if (cell := metrics[system].get(name))
-            },
+            {name: _values(metrics[system].get(name)) for name in metrics["metrics"]},
         )
         for system in systems(metrics)
     ]
+
+
+def _values(cell: Mapping[str, float | None] | None) -> tuple[float | None, float | None, float | None]:
+    """Return a cell's value and interval; a system need not have every metric."""
+    return (cell["value"], cell["low"], cell["high"]) if cell else (None, None, None)
 
 
 def systems(metrics: Mapping[str, Any]) -> list[str]:
@@ -49,7 +50,7 @@ def systems(metrics: Mapping[str, Any]) -> list[str]:
 
 def label(system: str) -> str:
     """Return what a system is called in tables."""
-    return LABELS.get(system, system)
+    return LABELS.get(system, system.replace("_", " "))
 
 
 def format_table(rows: Sequence[Row], *, columns: int | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,6 +82,30 @@ def reliability(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence of the prediction", ylabel="share that is right")
     axes.set_title("Reliability (test rows)")
     axes.legend(frameon=False, loc="upper left", markerscale=0.6)
+    _plain(axes)
+    _save(figure, path)
+
+
+def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw ``prediction`` against ``reference`` of each row, with the line on which both are equal."""
+    figure, axes = _canvas(5.2, 4.8)
+    values = [row["reference"] for row in rows], [row["prediction"] for row in rows]
+    ends = [min(map(min, values)), max(map(max, values))]
+    axes.plot(ends, ends, color=FAINT, linewidth=1, linestyle="--", label="predicted = actual")
+    axes.scatter(*values, s=9, color=ACCENT, alpha=0.4, linewidths=0, label="test rows")
+    axes.set(xlabel="actual", ylabel="predicted", title="Predicted against actual (test rows)")
+    axes.legend(frameon=False, loc="upper left")
+    _plain(axes)
+    _save(figure, path)
+
+
+def histogram(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> None:
+    """Draw how many ``rows`` each bin has; ``name`` is the column of the bins' middles, in rising order."""
+    figure, axes = _canvas(5.2, 3.6)
+    middles = [row[name] for row in rows]
+    widths = [right - left for left, right in itertools.pairwise(middles)] or [1.0]
+    axes.bar(middles, [row["rows"] for row in rows], width=0.9 * min(widths), color=ACCENT)
+    axes.set(xlabel=name.replace("_", " "), ylabel="test rows", title=f"Test rows by {name.replace('_', ' ')}")
     _plain(axes)
     _save(figure, path)
 

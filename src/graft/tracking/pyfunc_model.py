@@ -51,9 +51,7 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
                 for row in given.to_dict(orient="records")
             ]
         values = [given] if isinstance(given, str | dict) else list(given)
-        first = next(
-            field.name for field in self.loaded.task.fields_of(self.loaded.config) if not field.target
-        )
+        first = next(field.name for field in self.loaded.task.fields_of(self.loaded.config) if not field.target)
         return [value if isinstance(value, dict) else {first: value} for value in values]
 
 

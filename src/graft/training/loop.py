@@ -4,8 +4,8 @@ A step's gradient is that of the *sum* of its losses over all micro-batches, div
 the step sums over: how a step is cut into micro-batches changes nothing but rounding, also where rows have unequally
 many items (tokens). The step's loss in the record is that same quotient.
 
-Gradients exist for the adapter alone: the base has ``requires_grad`` off, so no gradient of a base weight is computed,
-and nothing runs backward below the lowest adapted layer.
+Gradients exist for what is trained alone: the base has ``requires_grad`` off but for the parts that
+``training.unfreeze`` names, so nothing runs backward below the lowest trained layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters import Procedure, procedure_of
+from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import prediction_columns
 from graft.errors import Interrupted, TrainingDiverged, shown
 from graft.tasks import State, Task, TaskConfig, length_of
@@ -92,7 +92,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     config, model = inputs.config, inputs.model
     plan = Plan([length_of(row) for row in inputs.train_rows], config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = adamw(weights, config)
+    optimizer = adamw(weights, config, base_weights(model, weights))
     if config.loraplus_lr_ratio is not None:
         split_groups(optimizer, weights, config.loraplus_lr_ratio)
     procedure = procedure_of(model)
@@ -135,13 +135,30 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     return Outcome(progress, plan, resumed)
 
 
-def adamw(weights: Weights, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter, 2019, algorithm 2) over the adapter; only matrices decay."""
+def base_weights(model: PeftModel, weights: Weights) -> frozenset[str]:
+    """Return which of the trained ``weights`` are the base's own, by their names here."""
+    own = {id(value) for value in unfrozen(model).values()}
+    return frozenset(name for name, value in weights.items() if id(value) in own)
+
+
+def adamw(weights: Weights, config: TrainingConfig, own: frozenset[str] = frozenset()) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter, 2019, algorithm 2) over the adapter; only matrices decay.
+
+    A group's ``scale`` is its learning rate as a multiple of the adapter's; that of ``own``, weights of the base, is
+    what ``training.unfreeze_learning_rate`` asks for.
+    """
     import torch
 
-    matrices = [value for value in weights.values() if value.ndim >= 2]
-    others = [value for value in weights.values() if value.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    scale = (config.unfreeze_learning_rate or config.learning_rate) / config.learning_rate
+    groups = [
+        {
+            "params": [one for name, one in weights.items() if (name in own) == of_base and (one.ndim >= 2) == decays],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "scale": scale if of_base else 1.0,
+        }
+        for of_base in (False, True)
+        for decays in (True, False)
+    ]
     # One kernel over all parameters: 2 ms a step instead of 15 for 75 small matrices.
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True

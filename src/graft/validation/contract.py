@@ -141,7 +141,7 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
         name = field.name
         main = next(_columns_of(field))
         yield Check("expect_column_to_exist", main, name, "a column of that name")
-        kind = "Int64Dtype" if field.type in LISTS else {"number": "float64"}.get(field.type, "str")
+        kind = "int64" if field.type in LISTS else {"number": "float64"}.get(field.type, "str")
         yield Check(of_type, main, name, f"a {field.type}", {"type_": kind})
         if field.required:
             yield Check("expect_column_values_to_not_be_null", main, name, "a value")

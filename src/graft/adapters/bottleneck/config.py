@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional, Union
+from typing import Literal
 
 from peft.config import PeftConfig
-from peft.utils import PeftType
 from transformers.activations import ACT2FN
+
+from graft.adapters.tuners import peft_type
 
 Architecture = Literal["houlsby", "pfeiffer", "parallel"]
 
@@ -47,7 +48,7 @@ class BottleneckConfig(PeftConfig):
             "layers are drawn from N(0, 0.01 squared), as Houlsby et al. do."
         },
     )
-    target_modules: Optional[Union[list[str], str]] = field(
+    target_modules: list[str] | str | None = field(
         default=None,
         metadata={
             "help": "The modules with a bottleneck: a list of ends of names, or one regular expression over whole "
@@ -55,23 +56,23 @@ class BottleneckConfig(PeftConfig):
             "block; else it is the linear layer at a block's end."
         },
     )
-    exclude_modules: Optional[Union[list[str], str]] = field(
+    exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Modules that get none although target_modules names them."}
     )
-    layers_to_transform: Optional[Union[list[int], int]] = field(
+    layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "The numbers of the layers with bottlenecks, from 0. Default: all."}
     )
-    layers_pattern: Optional[Union[list[str], str]] = field(
+    layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "The name of the list of layers, where it is not the first number in a name."}
     )
-    modules_to_save: Optional[list[str]] = field(
+    modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules that are trained and saved in full, such as a new head."}
     )
 
     def __post_init__(self) -> None:
         """Check the values; PEFT's own checks cover types alone."""
         super().__post_init__()
-        self.peft_type = PeftType("BOTTLENECK")
+        self.peft_type = peft_type("bottleneck")
         self._check()
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)

@@ -1,0 +1,72 @@
+"""Batched generation against transformers' generate, one row at a time."""
+
+import pytest
+
+from graft.generation import GenerationConfig, generate_ids
+
+PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15]]
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=40, pad_token_id=None, eos_token_id=None, bos_token_id=None, **sizes)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def t5():
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=40, decoder_start_token_id=0, eos_token_id=None, **sizes)
+    return T5ForConditionalGeneration(config).eval()
+
+
+def alone(model, prompt, **settings):
+    """Return what generate adds to one prompt, without padding or an end token."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    found = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0, eos_token_id=None, **settings
+    )
+    return found[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", ["decoder", "t5"])
+def test_batches_give_what_each_prompt_gives_alone_in_order(request, name, beams):
+    model = request.getfixturevalue(name)
+    settings = GenerationConfig(max_new_tokens=6, num_beams=beams, batch_rows=3)
+    found = generate_ids(model, PROMPTS, settings, pad_token_id=0, eos_token_id=None)
+    assert found == [alone(model, prompt, max_new_tokens=6, num_beams=beams) for prompt in PROMPTS]
+    assert len({tuple(one) for one in found}) > 1
+
+
+@pytest.mark.parametrize("name", ["decoder", "t5"])
+def test_nothing_after_the_end_token_is_kept(request, name):
+    model = request.getfixturevalue(name)
+    free = [alone(model, prompt, max_new_tokens=8) for prompt in PROMPTS]
+    end = free[0][3]
+    found = generate_ids(model, PROMPTS, GenerationConfig(max_new_tokens=8), pad_token_id=0, eos_token_id=[end])
+    assert found == [one[: one.index(end)] if end in one else one for one in free]
+    assert len(found[0]) < 8
+
+
+def test_no_repeat_ngram_size_is_passed_on(decoder):
+    found = generate_ids(
+        decoder, PROMPTS, GenerationConfig(max_new_tokens=12, no_repeat_ngram_size=1), pad_token_id=0, eos_token_id=None
+    )
+    for prompt, one in zip(PROMPTS, found, strict=True):
+        assert len({*prompt, *one}) == len(prompt) + len(one)
+
+
+def test_no_prompts_give_no_answers(decoder):
+    assert generate_ids(decoder, [], GenerationConfig(), pad_token_id=0, eos_token_id=None) == []
