@@ -15,12 +15,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters.equipment import equip, file_bytes, plain_start
-from graft.adapters.heads import configured
+from graft.adapters.heads import HEAD_METHODS, configured, head_input
 from graft.adapters.refusals import refuse
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
@@ -138,8 +138,9 @@ def describe(model: PeftModel) -> AdapterSummary:
         modules=tuple(getattr(model.base_model, "targeted_module_names", ())),
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
         trainable_parameters=trainable,
-        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        total_parameters=sum(size_of(parameter) for parameter in model.parameters()),
         adapter_bytes=file_bytes(model) + 4 * sum(value.numel() for value in unfrozen(model).values()),
+        unfrozen=tuple(unfrozen(model)),
     )
 
 
@@ -166,9 +167,18 @@ def preview(
     Raises:
         ConfigError: as :func:`attach`.
     """
-    place = {} if adapter.method in READS_BASE else {"device_map": "meta"}
+    place: dict[str, Any] = {} if adapter.method in READS_BASE else {"device_map": "meta"}
     model, new_modules = task.load_model(str(folder), config, state, trust_remote_code=trust_remote_code, **place)
-    return describe(attach(model, adapter, new_modules))
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
+    summary = describe(wrapped)
+    if adapter.method in HEAD_METHODS and not summary.unfrozen:
+        summary = replace(summary, head_input=head_input(wrapped))
+    return summary
+
+
+def columns_of(config: Any) -> int:
+    """Return how many numeric columns the rows of a task with this section have."""
+    return len(getattr(config, "numeric_columns", None) or ())
 
 
 def _check_targets(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> None:

@@ -102,6 +102,8 @@ def peft_config(adapter: AdapterConfig, *, task_type: str | None = None, new_mod
     given = dict(adapter.keys)
     if adapter.method == "adalora":
         given.setdefault("total_step", OPEN_STEPS)
+    if adapter.method == "cpt":  # it exists for one type alone, and refuses to be made without
+        task_type = task_type or "CAUSAL_LM"
     if new_modules:
         given["modules_to_save"] = sorted({*(given.get("modules_to_save") or ()), *new_modules})
     try:
