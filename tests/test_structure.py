@@ -66,6 +66,7 @@ HEAVY = (
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
+TUNERS = ("src/graft/adapters/bottleneck/",)
 TUNERS = (
     "src/graft/adapters/bottleneck/",
     "src/graft/adapters/output_tuner.py",
