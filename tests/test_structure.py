@@ -56,6 +56,7 @@ ORDER = (
         "runs",
         "checks",
         "projects",
+        "groups",
     ),
     *("services", "housekeeping", "cli"),
 )
