@@ -30,6 +30,7 @@ ORDER = (
         "likelihood",
         "generation",
         "language_modeling",
+        "conversations",
         "prompting",
         "pooling",
         "sequences",
