@@ -157,7 +157,8 @@ def test_the_adapter_learns_and_the_report_shows_its_errors_as_pictures(trained:
     report = (trained.evaluation / "report.html").read_text()
     assert "5 patches, the class token counted" in report
     card = (trained.evaluation / "model_card.md").read_text()
-    assert "pictures of other kinds was not measured" not in card
+    assert "pictures of other kinds were not measured" in card
+    assert "tokens" not in card.partition("## Limits")[2].partition("## How")[0]
     assert "A picture's bytes go in" in card
     wrong = round((1 - metrics["adapter"]["accuracy"]["value"]) * ROWS["test"])
     assert report.count('<img alt="the picture of data/test/') == wrong
