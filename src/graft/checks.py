@@ -195,6 +195,10 @@ def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | 
         locked.folder(workspace.root)
     except GraftError as error:
         return None, [_failed("base", error)]
+    try:
+        base.quantization.arguments(sections["base"].quantization, "cpu")
+    except GraftError as error:
+        return None, [_failed("base", error)]
     text = f"{locked.source}: {locked.model_type}, {locked.parameters:,} parameters, files as sources.lock pins them"
     return locked, [Finding("base", "ok", text)]
 
@@ -316,10 +320,14 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     """Ask PEFT what the adapter would train, on a model without weights."""
     from graft import tasks
     from graft.adapters import peft_config, preview
+    from graft.base.quantization import refuse_method
 
     task, config = tasks.get(sections["task"].name), sections["task"]
     try:
-        peft_config(sections["adapter"])
+        found = peft_config(sections["adapter"])
+        if sections["base"].quantization:
+            unfreezes = "training" in sections and bool(sections["training"].unfreeze)
+            refuse_method(sections["adapter"].method, unfreezes, found.is_prompt_learning)
         state = _state(workspace, sections)
         if state is None:
             yield Finding(

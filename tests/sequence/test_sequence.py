@@ -222,6 +222,37 @@ def test_generated_text_is_what_transformers_gives_row_by_row(loaded, beams) -> 
         assert text == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("method", ["lora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning"])
+def test_switched_off_adapter_leaves_the_bases_text(kind, method) -> None:
+    import torch
+
+    from graft.adapters import AdapterConfig, attach
+
+    folder, config = kind
+    tokenizer = load_tokenizer(folder)
+    config = config.model_copy(update={"generation": SHORT})
+    rows = encode(config, folder, parallel_rows(3, 9))
+    model, new = TASK.load_model(str(folder), config, {})
+    alone = TASK.generate(config, model.eval(), rows, tokenizer, 0)
+    keys = {
+        "lora": {"target_modules": "all-linear"},
+        "ia3": {"target_modules": "all-linear", "feedforward_modules": []},
+    }
+    settings = keys.get(method, {"num_virtual_tokens": 3})
+    torch.manual_seed(1)
+    wrapped = attach(model, AdapterConfig(method=method, **settings), new).eval()
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=2.0)
+    changed = TASK.generate(config, wrapped, rows, tokenizer, 0)
+    with wrapped.disable_adapter():
+        assert TASK.generate(config, wrapped, rows, tokenizer, 0) == alone
+    assert TASK.generate(config, wrapped, rows, tokenizer, 0) == changed
+    # What a random T5 says hardly depends on what it reads, with a trained prompt before it or not.
+    assert changed != alone or (config.prompt is None and method in ("prompt_tuning", "p_tuning"))
+
+
 def test_no_answer_is_longer_than_a_target(loaded) -> None:
     model, config, folder = loaded
     tokenizer = load_tokenizer(folder)

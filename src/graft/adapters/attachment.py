@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.heads import configured, head_input
-from graft.adapters.own_methods import HEAD_METHODS, register
+from graft.adapters.heads import HEAD_METHODS, configured, head_input
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
+from graft.base.quantization import refuse_method
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -76,7 +78,10 @@ def attach(
         ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
     """
     _check_targets(model, adapter, new_modules)
-    wrapped = wrap(model, configured(model, adapter, new_modules, columns))
+    config = configured(model, adapter, new_modules, columns)
+    if getattr(model, "is_quantized", False):
+        refuse_method(adapter.method, bool(unfreeze_patterns), config.is_prompt_learning)
+    wrapped = wrap(model, config)
     unfreeze(wrapped, EVERYTHING if adapter.method == "full" else unfreeze_patterns, new_modules)
     return wrapped
 
@@ -118,7 +123,7 @@ def describe(model: PeftModel) -> AdapterSummary:
     """Return what the adapter on ``model`` trains; works on the meta device too."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = sum(size_of(parameter) for parameter in model.parameters() if parameter.requires_grad)
     config = model.peft_config[model.active_adapter]
     inner = model.get_base_model()
     return AdapterSummary(
@@ -126,10 +131,16 @@ def describe(model: PeftModel) -> AdapterSummary:
         modules=tuple(getattr(model.base_model, "targeted_module_names", ())),
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
         trainable_parameters=trainable,
-        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        total_parameters=sum(size_of(parameter) for parameter in model.parameters()),
         adapter_bytes=4 * trainable,
         unfrozen=tuple(unfrozen(model)),
     )
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """Return how many weights a parameter holds; two of four bits share a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
 
 
 def preview(

@@ -7,13 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters.methods import peft_config, task_type_of
-from graft.adapters.own_methods import OUTPUT_METHODS
 from graft.adapters.section import AdapterConfig
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch import nn
+
+
+OUTPUT_METHODS = ("output_linear", "output_mlp")
+"""Trained on what the head reads; the base stays as it is."""
+HEAD_METHODS = (*OUTPUT_METHODS, "probe")
+"""Methods below whose modules nothing is trained: what they read is the same in each epoch."""
 
 
 def head_of(model: nn.Module) -> str:
@@ -71,11 +76,13 @@ def trained_modules(model: PeftModel) -> list[nn.Module]:
 
 
 def head_input(model: PeftModel) -> tuple[int, ...]:
-    """Return the shape of what the first trained module reads of one row of four tokens; empty where it was not tried.
+    """Return the shape of what the first trained module reads of one row of four tokens; empty where that is unknown.
 
-    Works on a model without weights.
+    For a model without weights: it is run, without a mask (whose values it would look into), and where it does not run
+    so, a classifier is taken to read one vector.
     """
     import torch
+    from torch import nn
 
     seen: list[tuple[int, ...]] = []
     parts = trained_modules(model)
@@ -85,9 +92,11 @@ def head_input(model: PeftModel) -> tuple[int, ...]:
     more = {"decoder_input_ids": ids} if inner.config.is_encoder_decoder else {}
     try:
         with torch.no_grad():
-            inner.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+            inner.eval()(input_ids=ids, **more)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-        return seen[0] if seen else ()
+        linear = next((one for part in parts for one in part.modules() if isinstance(one, nn.Linear)), None)
+        if linear is not None and type(inner).__name__.endswith(("SequenceClassification", "ImageClassification")):
+            seen.append((1, linear.in_features))
     finally:
         for hook in hooks:
             hook.remove()

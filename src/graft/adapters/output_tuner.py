@@ -24,7 +24,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from graft.adapters.heads import head_of
-from graft.adapters.own_methods import add_type
+from graft.adapters.tuners import peft_type
 
 COLUMNS = "columns"
 HIDDEN = "hidden"
@@ -49,7 +49,7 @@ class OutputLinearConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_type("output_linear")
+        self.peft_type = peft_type("output_linear")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if self.features not in (HIDDEN, COLUMNS):
@@ -67,7 +67,7 @@ class OutputMlpConfig(OutputLinearConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_type("output_mlp")
+        self.peft_type = peft_type("output_mlp")
 
 
 class OutputLayer(nn.Module, BaseTunerLayer):
@@ -157,6 +157,9 @@ class OutputModel(BaseTuner):
         if peft_config.target_modules is None:
             peft_config.target_modules = re.escape(head_of(self.model))
         return peft_config
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
+        """Do not warn of tied embeddings: the head is adapted beside its weight, which stays the embeddings'."""
 
     def _create_and_replace(
         self,

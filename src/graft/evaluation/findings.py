@@ -119,7 +119,7 @@ def mistakes(
             place=str(table["row"][row]),
             text=shortened(texts[row]),
             expected=shortened(expected[row]),
-            got=_said(answers[row], table, row),
+            got=_said(answers[row]),
             score=notes[row],
             picture=thumbnail(pictures[row]) if pictures else "",
         )
@@ -133,12 +133,9 @@ def _confidence(answer: Mapping[str, Any]) -> str:
     return f"{score:.2f}" if isinstance(score, float) else ""
 
 
-def _said(answer: Mapping[str, Any], table: Mapping[str, np.ndarray], row: int) -> str:
-    """Return an answer for people: the prediction where that is text, its label or text, else all of it."""
-    prediction = table.get("prediction")
-    if prediction is not None and prediction.dtype.kind in "OU":
-        return shortened(str(prediction[row]))
-    said = next((answer[name] for name in ("label", "text") if name in answer), dict(answer))
+def _said(answer: Mapping[str, Any]) -> str:
+    """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
+    said = next((answer[name] for name in ("label", "labels", "text", "tags") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 

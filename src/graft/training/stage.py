@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graft import tasks
 from graft.adapters import HEAD_METHODS, AdapterConfig, attach, columns_of, describe
 from graft.artifact import attention, pick_device, planned_identity, reproducible, save
-from graft.base import BaseConfig, locked
+from graft.base import BaseConfig, locked, quantization
 from graft.errors import TrainingDiverged
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
@@ -86,6 +86,7 @@ def _inputs(
         dtype=getattr(torch, base.dtype),
         trust_remote_code=base.trust_remote_code,
         **attention(device, manifest["max_length_tokens"]),
+        **quantization.arguments(base.quantization, device),
     )
     dropout = 0.0 if _head_alone(adapter, training) else training.base_dropout
     if dropout is not None:
@@ -98,7 +99,7 @@ def _inputs(
     summary = describe(wrapped)
     print(
         f"train: {summary.method} on {len(summary.modules)} modules, {summary.trainable_parameters:,} of "
-        f"{summary.total_parameters:,} parameters ({summary.share:.2%}), {base.dtype} base, {device}",
+        f"{summary.total_parameters:,} parameters ({summary.share:.2%}), {_type_of(base)} base, {device}",
         flush=True,
     )
     return Inputs(
@@ -112,6 +113,12 @@ def _inputs(
         config=training,
         device=device,
     ), new_modules
+
+
+def _type_of(base: BaseConfig) -> str:
+    if base.quantization is None:
+        return base.dtype
+    return "8-bit" if base.quantization.get("load_in_8bit") else "4-bit"
 
 
 def _head_alone(adapter: AdapterConfig, training: TrainingConfig) -> bool:
