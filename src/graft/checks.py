@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "warn", "fail"]
 FIRST_ROWS = 50
 SHOWN_BROKEN_ROWS = 5
+SHOWN_UNFROZEN = 3
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,10 @@ def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | 
         locked.folder(workspace.root)
     except GraftError as error:
         return None, [_failed("base", error)]
+    try:
+        base.quantization.arguments(sections["base"].quantization, "cpu")
+    except GraftError as error:
+        return None, [_failed("base", error)]
     text = f"{locked.source}: {locked.model_type}, {locked.parameters:,} parameters, files as sources.lock pins them"
     return locked, [Finding("base", "ok", text)]
 
@@ -315,10 +320,14 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     """Ask PEFT what the adapter would train, on a model without weights."""
     from graft import tasks
     from graft.adapters import peft_config, preview
+    from graft.base.quantization import refuse_method
 
     task, config = tasks.get(sections["task"].name), sections["task"]
     try:
-        peft_config(sections["adapter"])
+        found = peft_config(sections["adapter"])
+        if sections["base"].quantization:
+            unfreezes = "training" in sections and bool(sections["training"].unfreeze)
+            refuse_method(sections["adapter"].method, unfreezes, found.is_prompt_learning)
         state = _state(workspace, sections)
         if state is None:
             yield Finding(
@@ -327,12 +336,20 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
             return
         trust = sections["base"].trust_remote_code
         summary = preview(
-            task, config, state, base.folder(workspace.root), sections["adapter"], trust_remote_code=trust
+            task,
+            config,
+            state,
+            base.folder(workspace.root),
+            sections["adapter"],
+            trust_remote_code=trust,
+            unfreeze_patterns=sections["training"].unfreeze if "training" in sections else (),
         )
     except GraftError as error:
         yield from _problems("adapter", error)
         return
     yield Finding("adapter", "ok", _described(summary))
+    if summary.head_input:
+        yield Finding("adapter", "ok", _kept(workspace, sections, summary))
 
 
 def _state(workspace: Workspace, sections: dict[str, Any]) -> dict[str, Any] | None:
@@ -358,7 +375,31 @@ def _described(summary: AdapterSummary) -> str:
         kinds[last] = kinds.get(last, 0) + 1
     modules = ", ".join(f"{name} ({count})" for name, count in kinds.items()) or "no module of the base"
     saved = f"; in full: {', '.join(summary.saved_modules)}" if summary.saved_modules else ""
+    if summary.unfrozen:
+        shown = ", ".join(summary.unfrozen[:SHOWN_UNFROZEN]) + (
+            ", ..." if len(summary.unfrozen) > SHOWN_UNFROZEN else ""
+        )
+        saved += f"; {len(summary.unfrozen)} of the base's own: {shown}"
     return (
         f"{summary.method} trains {summary.trainable_parameters:,} of {summary.total_parameters:,} parameters "
         f"({summary.share:.2%}), {size:.1f} MB, on {modules}{saved}"
     )
+
+
+def _kept(workspace: Workspace, sections: dict[str, Any], summary: AdapterSummary) -> str:
+    """Say what the base's outputs take, which are computed once where nothing below the head is trained."""
+    from graft.tokenization import MANIFEST
+    from graft.workspace import read_json
+
+    *positions, width = summary.head_input
+    unit = "row" if len(positions) == 1 else "token"
+    each = width * (2 if sections["base"].dtype == "bfloat16" else 4)
+    text = f"nothing below the head is trained: base outputs are computed once, about {each:,} bytes a {unit}"
+    if (workspace.tokens / MANIFEST).is_file():
+        splits = read_json(workspace.tokens / MANIFEST)["splits"]
+        count = sum(splits[name][f"{unit}s"] for name in ("train", "validation"))
+        text += f", {each * count / 1e6:,.1f} MB in .graft/store"
+        limit = sections["training"].frozen_cache_bytes if "training" in sections else None
+        if limit is not None and each * count > limit:
+            text += f", above training.frozen_cache_bytes ({limit:,}): they are computed in each epoch"
+    return text

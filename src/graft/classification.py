@@ -2,7 +2,8 @@
 
 A table has ``reference`` and ``prediction`` (int32 [N], index of the label) and ``probabilities`` (float32 [N, C],
 columns in label order). Metrics are numpy counts instead of scikit-learn's functions, since a bootstrap calls them
-thousands of times; tests hold the two together.
+thousands of times; tests hold the two together. What takes all C probabilities of a row is computed once per table
+(:func:`row_columns`): a resample then gathers numbers and not rows of C.
 """
 
 # ruff: noqa: ARG001  (a cheap predictor's signature holds more than each one needs)
@@ -10,7 +11,7 @@ thousands of times; tests hold the two together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import DataError, shown
@@ -115,6 +116,16 @@ def confusion(table: Table) -> np.ndarray:
     return counts
 
 
+def _counts(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the diagonal, the row sums and the column sums of the confusion matrix, up to the last label in use."""
+    import numpy as np
+
+    reference, prediction = table["reference"], table["prediction"]
+    labels = int(max(reference.max(), prediction.max())) + 1
+    hits = np.bincount(reference[reference == prediction], minlength=labels)
+    return hits, np.bincount(reference, minlength=labels), np.bincount(prediction, minlength=labels)
+
+
 def correct(table: Table) -> np.ndarray:
     """Return 1 for each row that is predicted right, else 0: float64 [N]."""
     import numpy as np
@@ -129,13 +140,15 @@ def accuracy(table: Table) -> float:
 
 
 def f1_scores(table: Table) -> np.ndarray:
-    """Return each label's F1, ``2 R[i, i] / (actual + predicted)``: float64 [C], NaN where the label does not occur."""
+    """Return each label's F1, ``2 R[i, i] / (actual + predicted)``: float64, NaN where the label does not occur.
+
+    As long as the highest label number that occurs.
+    """
     import numpy as np
 
-    counts = confusion(table)
-    occurring = counts.sum(axis=0) + counts.sum(axis=1)
+    hits, actual, predicted = _counts(table)
     with np.errstate(invalid="ignore"):
-        scores: np.ndarray = 2 * counts.diagonal() / occurring
+        scores: np.ndarray = 2 * hits / (actual + predicted)
     return scores
 
 
@@ -150,9 +163,9 @@ def mcc(table: Table) -> float:
     """Return Matthews' correlation for C labels (Gorodkin, 2004, equation 8); 0 where it is not defined."""
     import numpy as np
 
-    counts = confusion(table).astype(np.float64)
-    rows, actual, predicted = counts.sum(), counts.sum(axis=1), counts.sum(axis=0)
-    covariance = counts.trace() * rows - actual @ predicted
+    hits, actual, predicted = (counts.astype(np.float64) for counts in _counts(table))
+    rows = actual.sum()
+    covariance = hits.sum() * rows - actual @ predicted
     spread = (rows * rows - actual @ actual) * (rows * rows - predicted @ predicted)
     return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 
@@ -161,7 +174,7 @@ def _calibration(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rows, summed confidence and right answers of each confidence bin: float64 [CALIBRATION_BINS]."""
     import numpy as np
 
-    confidence = table["probabilities"].max(axis=1).astype(np.float64)
+    confidence = _column(table, "confidence", confidence_of)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     rows, summed, right = (
         np.bincount(bins, weights=weights, minlength=CALIBRATION_BINS)
@@ -180,6 +193,44 @@ def ece(table: Table) -> float:
 
 def row_log_loss(table: Table) -> np.ndarray:
     """Return minus the log of each reference label's probability, clipped at float32's resolution: float64 [N]."""
+    return _column(table, "cross_entropy", cross_entropy_of)
+
+
+def log_loss(table: Table) -> float:
+    """Return the mean cross-entropy in nats."""
+    return float(row_log_loss(table).mean())
+
+
+def auroc(table: Table) -> float:
+    """Return the area under the ROC curve, one label against the rest, as the mean over labels; see `auroc_rows`."""
+    return float(table["auroc_part"].mean())
+
+
+# -- columns that are computed once per table
+
+
+def row_columns(table: Table) -> dict[str, np.ndarray]:
+    """Return what metrics read of a row's probabilities: float64 [N] each (a task's ``judge``)."""
+    import numpy as np
+
+    truth = table["reference"][:, None] == np.arange(table["probabilities"].shape[1])
+    return {
+        "confidence": confidence_of(table),
+        "cross_entropy": cross_entropy_of(table),
+        "auroc_part": auroc_rows(table["probabilities"], truth),
+    }
+
+
+def confidence_of(table: Table) -> np.ndarray:
+    """Return each row's largest probability: float64 [N]."""
+    import numpy as np
+
+    largest: np.ndarray = table["probabilities"].max(axis=1).astype(np.float64)
+    return largest
+
+
+def cross_entropy_of(table: Table) -> np.ndarray:
+    """Return minus the log of each reference label's probability: float64 [N]."""
     import numpy as np
 
     probabilities = table["probabilities"]
@@ -188,9 +239,42 @@ def row_log_loss(table: Table) -> np.ndarray:
     return -np.log(np.clip(chosen, edge, 1 - edge))
 
 
-def log_loss(table: Table) -> float:
-    """Return the mean cross-entropy in nats."""
-    return float(row_log_loss(table).mean())
+def auroc_rows(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return each row's part in the area under the ROC curve, averaged over labels: float64 [N]; their mean is it.
+
+    A row's placement is the share of rows on the other side of a label that it is on the right side of, ties half. A
+    label's area is the mean placement of its own rows, and that of all others (DeLong et al., 1988, section 2). The
+    parts are its first-order form in the rows, which the same paper takes the variance from: so the area of the table
+    is exact, and a resample costs a mean instead of a sort of all scores of all labels. Labels that all rows have, or
+    none, have no curve and are left out; NaN where that is so for all.
+
+    Args:
+        scores: [N, C], larger where a label is more likely.
+        truth: bool [N, C], whether a row has a label.
+    """
+    import numpy as np
+    from scipy.stats import rankdata
+
+    rows = len(truth)
+    labels = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+    parts = np.zeros(rows)
+    for label in labels:
+        own, column = truth[:, label], scores[:, label]
+        rank = rankdata(column)
+        below = (rank[own] - rankdata(column[own])) / (~own).sum()
+        above = 1 - (rank[~own] - rankdata(column[~own])) / own.sum()
+        area = below.mean()
+        parts[own] += (below - area) * rows / own.sum() + area
+        parts[~own] += (above - area) * rows / (~own).sum() + area
+    return parts / len(labels) if len(labels) else np.full(rows, np.nan)
+
+
+def _column(table: Table, name: str, make: Callable[[Table], np.ndarray]) -> np.ndarray:
+    """Return a column of the table; made from others where no ``judge`` has put it there."""
+    try:
+        return table[name]
+    except KeyError:
+        return make(table)
 
 
 # -- for people

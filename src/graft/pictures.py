@@ -31,6 +31,7 @@ LARGEST_PIXELS = 1 << 26
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 """Pillow's name of a format -> the end of a file's name. MPO is a JPEG of a camera with a preview behind it."""
 EXPECTED = "a picture"
+OPENED = tuple(name for name in FORMATS if name != "MPO")  # the opener of JPEG finds it
 BYTES_PER_PIXEL = 8
 """Of a picture that is not packed at all (16-bit RGBA); the rest of a file is header."""
 HEADER_BYTES = 1 << 20
@@ -111,7 +112,7 @@ def opened(content: bytes, max_pixels: int = LARGEST_PIXELS) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(content), formats=tuple(FORMATS))
+            picture = Image.open(io.BytesIO(content), formats=OPENED)
             if picture.width * picture.height > max_pixels:
                 size = f"{picture.width} x {picture.height}"
                 raise RowError(_FULL.format(max_pixels), size)
@@ -135,7 +136,7 @@ def file_name(content: bytes) -> str:
     from PIL import Image
 
     digest = digest_bytes(content)
-    with Image.open(io.BytesIO(content), formats=tuple(FORMATS)) as picture:
+    with Image.open(io.BytesIO(content), formats=OPENED) as picture:
         return f"{FILES}/{digest[:2]}/{digest}.{FORMATS[str(picture.format)]}"
 
 

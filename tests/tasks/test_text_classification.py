@@ -20,16 +20,23 @@ def random_table(seed: int, rows: int = 200, labels: int = 5, sharpness: float =
     # The wrong rows lean towards the first label, so that no label is as often actual as predicted.
     other = source.integers(0, labels, rows) // 2
     noisy = np.where(source.random(rows) < 0.6, columns["prediction"], other)
-    return {**columns, "reference": noisy.astype(np.int32)}
+    table = {**columns, "reference": noisy.astype(np.int32)}
+    return {**table, **TASK.judge(CONFIG, table, {})}
 
 
 def sklearn_metrics(table):
     actual, predicted, probabilities = table["reference"], table["prediction"], table["probabilities"]
+    areas = [
+        reference.roc_auc_score(actual == label, probabilities[:, label])
+        for label in range(probabilities.shape[1])
+        if 0 < (actual == label).sum() < len(actual)
+    ]
     return {
         "accuracy": reference.accuracy_score(actual, predicted),
         "macro_f1": reference.f1_score(actual, predicted, average="macro", zero_division=0),
         "mcc": reference.matthews_corrcoef(actual, predicted),
         "log_loss": reference.log_loss(actual, probabilities, labels=range(probabilities.shape[1])),
+        "auroc": np.mean(areas) if areas else np.nan,
     }
 
 
@@ -42,13 +49,35 @@ def sklearn_metrics(table):
 def test_metrics_equal_scikit_learn(seed, rows):
     table = random_table(seed, rows=rows)
     for name, expected in sklearn_metrics(table).items():
-        assert TASK.metric(name).function(table) == pytest.approx(expected, abs=1e-6), name
+        assert TASK.metric(name).function(table) == pytest.approx(expected, abs=1e-6, nan_ok=True), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_of_two_labels_is_the_usual_one(seed):
+    table = random_table(seed, labels=2)
+    expected = reference.roc_auc_score(table["reference"], table["probabilities"][:, 1])
+    assert TASK.metric("auroc").function(table) == pytest.approx(expected)
+
+
+def test_auroc_of_a_resample_is_close_to_its_own_curve():
+    """The first-order form: its error is of second order in the resample, far below the spread of resamples."""
+    table, source = random_table(0, rows=400, labels=3), np.random.default_rng(0)
+    fast, exact = [], []
+    for _ in range(100):
+        index = source.integers(0, 400, 400)
+        taken = {name: column[index] for name, column in table.items()}
+        fast.append(TASK.metric("auroc").function(taken))
+        exact.append(sklearn_metrics(taken)["auroc"])
+    spread = np.std(exact)
+    assert np.abs(np.array(fast) - exact).mean() < 0.1 * spread
+    assert np.std(fast) == pytest.approx(spread, rel=0.1)
 
 
 def test_metrics_equal_scikit_learn_where_labels_are_absent():
     table = random_table(0)
     kept = (table["reference"] < 2) & (table["prediction"] < 3)
     table = {name: column[kept] for name, column in table.items()}
+    table |= TASK.judge(CONFIG, table, {})
     for name, expected in sklearn_metrics(table).items():
         assert TASK.metric(name).function(table) == pytest.approx(expected, abs=1e-6), name
 

@@ -7,10 +7,10 @@ targets are checked here first and refused with their dotted path.
 """
 
 from graft.adapters.attachment import AdapterSummary, attach, columns_of, describe, preview, wrap
-from graft.adapters.heads import head_of
+from graft.adapters.heads import HEAD_METHODS, head_of, trained_modules
 from graft.adapters.methods import Key, keys, methods, peft_config
-from graft.adapters.own_methods import HEAD_METHODS, register
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "preview",
     "put_changed",
     "register",
+    "trained_modules",
     "unfrozen",
     "wrap",
 ]

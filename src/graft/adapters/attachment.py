@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.heads import configured
-from graft.adapters.own_methods import register
+from graft.adapters.heads import HEAD_METHODS, configured, head_input
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
+from graft.base.quantization import refuse_method
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -49,6 +51,9 @@ class AdapterSummary:
     """Size of the adapter's weights in its files (float32)."""
     unfrozen: tuple[str, ...] = ()
     """Full names of the base's own parameters that are trained beside it."""
+    head_input: tuple[int, ...] = ()
+    """What the head reads of a row of four tokens, where nothing below it is trained: (1, D), or (1, 4, D) per token.
+    Known to :func:`preview` alone."""
 
     @property
     def share(self) -> float:
@@ -73,7 +78,10 @@ def attach(
         ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
     """
     _check_targets(model, adapter, new_modules)
-    wrapped = wrap(model, configured(model, adapter, new_modules, columns))
+    config = configured(model, adapter, new_modules, columns)
+    if getattr(model, "is_quantized", False):
+        refuse_method(adapter.method, bool(unfreeze_patterns), config.is_prompt_learning)
+    wrapped = wrap(model, config)
     unfreeze(wrapped, EVERYTHING if adapter.method == "full" else unfreeze_patterns, new_modules)
     return wrapped
 
@@ -115,7 +123,7 @@ def describe(model: PeftModel) -> AdapterSummary:
     """Return what the adapter on ``model`` trains; works on the meta device too."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = sum(size_of(parameter) for parameter in model.parameters() if parameter.requires_grad)
     config = model.peft_config[model.active_adapter]
     inner = model.get_base_model()
     return AdapterSummary(
@@ -123,10 +131,16 @@ def describe(model: PeftModel) -> AdapterSummary:
         modules=tuple(getattr(model.base_model, "targeted_module_names", ())),
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
         trainable_parameters=trainable,
-        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        total_parameters=sum(size_of(parameter) for parameter in model.parameters()),
         adapter_bytes=4 * trainable,
         unfrozen=tuple(unfrozen(model)),
     )
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """Return how many weights a parameter holds; two of four bits share a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
 
 
 def preview(
@@ -147,9 +161,11 @@ def preview(
     model, new_modules = task.load_model(
         str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
     )
-    return describe(
-        attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
-    )
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
+    summary = describe(wrapped)
+    if adapter.method in HEAD_METHODS and not summary.unfrozen:
+        summary = replace(summary, head_input=head_input(wrapped))
+    return summary
 
 
 def columns_of(config: Any) -> int:

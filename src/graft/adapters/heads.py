@@ -7,13 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters.methods import peft_config, task_type_of
-from graft.adapters.own_methods import OUTPUT_METHODS
 from graft.adapters.section import AdapterConfig
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import nn
+
+
+OUTPUT_METHODS = ("output_linear", "output_mlp")
+"""Trained on what the head reads; the base stays as it is."""
+HEAD_METHODS = (*OUTPUT_METHODS, "probe")
+"""Methods below whose modules nothing is trained: what they read is the same in each epoch."""
 
 
 def head_of(model: nn.Module) -> str:
@@ -57,6 +62,47 @@ def configured(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[s
     return peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
 
 
+def trained_modules(model: PeftModel) -> list[nn.Module]:
+    """Return the modules that PEFT put in place and that hold trained weights."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    return [
+        part
+        for part in model.get_base_model().modules()
+        if isinstance(part, ModulesToSaveWrapper | BaseTunerLayer)
+        and any(parameter.requires_grad for parameter in part.parameters())
+    ]
+
+
+def head_input(model: PeftModel) -> tuple[int, ...]:
+    """Return the shape of what the first trained module reads of one row of four tokens; empty where that is unknown.
+
+    For a model without weights: it is run, without a mask (whose values it would look into), and where it does not run
+    so, a classifier is taken to read one vector.
+    """
+    import torch
+    from torch import nn
+
+    seen: list[tuple[int, ...]] = []
+    parts = trained_modules(model)
+    hooks = [part.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape))) for part in parts]
+    inner: Any = model.get_base_model()
+    ids = torch.ones(1, 4, dtype=torch.int64, device=inner.device)
+    more = {"decoder_input_ids": ids} if inner.config.is_encoder_decoder else {}
+    try:
+        with torch.no_grad():
+            inner.eval()(input_ids=ids, **more)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        linear = next((one for part in parts for one in part.modules() if isinstance(one, nn.Linear)), None)
+        if linear is not None and type(inner).__name__.endswith(("SequenceClassification", "ImageClassification")):
+            seen.append((1, linear.in_features))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen[0] if seen else ()
+
+
 def _output(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str], columns: int) -> Any:
     """Return the configuration of an output adapter: its one target, and which other modules are trained with it.
 
@@ -95,8 +141,8 @@ def _target(model: nn.Module, wanted: Any) -> str:
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"adapter.target_modules: {shown(wanted)} meets {len(found)} linear layers, and an output adapter stands on "
-            f"one; leave it out for `{head_of(model)}`"
+            f"adapter.target_modules: {shown(wanted)} meets {len(found)} linear layers, and an output adapter "
+            f"stands on one; leave it out for `{head_of(model)}`"
         )
     return found[0]
 

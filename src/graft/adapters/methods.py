@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.own_methods import register
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:

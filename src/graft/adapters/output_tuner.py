@@ -6,10 +6,10 @@ With x what the head reads (float [B, D] pooled, or [B, T, D] per token) and f(x
 - ``output_mlp``: f(x) + W2 relu(W1 x + b1) + b2, W2 and b2 zero at the start; without ``residual`` the second part
   alone, which then starts at random.
 
-With ``features: columns`` the adapter reads the row's numeric columns (the keyword ``features`` of the model's forward,
-float32 [B, F]) in place of x. A head that is new (random in each process) is set to zero: then ``output_linear`` is
-multinomial logistic regression on the features. Nothing below the head gets a gradient, so what it reads can be computed
-once (``training/frozen.py``).
+With ``features: columns`` the adapter reads the row's numeric columns (the keyword ``features`` of the model's
+forward, float32 [B, F]) in place of x. A head that is new (random in each process) is set to zero: then
+``output_linear`` is multinomial logistic regression on the features. Nothing below the head gets a gradient, so what it
+reads can be computed once (``training/frozen.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from graft.adapters.heads import head_of
-from graft.adapters.own_methods import add_type
+from graft.adapters.tuners import peft_type
 
 COLUMNS = "columns"
 HIDDEN = "hidden"
@@ -49,7 +49,7 @@ class OutputLinearConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_type("output_linear")
+        self.peft_type = peft_type("output_linear")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if self.features not in (HIDDEN, COLUMNS):
@@ -67,7 +67,7 @@ class OutputMlpConfig(OutputLinearConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_type("output_mlp")
+        self.peft_type = peft_type("output_mlp")
 
 
 class OutputLayer(nn.Module, BaseTunerLayer):
@@ -99,7 +99,7 @@ class OutputLayer(nn.Module, BaseTunerLayer):
         found: nn.ModuleDict = getattr(self, self.adapter_layer_names[0])
         return found
 
-    def made(self, config: Any, width: int, linear: nn.Linear) -> nn.Module:
+    def made(self, config: Any, width: int, linear: nn.Linear) -> nn.Module:  # noqa: ARG002 - see OutputMlp
         """Return a new adapter that reads ``width`` numbers and writes what ``linear`` writes."""
         return _zeros(nn.Linear(width, linear.out_features))
 
@@ -144,9 +144,7 @@ class OutputMlp(OutputLayer):
 
     def made(self, config: Any, width: int, linear: nn.Linear) -> nn.Module:
         last = nn.Linear(linear.in_features, linear.out_features)
-        return nn.Sequential(
-            nn.Linear(width, linear.in_features), nn.ReLU(), _zeros(last) if config.residual else last
-        )
+        return nn.Sequential(nn.Linear(width, linear.in_features), nn.ReLU(), _zeros(last) if config.residual else last)
 
 
 class OutputModel(BaseTuner):
@@ -155,10 +153,13 @@ class OutputModel(BaseTuner):
     tuner_layer_cls = OutputLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's own form
 
-    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:  # noqa: ARG002
         if peft_config.target_modules is None:
             peft_config.target_modules = re.escape(head_of(self.model))
         return peft_config
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
+        """Do not warn of tied embeddings: the head is adapted beside its weight, which stays the embeddings'."""
 
     def _create_and_replace(
         self,
@@ -168,7 +169,7 @@ class OutputModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        parameter_name: str | None = None,
+        parameter_name: str | None = None,  # noqa: ARG002
     ) -> None:
         if isinstance(target, OutputLayer):
             target.update_layer(adapter_name, peft_config)
@@ -185,7 +186,9 @@ class OutputModel(BaseTuner):
             self.model.register_forward_pre_hook(layer.take_columns, with_kwargs=True)
 
     def _check_merge_allowed(self) -> None:
-        raise ValueError(f"{self.prefix.removesuffix('_')} cannot be merged: it adds a layer that the base does not have")
+        raise ValueError(
+            f"{self.prefix.removesuffix('_')} cannot be merged: it adds a layer that the base does not have"
+        )
 
 
 class OutputLinearModel(OutputModel):

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
-from graft.adapters.own_methods import add_type
+from graft.adapters.tuners import peft_type
 
 
 @dataclass
@@ -28,7 +28,7 @@ class ProbeConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_type("probe")
+        self.peft_type = peft_type("probe")
 
     @property
     def target_modules(self) -> str:
@@ -42,7 +42,7 @@ class FullConfig(ProbeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_type("full")
+        self.peft_type = peft_type("full")
 
 
 class NoLayer(nn.Module, BaseTunerLayer):
@@ -55,8 +55,19 @@ class ReferenceModel(BaseTuner):
     tuner_layer_cls = NoLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's own form
 
-    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:  # noqa: ARG002
         return peft_config
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
+        """Do not warn of tied embeddings: the head is adapted beside its weight, which stays the embeddings'."""
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; PEFT looks for the next one in tuner layers, of which there are none here."""
+        kept = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        following = kept or list(self.peft_config)
+        if following:
+            self.set_adapter(following[0])
 
     def _create_and_replace(self, *_: Any, **__: Any) -> None:
         raise ValueError(f"{self.prefix.removesuffix('_')} adapts no module")

@@ -55,7 +55,9 @@ def changed_weights(folder: Path, identity: Mapping[str, Any]) -> dict[str, torc
     except (SafetensorError, FileNotFoundError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); restore it, or train again") from None
     if sorted(found) != sorted(names) or BASE_WEIGHTS not in identity["files"]:
-        raise IntegrityError(f"{path}: it does not hold the weights that the identity names; restore it, or train again")
+        raise IntegrityError(
+            f"{path}: it does not hold the weights that the identity names; restore it, or train again"
+        )
     return found
 
 

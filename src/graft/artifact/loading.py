@@ -13,7 +13,7 @@ from graft.artifact.base_weights import restore_base_weights
 from graft.artifact.execution import attention, pick_device
 from graft.artifact.files import ADAPTER_WEIGHTS, IDENTITY, adapter_state, verified
 from graft.artifact.planning import base_of
-from graft.base import LockedBase, load_processor, pad_token_of
+from graft.base import LockedBase, load_processor, pad_token_of, quantization
 from graft.errors import ConfigError, IntegrityError
 from graft.tasks import State, Task, TaskConfig
 
@@ -89,6 +89,7 @@ def load(
             dtype=getattr(torch, identity["base"]["dtype"]),
             trust_remote_code=trust_remote_code,
             **attention(target, identity["max_length_tokens"]),
+            **quantization.arguments(identity["base"].get("quantization"), target),
         )
         wrapped = _wrapped(model, identity, new_modules, folder)
     _fill(wrapped, folder)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from graft.base import quantization
 from graft.base.contents import Fingerprint, differing, fingerprint
 from graft.base.places import BASES_VARIABLE, candidates, hub_folder, package_folder, resolve_hub
 from graft.base.section import BaseConfig, Kind
@@ -20,7 +21,16 @@ from graft.base.tokenizer import load_tokenizer, pad_token_of
 from graft.errors import ConfigError, IntegrityError, ResourceMissing, shown
 from graft.workspace import Workspace, read_json, write_json
 
-__all__ = ["BaseConfig", "LockedBase", "load_processor", "load_tokenizer", "lock", "locked", "pad_token_of"]
+__all__ = [
+    "BaseConfig",
+    "LockedBase",
+    "load_processor",
+    "load_tokenizer",
+    "lock",
+    "locked",
+    "pad_token_of",
+    "quantization",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +126,9 @@ class LockedBase(Fingerprint):
             "hub": "connect to the Hub (HF_HUB_OFFLINE is set, or it cannot be reached)",
             "scratch": "get its project's data (`dvc pull data.dvc`), from which it is made again",
         }[self.kind]
+        key = "base" if self.kind == "scratch" else "base.source"
         return (
-            f"{'base' if self.kind == 'scratch' else 'base.source'}: {shown(self.source)} is not here; {where}, or name a folder above a copy of it in "
+            f"{key}: {shown(self.source)} is not here; {where}, or name a folder above a copy of it in "
             f"{BASES_VARIABLE} (base digest {self.digest})"
         )
 

@@ -26,8 +26,8 @@ class TokenizerConfig(Section):
     rebuild the base."""
 
     vocabulary: int = Limit(default=4000, ge=300, le=1_000_000)
-    """At most how many tokens (fewer where the rows have fewer pieces): the 256 bytes (WordPiece: twice, at the start of a word and within) and the special tokens are
-    among them."""
+    """At most how many tokens (fewer where the rows have fewer pieces), the special tokens and the 256 bytes among them
+    (WordPiece has each byte twice: at the start of a word and within)."""
 
     chat_template: str | None = None
     """Jinja text that makes a conversation one text. Default: a plain one for decoders, with a token for each role;
@@ -73,6 +73,11 @@ class BaseConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The type of the frozen weights. ``bfloat16`` is faster where the processor has it; adapter weights stay float32."""  # noqa: E501
 
+    quantization: dict[str, Any] | None = None
+    """Keep the frozen matrices in few bits: the keys of transformers' ``BitsAndBytesConfig`` (``load_in_8bit: true``;
+    ``load_in_4bit: true``, ``bnb_4bit_quant_type: nf4``, ``bnb_4bit_compute_dtype: bfloat16``, ...). Needs the extra
+    ``quantized``. Everything else of the base is float32, so ``dtype`` stays as it is."""
+
     trust_remote_code: bool = False
     """Whether Python code that comes with a Hub model may run here."""
 
@@ -109,6 +114,10 @@ class BaseConfig(Section):
             raise ValueError(
                 "source must be package:<module>/<folder>, a Hub id (org/name), or a folder: absolute, or relative to "
                 f"params.yaml and starting with ./ or ../ (~ is not expanded); got {shown(self.source)}"
+            )
+        if self.quantization is not None and self.dtype != "float32":
+            raise ValueError(
+                "with quantization, dtype stays float32; quantization.bnb_4bit_compute_dtype is the products' type"
             )
         if self.revision is not None and self.kind != "hub":
             raise ValueError("revision is only for Hub ids; leave it out")

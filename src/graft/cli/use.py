@@ -1,4 +1,4 @@
-"""Commands that use a version: predict, reproduce."""
+"""Commands that use a version: predict, merge, reproduce."""
 
 from __future__ import annotations
 
@@ -167,6 +167,50 @@ def _fetched(place: Workspace, reference: str) -> Path:
                 for path in fetch(connection, version, Path(temporary)).iterdir():
                     path.rename(new / path.name)
     return folder
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft merge --out bases/reviews", "the adapter of this project and its base, as one transformers folder"),
+        ("graft merge --model models:/review-topic@champion --out merged", "a registered version"),
+    ),
+)
+def merge(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="models:/NAME@ALIAS or models:/NAME/NUMBER.")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="An adapter folder.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference of a logit, as a share of the largest logit.")
+    ] = 1e-4,
+    as_json: JSON = False,
+) -> None:
+    """Write base and adapter as one plain transformers model, and prove that its logits agree."""
+    import dataclasses
+
+    from graft import merging
+    from graft.cli import printing
+    from graft.errors import ConfigError
+
+    if model and adapter:
+        raise ConfigError("graft merge: give --model or --adapter, not both")
+    place = workspace()
+    folder = adapter or (_fetched(place, model) if model else _packed(place))
+    found = merging.merge(folder, place.root, out, tolerance=tolerance, version=model, trust_remote_code=_trusts(place))
+    if as_json:
+        printing.as_json(dataclasses.asdict(found))
+        return
+    print(f"{found.folder}: {found.architecture}, {found.parameters:,} parameters, float32")
+    print(
+        f"proof: on {found.rows} probe rows plain transformers differs by {found.difference:.1e} at most "
+        f"(allowed {found.allowed:.1e}, largest logit {found.largest:.3g})"
+    )
+    for note in found.notes:
+        print(note)
+    print(f"digest {found.digest}")
+    print(f"as the base of another project: base.source: {found.folder.resolve()}")
 
 
 @app.command(

@@ -170,7 +170,7 @@ def draw(
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the right answer of each row for people: the plot data's name for it, else the reference column."""
-    if data.get("confusion"):
+    """Return the right answer of each row for people: a text reference, the plot data's name for it, else its value."""
+    if data.get("confusion") and table["reference"].dtype.kind not in "OU":
         return [str(row["actual"]) for row in data["confusion"]]
     return [str(value) for value in table["reference"].tolist()] if "reference" in table else [""] * rows_in(table)

@@ -134,8 +134,8 @@ def _confidence(answer: Mapping[str, Any]) -> str:
 
 
 def _said(answer: Mapping[str, Any]) -> str:
-    """Return an answer for people: its label or its text where it has one, else all of it."""
-    said = next((answer[name] for name in ("label", "text") if name in answer), dict(answer))
+    """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
+    said = next((answer[name] for name in ("label", "labels", "text", "tags") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 
@@ -197,7 +197,7 @@ def _weakest(confusion: Confusion) -> Iterator[str]:
     ]
     if len(recalls) > 1:
         recall, name, rows = min(recalls)
-        yield f"Weakest label: `{name}`, of whose {rows} test rows it finds {percent(recall)}."
+        yield f"Weakest label: `{name}`, of whose {rows} cases it finds {percent(recall)}."
     unseen = [f"`{name}`" for place, name in enumerate(confusion.labels) if not actual[place]]
     if unseen:
         yield f"Not measured, since no test row has them: {', '.join(unseen)}."

@@ -180,6 +180,15 @@ class Task(abc.ABC):
     def predictions(self, config: Any, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         """Return the prediction columns ([N, ...]) of ``outputs`` ([N, ...]), without the reference column."""
 
+    def predicted(
+        self, config: Any, outputs: np.ndarray, rows: Sequence[Mapping[str, Any]], state: State
+    ) -> dict[str, np.ndarray]:
+        """Return :meth:`predictions` and the columns that only the token rows can tell (a text cut from a context).
+
+        This is what is called; a task overrides it where its answers repeat something of the row.
+        """
+        return self.predictions(config, outputs, state)
+
     @abc.abstractmethod
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
         """Return the reference columns ([N]) of token rows."""
@@ -207,7 +216,8 @@ class Task(abc.ABC):
         """Return a raw row by task field, as JSON, made from the first row of the batch ``probe`` (:meth:`collate`)."""
         text = processor.decode(probe["input_ids"][0].tolist(), skip_special_tokens=True)
         asked = [one for one in self.fields_of(config) if one.required and not one.target]
-        return {one.name: text.split() if one.type == "strings" else text for one in asked}
+        values = {"strings": text.split(), "number": 0.0}
+        return {one.name: values.get(one.type, text) for one in asked}
 
     # -- report
     def measured(self, config: Any, table: Mapping[str, np.ndarray], state: State) -> dict[str, str]:
@@ -283,6 +293,8 @@ def load_with_head(
             f"base.source: {described.model_type} is {_a(family_of(described))}, and this task needs "
             f"{' or '.join(map(_a, families))}; choose another base or task"
         )
+    if kwargs.get("quantization_config") is not None:
+        kwargs["quantization_config"].llm_int8_skip_modules = _unquantized(auto_class, described)
     with quiet():
         model, info = getattr(transformers, auto_class).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -298,6 +310,18 @@ def load_with_head(
             f"({shown(broken[0])}, ...): they would be random; fetch the base again"
         )
     return model, _topmost(head | lost, [name for name, _ in model.named_parameters()])
+
+
+def _unquantized(auto_class: str, described: Any) -> list[str]:
+    """Return the modules of a quantised base that stay as they are: heads, pooler, output embeddings."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, auto_class).from_config(described)
+    inside = hasattr(model, model.base_model_prefix)
+    outside = [name for name, _ in model.named_children() if inside and name != model.base_model_prefix]
+    return [*outside, *(name for name in ("pooler", "lm_head") if name not in outside)]
 
 
 def _a(family: Family) -> str:

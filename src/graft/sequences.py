@@ -1,0 +1,172 @@
+"""One text, or a pair, as the tokens that a head on whole texts reads, with numeric columns beside them.
+
+What text classification, with one label or several, and regression share: the same rows go in, only the answers differ.
+Numeric columns are fields of type number; they are standardised with the mean and the standard deviation of the
+training rows, which are part of the task's state, and reach models that take them (output adapters).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graft.padding import mask_of, padded, split_windows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    Row = Mapping[str, Any]
+
+NUMERIC = "numeric"
+"""The entry of a state that holds mean and standard deviation of each numeric column."""
+
+
+def check_numeric(columns: tuple[str, ...], taken: Sequence[str]) -> tuple[str, ...]:
+    """Return the numeric columns that a task section names.
+
+    Raises:
+        ValueError: one is named twice, or as another field of the task.
+    """
+    if len(set(columns)) != len(columns) or set(columns) & {*taken, "id"}:
+        raise ValueError(f"numeric_columns must be distinct names, and none of {', '.join(taken)}, id")
+    return columns
+
+
+class Moments:
+    """Mean and standard deviation of number fields, learnt while rows pass by (Welford, 1962)."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.rows = 0
+        self._means = dict.fromkeys(self.names, 0.0)
+        self._squares = dict.fromkeys(self.names, 0.0)
+
+    def watched(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows, having counted each."""
+        for row in rows:
+            self.rows += 1
+            for name in self.names:
+                self._add(name, float(row[name]))
+            yield row
+
+    def _add(self, name: str, value: float) -> None:
+        before = value - self._means[name]
+        self._means[name] += before / self.rows
+        self._squares[name] += before * (value - self._means[name])
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """Return ``{name: {mean, std}}``; the spread of a column that never varies is 1, so that it becomes 0."""
+        rows = max(self.rows, 1)
+        spreads = {name: math.sqrt(self._squares[name] / rows) for name in self.names}
+        return {name: {"mean": self._means[name], "std": spreads[name] or 1.0} for name in self.names}
+
+
+def standardised(value: float, moments: Mapping[str, float]) -> float:
+    """Return how many standard deviations ``value`` is above the mean."""
+    return (float(value) - moments["mean"]) / moments["std"]
+
+
+def encode_texts(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, state: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return token rows of ``text`` (and ``text_pair``): one sequence, cut at ``max_length_tokens``.
+
+    Each has ``input_ids``, ``token_type_ids`` (None for a single text), ``untruncated_length`` and ``features``
+    (standardised numeric columns in the order of the state; None without any).
+    """
+    encoded = _encode(rows, tokenizer, None)
+    lengths = [len(one["input_ids"]) for one in encoded]
+    long = [index for index, length in enumerate(lengths) if length > max_length_tokens]
+    for index, one in zip(long, _encode([rows[index] for index in long], tokenizer, max_length_tokens), strict=True):
+        encoded[index] = one
+    return [
+        {**one, "untruncated_length": length, "features": features_of(row, state)}
+        for row, one, length in zip(rows, encoded, lengths, strict=True)
+    ]
+
+
+def encode_apart(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, state: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return token rows of two texts encoded alone: two windows in ``input_ids``, each cut at ``max_length_tokens``."""
+    both = [
+        encode_texts(
+            [{**row, "text": row[name], "text_pair": None} for row in rows], tokenizer, max_length_tokens, state
+        )
+        for name in ("text", "text_pair")
+    ]
+    return [
+        {
+            "input_ids": [*first["input_ids"], *second["input_ids"]],
+            "token_type_ids": None,
+            "windows": [len(first["input_ids"]), len(second["input_ids"])],
+            "untruncated_length": first["untruncated_length"] + second["untruncated_length"],
+            "features": first["features"],
+        }
+        for first, second in zip(*both, strict=True)
+    ]
+
+
+def features_of(row: Row, state: Mapping[str, Any]) -> list[float] | None:
+    """Return the standardised numeric columns of a row, in the order of the state; None without any."""
+    columns: Mapping[str, Mapping[str, float]] = state.get(NUMERIC, {})
+    return [standardised(row[name], moments) for name, moments in columns.items()] or None
+
+
+def collate_texts(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Return the padded inputs of token rows, without targets.
+
+    ``input_ids``, ``attention_mask`` int64 [B, T]; ``token_type_ids`` int64 [B, T] where a row has them; ``features``
+    float32 [B, F] where there are numeric columns; ``window_row`` int64 [2 B] where texts were encoded apart (then a
+    line is a text).
+    """
+    import torch
+
+    apart = any(row.get("windows") is not None for row in rows)
+    ids = [line for row in rows for line in split_windows(row["input_ids"], row["windows"])] if apart else None
+    lines = ids or [row["input_ids"] for row in rows]
+    batch = {"input_ids": padded(lines, pad_token_id), "attention_mask": mask_of(lines)}
+    if apart:
+        batch["window_row"] = torch.arange(len(rows)).repeat_interleave(2)
+    if any(row.get("token_type_ids") is not None for row in rows):
+        types = [row.get("token_type_ids") or [] for row in rows]
+        batch["token_type_ids"] = padded(types, 0, width=batch["input_ids"].shape[1])
+    if all(row.get("features") is not None for row in rows):
+        batch["features"] = torch.tensor([row["features"] for row in rows], dtype=torch.float32)
+    return batch
+
+
+def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the head's answer to a batch: [B, C] in the type that the head computes in.
+
+    ``features`` reach models that say that they take them (``takes_features``).
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept_out = {"labels", "window_row"} | (set() if getattr(inner, "takes_features", False) else {"features"})
+    logits: torch.Tensor = model(**{name: value for name, value in batch.items() if name not in kept_out}).logits
+    return logits
+
+
+def _encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, limit: int | None) -> list[dict[str, Any]]:
+    """Return ``input_ids`` and, for a pair, ``token_type_ids`` (None otherwise) of each row, cut at ``limit``."""
+    result: list[dict[str, Any]] = [{} for _ in rows]
+    for paired in (False, True):
+        chosen = [index for index, row in enumerate(rows) if bool(row.get("text_pair")) is paired]
+        if not chosen:
+            continue
+        encoded = tokenizer(
+            [rows[index]["text"] for index in chosen],
+            [rows[index]["text_pair"] for index in chosen] if paired else None,
+            truncation="longest_first" if limit else False,
+            max_length=limit,
+            return_attention_mask=False,
+            return_token_type_ids=paired and "token_type_ids" in tokenizer.model_input_names,
+            verbose=False,
+        )
+        types = encoded.get("token_type_ids") or [None] * len(chosen)
+        for index, ids, type_ids in zip(chosen, encoded["input_ids"], types, strict=True):
+            result[index] = {"input_ids": ids, "token_type_ids": type_ids}
+    return result
