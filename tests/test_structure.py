@@ -30,6 +30,7 @@ ORDER = (
         "likelihood",
         "generation",
         "language_modeling",
+        "conversations",
         "prompting",
         "pooling",
         "sequences",
@@ -56,6 +57,7 @@ ORDER = (
         "runs",
         "checks",
         "projects",
+        "groups",
     ),
     *("services", "housekeeping", "cli"),
 )
