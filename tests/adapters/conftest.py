@@ -49,6 +49,7 @@ def _labelled(**more: Any) -> tuple[dict[str, Any], ...]:
 
 
 _TRANSLATED = _pairs("source", "target")
+_SHORT = {"max_target_tokens": 16}
 EXAMPLES: dict[str, tuple[Example, ...]] = {
     "text_classification": (Example("encoder", _labelled()), Example("decoder", _labelled())),
     "multi_label_classification": (
@@ -72,8 +73,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             {"stride_tokens": 4, "max_question_tokens": 8, "max_answer_tokens": 4},
         ),
     ),
-    "translation": (Example("encoder-decoder", _TRANSLATED), Example("decoder", _TRANSLATED)),
-    "summarization": (Example("encoder-decoder", _TRANSLATED),),
+    "translation": (
+        Example("encoder-decoder", _TRANSLATED, _SHORT),
+        Example("decoder", _TRANSLATED, {**_SHORT, "prompt": "{source} is"}),
+    ),
+    "summarization": (Example("encoder-decoder", _TRANSLATED, _SHORT),),
     "text_generation": (Example("decoder", tuple({"text": text} for text in TEXTS)),),
     "chat": (Example("decoder", _pairs("prompt", "completion")),),
     "preference": (

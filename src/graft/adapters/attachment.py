@@ -121,7 +121,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     if model.dtype == torch.bfloat16:
         _run_mixed(wrapped)
     remember_names(wrapped, names)
-    off = _without_prompt if config.is_prompt_learning else type(wrapped).disable_adapter
+    off = _without_prompt if config.is_prompt_learning else _without_layers
     wrapped.disable_adapter = functools.partial(_switched_off, wrapped, off)
     return wrapped
 
@@ -251,6 +251,17 @@ def _switched_off(model: PeftModel, off: Callable[[PeftModel], AbstractContextMa
             yield
     finally:
         model.switched_off = False
+
+
+def _without_layers(model: PeftModel) -> AbstractContextManager[None]:
+    """Run ``model`` with PEFT's layers off; a method without any (``full``) has nothing to switch, and PEFT refuses."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if not any(isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in model.modules()):
+        return contextlib.nullcontext()
+    off: AbstractContextManager[None] = type(model).disable_adapter(model)
+    return off
 
 
 @contextlib.contextmanager

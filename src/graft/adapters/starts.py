@@ -52,6 +52,10 @@ def begin_from_base(model: PeftModel, start: str) -> None:
                 f"adapter.init_lora_weights: {start!r} starts linear layers alone, and {name} is "
                 f"{type(layer.get_base_layer()).__name__}; leave it out of adapter.target_modules"
             )
+        if not layer.get_base_layer().weight.is_floating_point():
+            raise ConfigError(
+                f"adapter.init_lora_weights: {start!r} decomposes the base's weights, and these are quantized; use true"
+            )
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         if not a.is_meta:
             weight = layer.get_base_layer().weight
