@@ -14,8 +14,8 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from graft import stages
-from graft.errors import ConfigError, IntegrityError, shown
+from graft import base, params, stages
+from graft.errors import ConfigError, IntegrityError, ResourceMissing, shown
 from graft.repository import Repository
 from graft.workspace import Workspace
 from pipelines import journal, logs
@@ -47,6 +47,7 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
     logger = get_run_logger()
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: at {shown(repository.commit())}, asked for {commit}; refused")
+    get_data_of_base(repository)
     result = repository.run_stage(stage, pull=True, force=force, on_line=logger.info)
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: moved from {commit} to {shown(repository.commit())} during {stage}; refused")
@@ -54,6 +55,17 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
     message = f"{stage} at {commit}: {result.outcome} in {result.seconds:.1f} s, {pushed} files pushed"
     logger.info(message)
     return Completed(message=message)
+
+
+def get_data_of_base(repository: Repository) -> None:
+    """Pull data/ where the base is one from scratch that this machine lacks: it is made from the training rows."""
+    workspace = repository.workspace
+    config = params.load(workspace.params).base
+    if config.kind == "scratch":
+        try:
+            base.locked(workspace, config).folder(workspace.root, weights=False)
+        except ResourceMissing:
+            repository.pull_data()
 
 
 def project_of_clone(project: str) -> Workspace:

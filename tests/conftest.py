@@ -121,6 +121,36 @@ def write_tiny_base(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def write_tiny_vit(folder: Path, **overrides: Any) -> None:
+    """Save a random ViT (8 x 8 pixels in patches of 4, two layers, hidden size 32) and its image processor."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = ViTConfig(**{"image_size": 8, "patch_size": 4, "initializer_range": 0.1, **sizes, **overrides})
+        ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": 8, "width": 8}, image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.25, 0.2]
+    ).save_pretrained(folder)
+
+
+def toy_picture(label: str, seed: int) -> bytes:
+    """Return a noisy PNG, 12 pixels wide and 10 high, with a bright left half, right half or top."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 90, (10, 12, 3), np.uint8)
+    place = {"left": np.s_[:, :6], "right": np.s_[:, 6:], "top": np.s_[:5]}[label]
+    pixels[place] += 150
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
 def write_project(path: Path, base: Path, overrides: Mapping[str, Any]) -> Workspace:
     """Write a small project at ``path`` with its own copy of ``base``.
 
@@ -178,6 +208,26 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "base"
     write_tiny_base(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer ViT and its image processor. Read it; do not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "vit"
+    write_tiny_vit(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_vit() -> Callable[..., None]:
+    """``make_vit(folder, **config)``: save a random ViT with other settings."""
+    return write_tiny_vit
+
+
+@pytest.fixture(scope="session")
+def picture_of() -> Callable[[str, int], bytes]:
+    """``picture_of(label, seed)``: an encoded picture of ``left``, ``right`` or ``top``."""
+    return toy_picture
 
 
 @pytest.fixture

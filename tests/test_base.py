@@ -165,7 +165,7 @@ def test_roberta_takes_as_many_tokens_as_its_positions_say():
             max_position_embeddings=12,
         )
     ).eval()
-    limit = contents._positions(model.config.to_dict())
+    limit = contents.positions_of(model.config.to_dict())
     model(torch.full((1, limit), 5))
     with pytest.raises((IndexError, RuntimeError), match=r"range|size|expand"):
         model(torch.full((1, limit + 1), 5))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graft import checks
 from graft.checks import Finding, Report, check
 from graft.errors import ConfigError, GraftError, ResourceMissing
 from graft.workspace import Workspace
@@ -237,3 +238,22 @@ def test_report_s_exit_code(codes: list[int], expected: int, kind: type[GraftErr
         report.refuse_failures()
     assert caught.value.exit_code == expected
     assert list(caught.value.problems) == [f"problem {code}" for code in codes]
+
+
+@pytest.mark.parametrize(("flags", "found"), [("fpu avx2 sse4_2", False), ("avx512f avx512_bf16", True), (None, True)])
+def test_bfloat16_is_looked_for_in_the_processors_flags(tmp_path: Path, flags: str | None, found: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    if flags is not None:
+        path.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    assert checks._has_bfloat16(path) is found
+
+
+def test_bfloat16_that_is_only_emulated_is_warned_of(
+    tmp_path: Path, make_project: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_project(tmp_path / "project", base={"dtype": "bfloat16"})
+    monkeypatch.setattr(checks, "_has_bfloat16", lambda: False)
+    texts = [one.text for one in checks.check(place, adapter=False).findings if one.state == "warn"]
+    assert any("base.dtype: bfloat16, which this processor only emulates" in text for text in texts)
+    monkeypatch.setattr(checks, "_has_bfloat16", lambda: True)
+    assert not any("emulates" in one.text for one in checks.check(place, adapter=False).findings)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "warn", "fail"]
 FIRST_ROWS = 50
 SHOWN_BROKEN_ROWS = 5
+SHOWN_UNFROZEN = 3
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
     if not broken:
         files = sum(len(one) for one in found.values())
-        fields = ", ".join(field.name for field in _fields(sections) if field.required)
+        fields = ", ".join(field.name for field in _fields(sections) if field.required) or "fields"
         yield Finding(
             "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )
@@ -194,12 +195,16 @@ def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | 
         locked.folder(workspace.root)
     except GraftError as error:
         return None, [_failed("base", error)]
+    try:
+        base.quantization.arguments(sections["base"].quantization, "cpu")
+    except GraftError as error:
+        return None, [_failed("base", error)]
     text = f"{locked.source}: {locked.model_type}, {locked.parameters:,} parameters, files as sources.lock pins them"
     return locked, [Finding("base", "ok", text)]
 
 
 def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
-    if base is None or "tokenization" not in sections:
+    if base is None or not {"task", "tokenization"} <= sections.keys() or _reads_pictures(sections):
         return
     wanted, positions = sections["tokenization"].max_length_tokens, base.positions
     if positions is not None and wanted > positions:
@@ -211,6 +216,13 @@ def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator
     else:
         limit = f"the base's {positions} positions" if positions is not None else "a base without a limit"
         yield Finding("tokenization", "ok", f"max_length_tokens: {wanted} of {limit}")
+
+
+def _reads_pictures(sections: dict[str, Any]) -> bool:
+    """Say whether the task has pictures, whose size the base's image processor decides: no limit applies to them."""
+    from graft import tasks
+
+    return tasks.get(sections["task"].name).processor == "image"
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:
@@ -227,6 +239,23 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("training", "fail", text, 7)
     else:
         yield Finding("training", "ok", f"device {training.device}, {training.threads} threads, seed {training.seed}")
+    base = sections.get("base")
+    if base and base.dtype == "bfloat16" and not placed and _runs_on_cpu(training.device) and not _has_bfloat16():
+        text = "base.dtype: bfloat16, which this processor only emulates (30 times slower); set float32, or use a GPU"
+        yield Finding("training", "warn", text)
+
+
+def _runs_on_cpu(device: str) -> bool:
+    """Say whether training runs on the CPU, as far as that is known without importing torch."""
+    return device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia").exists())
+
+
+def _has_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Say whether the processor multiplies bfloat16 itself; where nobody says, it is believed to."""
+    if not cpu.is_file():
+        return True
+    known = set(cpu.read_text(encoding="utf-8", errors="replace").split())
+    return bool(known & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _has_cuda() -> bool:
@@ -291,10 +320,14 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     """Ask PEFT what the adapter would train, on a model without weights."""
     from graft import tasks
     from graft.adapters import peft_config, preview
+    from graft.base.quantization import refuse_method
 
     task, config = tasks.get(sections["task"].name), sections["task"]
     try:
-        peft_config(sections["adapter"])
+        found = peft_config(sections["adapter"])
+        if sections["base"].quantization:
+            unfreezes = "training" in sections and bool(sections["training"].unfreeze)
+            refuse_method(sections["adapter"].method, unfreezes, found.is_prompt_learning)
         state = _state(workspace, sections)
         if state is None:
             yield Finding(
@@ -303,12 +336,20 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
             return
         trust = sections["base"].trust_remote_code
         summary = preview(
-            task, config, state, base.folder(workspace.root), sections["adapter"], trust_remote_code=trust
+            task,
+            config,
+            state,
+            base.folder(workspace.root),
+            sections["adapter"],
+            trust_remote_code=trust,
+            unfreeze_patterns=sections["training"].unfreeze if "training" in sections else (),
         )
     except GraftError as error:
         yield from _problems("adapter", error)
         return
     yield Finding("adapter", "ok", _described(summary))
+    if summary.head_input:
+        yield Finding("adapter", "ok", _kept(workspace, sections, summary))
 
 
 def _state(workspace: Workspace, sections: dict[str, Any]) -> dict[str, Any] | None:
@@ -334,7 +375,31 @@ def _described(summary: AdapterSummary) -> str:
         kinds[last] = kinds.get(last, 0) + 1
     modules = ", ".join(f"{name} ({count})" for name, count in kinds.items()) or "no module of the base"
     saved = f"; in full: {', '.join(summary.saved_modules)}" if summary.saved_modules else ""
+    if summary.unfrozen:
+        shown = ", ".join(summary.unfrozen[:SHOWN_UNFROZEN]) + (
+            ", ..." if len(summary.unfrozen) > SHOWN_UNFROZEN else ""
+        )
+        saved += f"; {len(summary.unfrozen)} of the base's own: {shown}"
     return (
         f"{summary.method} trains {summary.trainable_parameters:,} of {summary.total_parameters:,} parameters "
         f"({summary.share:.2%}), {size:.1f} MB, on {modules}{saved}"
     )
+
+
+def _kept(workspace: Workspace, sections: dict[str, Any], summary: AdapterSummary) -> str:
+    """Say what the base's outputs take, which are computed once where nothing below the head is trained."""
+    from graft.tokenization import MANIFEST
+    from graft.workspace import read_json
+
+    *positions, width = summary.head_input
+    unit = "row" if len(positions) == 1 else "token"
+    each = width * (2 if sections["base"].dtype == "bfloat16" else 4)
+    text = f"nothing below the head is trained: base outputs are computed once, about {each:,} bytes a {unit}"
+    if (workspace.tokens / MANIFEST).is_file():
+        splits = read_json(workspace.tokens / MANIFEST)["splits"]
+        count = sum(splits[name][f"{unit}s"] for name in ("train", "validation"))
+        text += f", {each * count / 1e6:,.1f} MB in .graft/store"
+        limit = sections["training"].frozen_cache_bytes if "training" in sections else None
+        if limit is not None and each * count > limit:
+            text += f", above training.frozen_cache_bytes ({limit:,}): they are computed in each epoch"
+    return text

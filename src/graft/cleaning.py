@@ -96,12 +96,12 @@ class Cleaning:
         self.counts.update(changed)
 
     def _is_duplicate(self, row: Mapping[str, Any], fields: Sequence[Field], place: str) -> bool:
-        texts = {field.name: row[field.name] for field in fields if field.text}
+        texts = {field.name: row[field.name] for field in fields if field.text or field.type == "image"}
         text, whole = _digest(texts), _digest({field.name: row[field.name] for field in fields})
         if whole in self._rows:
             self.counts[DUPLICATES] += 1
             name, value = next(iter(texts.items()), ("", ""))
-            self._note(DUPLICATES, place, name, value if isinstance(value, str) else json.dumps(value), None)
+            self._note(DUPLICATES, place, name, value if isinstance(value, str) else _json(value), None)
             return True
         if text in self._texts:
             self.disagreements += 1
@@ -116,7 +116,12 @@ class Cleaning:
 
 
 def _digest(values: Mapping[str, Any]) -> bytes:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).digest()
+    return hashlib.blake2b(_json(values).encode(), digest_size=16).digest()
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON; a picture's bytes by their digest."""
+    return json.dumps(value, default=lambda picture: f"picture {hashlib.sha256(picture).hexdigest()}")
 
 
 def _first_change(before: str | Sequence[str], after: str | Sequence[str]) -> tuple[str, str]:

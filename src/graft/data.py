@@ -23,6 +23,7 @@ from graft.cleaning import Cleaning, CleanStep, clean, clean_value
 from graft.config import Section
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_files, digest_json
+from graft.pictures import EXPECTED, FILES, LARGEST_PIXELS, Pictures
 from graft.reading import DECODER, READERS, Limits, Problem, RowError, describe, read_rows
 from graft.workspace import SPLITS
 
@@ -62,6 +63,9 @@ class DataConfig(Section):
     max_depth: int = Limit(default=16, ge=1, le=100)
     """The deepest nesting of JSON brackets that is read; the row's own bracket counts."""
 
+    max_image_pixels: int = Limit(default=1 << 25, ge=1, le=LARGEST_PIXELS)
+    """The largest picture that is read, width times height: a small file can unpack to more than memory holds."""
+
     @property
     def limits(self) -> Limits:
         """The limits as the file reader takes them."""
@@ -90,9 +94,10 @@ def parts(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(f"{name}: no such folder; `graft import FILE` makes it, `dvc pull` gets what data.dvc names")
     problems = [
-        f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)} and nothing else"
+        f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)}, {FILES} for pictures, "
+        f"and nothing else"
         for path in _visible(folder)
-        if path.name not in SPLITS
+        if path.name not in SPLITS and not (path.name == FILES and path.is_dir())
     ]
     found: dict[str, list[Path]] = {}
     for split in SPLITS:
@@ -116,8 +121,10 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def data_digest(folder: Path) -> str:
-    """Return one sha256 over the names and contents of all part files."""
-    return digest_json(digest_files(folder, [path for files in parts(folder).values() for path in files]))
+    """Return one sha256 over the names and contents of all part files, and of the pictures that they name."""
+    found = [path for files in parts(folder).values() for path in files]
+    pictures = (path for path in (folder / FILES).rglob("*") if path.is_file())
+    return digest_json(digest_files(folder, [*found, *pictures]))
 
 
 def rows_of(folder: Path, split: str, fields: Sequence[Field], config: DataConfig) -> Iterator[Record]:
@@ -156,7 +163,7 @@ def read_part(
     """
     cleaning = cleaning or Cleaning(config.clean)
     schema = Schema.of(fields, config, path)
-    for found in read_rows(path, root, config.limits):
+    for found in read_rows(path, root, config.limits, schema.images):
         if isinstance(found, Problem):
             yield found
             continue
@@ -175,18 +182,29 @@ class Schema:
     columns: Mapping[str, str]
     textual: bool
     named_id: bool
+    pictures: Pictures
     present: set[str] = dataclass_field(default_factory=set)
     absent: set[str] = dataclass_field(default_factory=set)
 
     @classmethod
-    def of(cls, fields: Sequence[Field], config: DataConfig, path: Path) -> Schema:
+    def of(cls, fields: Sequence[Field], config: DataConfig, path: Path, pictures: Path | None = None) -> Schema:
         """Return the schema for one part file.
+
+        ``pictures`` is where the paths of pictures start in a file that is no part; those of a part stay in ``files``
+        beside its split.
 
         Raises:
             ConfigError: ``data.columns`` names a field that the task does not have.
         """
         textual = path.suffix in (".csv", ".tsv")
-        return cls(fields, _columns(fields, config), textual, named_id="id" in config.columns)
+        folder, inside = (pictures, "") if pictures else (path.parent.parent, FILES)
+        found = Pictures(folder, inside, config.max_image_pixels)
+        return cls(fields, _columns(fields, config), textual, "id" in config.columns, found)
+
+    @property
+    def images(self) -> frozenset[str]:
+        """The columns of pictures."""
+        return frozenset(self.columns[field.name] for field in self.fields if field.type == "image")
 
     def numbers_and_lists(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of ``values`` that hold a number or a list as text, with the value that ``row`` has."""
@@ -195,6 +213,11 @@ class Schema:
             for field in self.fields
             if self.textual and field.type in STRUCTURED and self.columns[field.name] in values
         }
+
+    def pictures_of(self, row: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the pictures of a typed row by their column."""
+        found = {self.columns[field.name]: row.get(field.name) for field in self.fields if field.type == "image"}
+        return {column: picture for column, picture in found.items() if picture is not None}
 
     def read(self, place: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None, list[Problem]]:
         """Return the typed row (without the fields that are wrong), its id, and what is wrong."""
@@ -207,7 +230,7 @@ class Schema:
                 problems += self.missing(place, column, field.name, _EXPECTED[field.type], values)
                 continue
             try:
-                row[field.name] = _typed(field, values.get(column), self.textual)
+                row[field.name] = _typed(field, values.get(column), self.pictures, textual=self.textual)
             except RowError as error:
                 problems.append(Problem(place, column, error.expected, error.found))
         column = self.columns["id"]
@@ -253,6 +276,7 @@ _EXPECTED = {
     "labels": "a list of labels (strings, integers or booleans)",
     "messages": "a list of messages, each with a role and a content (strings)",
     "answers": "an object with text (strings) and answer_start (as many whole numbers)",
+    "image": f"{EXPECTED} (its path, a data URI or its bytes)",
 }
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
@@ -260,7 +284,7 @@ _ID = "an id (string or integer)"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def _typed(field: Field, value: Any, textual: bool) -> Any:
+def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> Any:
     """Return ``value`` in the field's type; ``textual``: from a file in which everything is text."""
     if value is None or (textual and value == "" and not field.required):
         if field.required:
@@ -269,6 +293,8 @@ def _typed(field: Field, value: Any, textual: bool) -> Any:
     if textual and field.type in STRUCTURED:
         value = _from_text(field.type, value)
     match field.type:
+        case "image":
+            return pictures.read(value)
         case "string" if isinstance(value, str):
             return value
         case "label" if isinstance(value, str | bool | int):
@@ -308,11 +334,13 @@ def _is_answers(value: Any) -> bool:
 def cleaned(field: Field, value: Any, steps: Sequence[str], place: str) -> Any:
     """Return one value that came from outside the part files (predict, serving), typed and cleaned as theirs are.
 
+    A picture is bytes, base64 or a data URI here, never a path: who asks a server must not make it read its own files.
+
     Raises:
         DataError: it is not of the field's type; the message begins with ``place``.
     """
     try:
-        typed = _typed(field, value, textual=False)
+        typed = _typed(field, value, Pictures(None), textual=False)
     except RowError as error:
         raise DataError(f"{place}: expected {error.expected}, found {error.found}") from None
     return clean_value(typed, steps) if field.text and typed is not None else typed

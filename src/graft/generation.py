@@ -50,11 +50,14 @@ def generate_ids(
 ) -> list[list[int]]:
     """Return the tokens that ``model`` adds to each prompt, without prompt, padding and everything after the end.
 
-    Prompts of like length share a batch; the order of the result is that of ``prompts``. The model keeps its mode.
+    Prompts of like length share a batch; the order of the result is that of ``prompts``. The model keeps its mode. An
+    adapter that is switched off has no part in it.
     """
     import torch
 
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    # A method that trains a prompt puts it in front in its own ``generate``, whether it is switched off or not.
+    speaker: Any = inner if getattr(model, "switched_off", False) else model
     decoder = not inner.config.is_encoder_decoder
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -64,7 +67,7 @@ def generate_ids(
             chosen = order[start : start + settings.batch_rows]
             ids = padded([prompts[index] for index in chosen], pad_token_id, left=decoder).to(inner.device)
             mask = mask_of([prompts[index] for index in chosen], left=decoder).to(inner.device)
-            answers = model.generate(  # type: ignore[operator]
+            answers = speaker.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 do_sample=False,

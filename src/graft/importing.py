@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from graft.data import DataConfig, Problem, Schema
 from graft.errors import DataError, shown
+from graft.pictures import file_name
 from graft.reading import READERS, read_rows
 from graft.splitting import Shares, assign, by_time
 from graft.workspace import SPLITS, Workspace, replaced
@@ -117,22 +118,30 @@ class _Source:
         self.present = {split for split, _ in self.files if split}
         self.complete = self.present == set(SPLITS)
         self.names = {name: data.columns.get(name, name) for name in ("text", "label")}
+        pictures = [one.name for one in fields if one.type == "image"]
+        self.key = data.columns.get(pictures[0], pictures[0]) if pictures else self.names["text"]
+        """The column whose equal values stay in one split."""
+        self.kind = "picture" if pictures else "text"
         if self.present and "train" not in self.present:
             raise DataError(f"{self.name}: has {', '.join(sorted(self.present))}, but nothing named train")
 
-    def rows(self) -> Iterator[tuple[str | None, str, dict[str, Any]] | Problem]:
-        """Yield ``(split or None, place, {column: value})`` for each row, and a problem for each bad one."""
+    def rows(self, data: Path | None = None) -> Iterator[tuple[str | None, str, dict[str, Any]] | Problem]:
+        """Yield ``(split or None, place, {column: value})`` for each row, and a problem for each bad one.
+
+        A picture's value is the path that it has in a data folder; where ``data`` is one, the picture is copied there.
+        """
         for split, path in self.files:
-            schema = Schema.of(self.fields, self.data, path) if self.fields else None
-            for found in read_rows(path, self.root, self.data.limits):
+            schema = Schema.of(self.fields, self.data if self.fields else DataConfig(), path, path.parent)
+            for found in read_rows(path, self.root, self.data.limits, schema.images):
                 if isinstance(found, Problem):
                     yield found
                     continue
                 place, values = found
-                problems = list(_to_json(place, values))
-                if schema and not problems:
+                problems = list(_to_json(place, values, schema.images))
+                if self.fields and not problems:
                     row, _, problems = schema.read(place, values)
                     values |= schema.numbers_and_lists(row, values)
+                    values |= _kept(schema.pictures_of(row), data)
                 yield from problems
                 if not problems:
                     yield split, place, values
@@ -179,9 +188,22 @@ def _split_of(path: Path) -> str | None:
     return SPLIT_NAMES[named[1].lower()] if named else None
 
 
-def _to_json(place: str, values: dict[str, Any]) -> Iterator[Problem]:
+def _kept(pictures: Mapping[str, bytes], data: Path | None) -> dict[str, str]:
+    """Return each column's picture as its path in a data folder; where ``data`` is one, copy new pictures there."""
+    names = {column: file_name(content) for column, content in pictures.items()}
+    for column, name in names.items():
+        path = data / name if data else None
+        if path and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pictures[column])
+    return names
+
+
+def _to_json(place: str, values: dict[str, Any], images: frozenset[str]) -> Iterator[Problem]:
     """Make Parquet's values JSON's in place: times as ISO 8601, pandas' NaN as null; yield what has no JSON form."""
     for column, value in values.items():
+        if column in images:
+            continue
         if isinstance(value, datetime.datetime | datetime.date):
             values[column] = value.isoformat()
         elif isinstance(value, float) and math.isnan(value):
@@ -227,7 +249,7 @@ def _read_keys(table: _Source, stratify: str | None, group: str | None, time: st
             problems.append(Problem(place, label, "a value to stratify by (string or integer)", shown(value)))
         try:
             keys.times.append(_time(values.get(time)) if time else 0.0)
-            keys.groups.append(_group(group, values, number) if group else _text_key(values, table.names["text"]))
+            keys.groups.append(_group(group, values, number) if group else _text_key(values, table.key))
         except ValueError as error:
             column = time or group or ""
             problems.append(Problem(place, column, str(error), shown(values.get(column))))
@@ -238,7 +260,7 @@ def _read_keys(table: _Source, stratify: str | None, group: str | None, time: st
         raise DataError.from_problems(title, [str(problem) for problem in problems[:KEPT_PROBLEMS]])
     keys.label = label if labelled else None
     stratified = f"stratified by {label}, " if labelled else ""
-    kept = f"rows with equal {group or 'text'} stay together"
+    kept = f"rows with equal {group or table.kind} stay together"
     keys.note = f"by {time}, the oldest rows train" if time else stratified + kept
     return keys
 
@@ -310,13 +332,13 @@ def _placed(keys: _Keys, shares: Shares, seed: int, *, timed: bool) -> list[str]
 
 
 def _write(table: _Source, folder: Path, places: Sequence[str], keys: _Keys, part_rows: int) -> ImportSummary:
-    """Write the rows to part files in the order of the source; the folder appears whole or not at all."""
+    """Write the rows to part files in the order of the source, and their pictures; the folder appears as a whole."""
     columns: dict[str, None] = {}
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     with replaced(folder) as new, contextlib.ExitStack() as files:
         writers = {split: files.enter_context(_Parts(new / split, part_rows)) for split in SPLITS}
         try:
-            for found, split, label in zip(table.rows(), places, keys.labels, strict=True):
+            for found, split, label in zip(table.rows(new), places, keys.labels, strict=True):
                 if isinstance(found, Problem):
                     raise DataError(f"{found}; the source changed while it was imported")
                 columns |= dict.fromkeys(found[2])

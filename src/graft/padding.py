@@ -33,6 +33,15 @@ def mask_of(rows: Sequence[Sequence[Any]], *, left: bool = False) -> torch.Tenso
     return padded([[1] * len(row) for row in rows], 0, left=left)
 
 
+def windows_of(count: int, room: int, overlap: int) -> list[range]:
+    """Return the windows of at most ``room`` items that cover ``count`` of them; neighbours share ``overlap`` items.
+
+    At most half a window is shared, so that they go on; no items are one empty window.
+    """
+    shared = min(overlap, room // 2)
+    return [range(at, min(at + room, count)) for at in range(0, max(count - shared, 1), room - shared)]
+
+
 def split_windows(flat: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
     """Yield the windows that stand one after the other in ``flat``."""
     start = 0

@@ -87,10 +87,13 @@ _FOREIGN = {
 }
 
 
-def read_rows(path: Path, root: Path, limits: Limits) -> Iterator[RawRow | Problem]:
+def read_rows(
+    path: Path, root: Path, limits: Limits, binary: frozenset[str] = frozenset()
+) -> Iterator[RawRow | Problem]:
     """Yield ``(place, {column: value})`` for each row with all its columns, and a problem for each bad line.
 
-    Values are JSON values; in CSV and TSV files, strings. A file without rows is a problem.
+    Values are JSON values; in CSV and TSV files, strings. Parquet columns named in ``binary`` may hold bytes, which are
+    passed on as they are. A file without rows is a problem.
     """
     name = path.relative_to(root).as_posix()
     if path.suffix not in READERS:
@@ -101,7 +104,7 @@ def read_rows(path: Path, root: Path, limits: Limits) -> Iterator[RawRow | Probl
         return
     empty = True
     try:
-        for line, found in READERS[path.suffix](path, limits):
+        for line, found in READERS[path.suffix](path, limits, binary):
             empty = False
             if isinstance(found, RowError):
                 yield Problem(f"{name}:{found.line or line}", found.field, found.expected, found.found)
@@ -129,7 +132,7 @@ def _foreign(path: Path) -> str | None:
 Numbered = Iterator[tuple[int, dict[str, Any] | RowError]]
 
 
-def _read_jsonl(path: Path, limits: Limits) -> Numbered:
+def _read_jsonl(path: Path, limits: Limits, _binary: frozenset[str]) -> Numbered:
     with path.open("rb") as file:
         for line, content in _lines(file, limits.max_line_bytes):
             try:
@@ -238,7 +241,7 @@ def _constant(text: str) -> None:
 DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_constant)
 
 
-def _read_csv(path: Path, limits: Limits) -> Numbered:
+def _read_csv(path: Path, limits: Limits, _binary: frozenset[str]) -> Numbered:
     """Yield the records of a CSV or TSV file; after a line that breaks its structure nothing more is read."""
     csv.field_size_limit(max(csv.field_size_limit(), limits.max_line_bytes))  # process-wide: only ever raised
     faults: list[RowError] = []
@@ -305,7 +308,7 @@ def _bad_header(names: list[str]) -> RowError | None:
     return RowError("a header with distinct columns", f"{shown(twice[0])} twice" if twice else "none")
 
 
-def _read_parquet(path: Path, limits: Limits) -> Numbered:
+def _read_parquet(path: Path, limits: Limits, binary: frozenset[str]) -> Numbered:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -317,7 +320,7 @@ def _read_parquet(path: Path, limits: Limits) -> Numbered:
             for batch in file.iter_batches(batch_size=1024):
                 for values in _batch_rows(batch):
                     number += 1
-                    yield number, _limited(values, limits)
+                    yield number, _limited(values, limits, binary)
     except (pa.ArrowException, OSError) as error:
         what = str(error).partition("\n")[0]
         raise RowError(
@@ -341,9 +344,11 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         yield from pa.RecordBatch.from_arrays(plain, names=batch.schema.names).to_pylist()
 
 
-def _limited(values: dict[str, Any], limits: Limits) -> dict[str, Any] | RowError:
+def _limited(values: dict[str, Any], limits: Limits, binary: frozenset[str]) -> dict[str, Any] | RowError:
     """Return a Parquet row, or what is wrong with it, by the same rules as for a line of text."""
     for name, value in values.items():
+        if name in binary and not isinstance(value, str):
+            continue
         if isinstance(value, bytes):
             try:
                 values[name] = value = _decode(value)
@@ -358,7 +363,7 @@ def _limited(values: dict[str, Any], limits: Limits) -> dict[str, Any] | RowErro
     return values
 
 
-READERS: dict[str, Callable[[Path, Limits], Numbered]] = {
+READERS: dict[str, Callable[[Path, Limits, frozenset[str]], Numbered]] = {
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
     ".tsv": _read_csv,

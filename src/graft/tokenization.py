@@ -9,16 +9,18 @@ Rows are encoded without a limit first, so that the true length of a cut row is 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import Field as Limit
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 1000
+BATCH_PICTURES = 100
 REPORT_EVERY_SECONDS = 2.0
 MANIFEST = "manifest.json"
 
@@ -61,8 +64,9 @@ def tokenize(
     """
     verdict = _verdict(workspace, data)
     pinned = locked(workspace, base)
-    _check_limit(tokenization, pinned)
     one = tasks.get(task.name)
+    if one.processor == "tokenizer":
+        _check_limit(tokenization, pinned)
     processor = load_processor(one.processor, pinned.folder(workspace.root, weights=False), base.trust_remote_code)
     encoder = _Encoder(one, task, data, tokenization, processor, verdict["state"])
     total = sum(split["rows"] for split in verdict["splits"].values())
@@ -71,7 +75,7 @@ def tokenize(
         _refuse(workspace, encoder.problems)
         write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, splits))
     for split in splits:
-        _report(split)
+        _report(split, "patches" if one.processor == "image" else "tokens")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -96,11 +100,50 @@ def read_tokens(folder: Path, split: str) -> pa.Table:
     return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(folder / split / name))).read_all() for name in names)
 
 
+def token_rows(folder: Path, split: str) -> Sequence[Mapping[str, Any]]:
+    """Return the token rows of a split for training: in memory, but pictures stay on disk until they are asked for.
+
+    Raises:
+        ConfigError: ``folder`` holds no token tables.
+    """
+    import pyarrow as pa
+
+    table = read_tokens(folder, split)
+    on_disk = any(pa.types.is_binary(column.type) for column in table.schema)
+    return _StoredRows(table) if on_disk else table.to_pylist()
+
+
+class _StoredRows(Sequence[Mapping[str, Any]]):
+    """The rows of a table that is mapped from disk, each made when it is asked for."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.batches = table.to_batches()
+        self.starts = list(itertools.accumulate((len(batch) for batch in self.batches), initial=0))
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Mapping[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        number = index % len(self)
+        batch = bisect.bisect_right(self.starts, number) - 1
+        row: dict[str, Any] = self.batches[batch].slice(number - self.starts[batch], 1).to_pylist()[0]
+        return row
+
+
 def token_schema(task: Task) -> pa.Schema:
     """Return the columns of a token table.
 
     ``row`` (where the row stands: ``data/train/part-0000.jsonl:7``), ``id`` (null without one), ``input_ids`` (cut,
-    special tokens included), ``length`` (of ``input_ids``), ``untruncated_length``, and the task's own.
+    special tokens included; empty for a picture), ``length`` (of ``input_ids``, or in patches),
+    ``untruncated_length``, and the task's own.
     """
     import pyarrow as pa
 
@@ -156,7 +199,8 @@ class _Encoder:
     def records(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[list[Record]]:
         """Yield the records of a part in batches; ``cleaning`` is that of its split."""
         found = self._strict(path, root, cleaning)
-        while batch := list(islice(found, BATCH_ROWS)):
+        size = BATCH_PICTURES if self.task.processor == "image" else BATCH_ROWS
+        while batch := list(islice(found, size)):
             yield batch
 
     def _strict(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[Record]:
@@ -167,24 +211,28 @@ class _Encoder:
 
     def encode(self, records: list[Record]) -> list[dict[str, Any]]:
         """Return the token rows of ``records``."""
-        limit = self.config.max_length_tokens
         rows = [record.row for record in records]
-        encoded = self.task.encode(self.task_config, rows, self.processor, self.state, limit)
+        encoded = self.task.encode(self.task_config, rows, self.processor, self.state, self.longest)
         for record, row in zip(records, encoded, strict=True):
             row.update(row=record.place, id=record.id, length=length_of(row))
-            self._check(record, row, limit)
+            self._check(record, row)
         return encoded
 
-    def _check(self, record: Record, row: Mapping[str, Any], limit: int) -> None:
+    def _check(self, record: Record, row: Mapping[str, Any]) -> None:
         if self.config.too_long == "refuse" and row["untruncated_length"] > row["length"]:
             found = f"{row['untruncated_length']}; shorten it, or set tokenization.too_long: truncate"
-            self.problems.append(Problem(record.place, self._text_column, f"at most {limit} tokens", found))
+            self.problems.append(Problem(record.place, self._text_column, f"at most {row['length']} tokens", found))
         if self.task.processor == "tokenizer" and self._special_tokens.issuperset(row["input_ids"]):
             expected = "text that the base's tokenizer has tokens for"
             self.problems.append(Problem(record.place, self._text_column, expected, "none; change or remove the row"))
         for one in self.task.check_tokens(self.task_config, row):
             column = self.data.columns.get(one.field, one.field)
             self.problems.append(Problem(record.place, column, one.expected, one.found))
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a row; every picture has as many patches as the base's have."""
+        return self.processor.patches if self.task.processor == "image" else self.config.max_length_tokens
 
     @cached_property
     def _special_tokens(self) -> frozenset[int]:
@@ -213,15 +261,15 @@ class _Split:
     name: str
     cleaning: Cleaning
     training: set[bytes]
-    """A digest of each training row's tokens: filled by ``train``, looked up by the other splits."""
+    """A digest of what each training row says to the model: filled by ``train``, looked up by the other splits."""
     counts: Counter[str] = field(default_factory=Counter)
     digests: dict[str, str] = field(default_factory=dict)
 
-    def count(self, rows: list[dict[str, Any]], unknown: int | None) -> None:
+    def count(self, task: Task, rows: list[dict[str, Any]], unknown: int | None) -> None:
         """Count a batch of token rows; ``unknown`` is the token of what the vocabulary does not have."""
         for row in rows:
             ids = row["input_ids"]
-            digest = hashlib.blake2b(repr(ids).encode(), digest_size=8).digest()
+            digest = hashlib.blake2b(task.content_of(row), digest_size=8).digest()
             self.counts["rows"] += 1
             self.counts["tokens"] += row["length"]
             self.counts["unknown_tokens"] += ids.count(unknown)
@@ -260,7 +308,7 @@ def _write_part(path: Path, root: Path, table: Path, encoder: _Encoder, split: _
         for records in encoder.records(path, root, split.cleaning):
             rows = encoder.encode(records)
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
-            split.count(rows, encoder.unknown)
+            split.count(encoder.task, rows, encoder.unknown)
             progress.add(len(rows))
 
 
@@ -304,20 +352,20 @@ def _manifest(encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, s
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
-        "max_length_tokens": encoder.config.max_length_tokens,
+        "max_length_tokens": encoder.longest,
         "pad_token_id": pad_token_of(encoder.processor),
         "splits": {split.name: split.as_json() for split in splits},
     }
 
 
-def _report(split: _Split) -> None:
+def _report(split: _Split, unit: str) -> None:
     name, counts = split.name, split.counts
     print(
-        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} tokens, {counts['truncated']} rows cut",
+        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} {unit}, {counts['truncated']} rows cut",
         flush=True,
     )
     if counts["also_in_train"]:
-        print(f"warning: {name}: {counts['also_in_train']} rows have the same tokens as a training row", flush=True)
+        print(f"warning: {name}: {counts['also_in_train']} rows have the same {unit} as a training row", flush=True)
     if counts["unknown_tokens"] > counts["tokens"] / 20:
         share = counts["unknown_tokens"] / counts["tokens"]
         print(f"warning: {name}: {share:.0%} of the tokens are unknown to the base's tokenizer", flush=True)

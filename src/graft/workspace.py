@@ -146,6 +146,11 @@ class Workspace:
         return self.home / ".graft" / "store"
 
     @property
+    def bases(self) -> Path:
+        """Base models that the clone keeps, outside git; those from scratch by their digest."""
+        return self.home / "bases"
+
+    @property
     def checkpoints(self) -> Path:
         return self.store / "checkpoints"
 

@@ -91,7 +91,7 @@ def test_limits_name_the_weakest_label_and_what_was_not_measured() -> None:
     assert "the true accuracy on rows like these may be anywhere from 0.500 to 0.900" in text
     assert "at most 16 tokens; 3 of 8 test rows were longer and were cut" in text
     assert "2 test rows have the same tokens as a training row" in text
-    assert "Weakest label: `b`, of whose 4 test rows it finds 25\N{NO-BREAK SPACE}%" in text
+    assert "Weakest label: `b`, of whose 4 cases it finds 25\N{NO-BREAK SPACE}%" in text
     assert "no test row has them: `c`" in text
     assert "off by 0.125 on average" in text
 

@@ -6,19 +6,33 @@ unknown key is a TypeError, a wrong target a long message, a wrong type an error
 targets are checked here first and refused with their dotted path.
 """
 
-from graft.adapters.attachment import AdapterSummary, attach, describe, preview, wrap
+from graft.adapters.attachment import AdapterSummary, attach, columns_of, describe, preview, wrap
+from graft.adapters.heads import HEAD_METHODS, head_of, trained_modules
 from graft.adapters.methods import Key, keys, methods, peft_config
+from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
+from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
 __all__ = [
+    "HEAD_METHODS",
     "AdapterConfig",
     "AdapterSummary",
     "Key",
+    "Procedure",
+    "as_the_base_was",
     "attach",
+    "columns_of",
     "describe",
+    "head_of",
     "keys",
     "methods",
     "peft_config",
     "preview",
+    "procedure_of",
+    "put_changed",
+    "register",
+    "trained_modules",
+    "unfrozen",
     "wrap",
 ]

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters.methods import peft_config, task_type_of
+from graft.adapters.equipment import equip, file_bytes, plain_start
+from graft.adapters.heads import HEAD_METHODS, configured, head_input
+from graft.adapters.refusals import refuse
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
+from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
+from graft.base.quantization import refuse_method
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN_MODULES = 20
+READS_BASE = ("adamss", "frod", "shira")
+"""Methods that cannot be put on a model without weights."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,12 @@ class AdapterSummary:
     total_parameters: int
     """Weights of the base with the adapter on it."""
     adapter_bytes: int
-    """Size of the adapter's weights in its file (float32)."""
+    """Size of the adapter's weights in its files (float32)."""
+    unfrozen: tuple[str, ...] = ()
+    """Full names of the base's own parameters that are trained beside it."""
+    head_input: tuple[int, ...] = ()
+    """What the head reads of a row of four tokens, where nothing below it is trained: (1, D), or (1, 4, D) per token.
+    Known to :func:`preview` alone."""
 
     @property
     def share(self) -> float:
@@ -52,15 +65,30 @@ class AdapterSummary:
         return self.trainable_parameters / self.total_parameters
 
 
-def attach(model: PreTrainedModel, adapter: AdapterConfig, new_modules: Sequence[str]) -> PeftModel:
+def attach(
+    model: PreTrainedModel,
+    adapter: AdapterConfig,
+    new_modules: Sequence[str],
+    *,
+    unfreeze_patterns: Sequence[str] = (),
+    columns: int = 0,
+) -> PeftModel:
     """Put a new adapter on ``model``; seed torch before, its initial weights are drawn here.
+
+    ``unfreeze_patterns`` (``training.unfreeze``) name parts of the base that are trained too; ``columns`` is how many
+    numeric columns the task's rows have.
 
     Raises:
         ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
     """
     _check_targets(model, adapter, new_modules)
-    config = peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
-    return wrap(model, config)
+    refuse(model, adapter, new_modules)
+    config = configured(model, adapter, new_modules, columns)
+    if getattr(model, "is_quantized", False):
+        refuse_method(adapter.method, bool(unfreeze_patterns), config.is_prompt_learning)
+    wrapped = wrap(model, config)
+    unfreeze(wrapped, EVERYTHING if adapter.method == "full" else unfreeze_patterns, new_modules)
+    return wrapped
 
 
 def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
@@ -72,7 +100,10 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     import torch
     from peft import get_peft_model
 
+    register()
+    config, start = plain_start(config)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
+    names = dict(model.named_parameters(remove_duplicate=False))
     try:
         with warnings.catch_warnings():
             # PEFT asks transformers for a property by its old name.
@@ -83,11 +114,13 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         raise ConfigError(f"adapter: {text}; the base has {_candidates(model, ())}") from error
     if getattr(config, "modules_to_save", None):  # PEFT adds the usual names of heads, without looking for doubles
         config.modules_to_save = sorted(set(config.modules_to_save))
+    equip(wrapped, start)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     if model.dtype == torch.bfloat16:
         _run_mixed(wrapped)
+    remember_names(wrapped, names)
     off = _without_prompt if config.is_prompt_learning else type(wrapped).disable_adapter
     wrapped.disable_adapter = functools.partial(_switched_off, wrapped, off)
     return wrapped
@@ -97,7 +130,7 @@ def describe(model: PeftModel) -> AdapterSummary:
     """Return what the adapter on ``model`` trains; works on the meta device too."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = sum(size_of(parameter) for parameter in model.parameters() if parameter.requires_grad)
     config = model.peft_config[model.active_adapter]
     inner = model.get_base_model()
     return AdapterSummary(
@@ -105,23 +138,47 @@ def describe(model: PeftModel) -> AdapterSummary:
         modules=tuple(getattr(model.base_model, "targeted_module_names", ())),
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
         trainable_parameters=trainable,
-        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        adapter_bytes=4 * trainable,
+        total_parameters=sum(size_of(parameter) for parameter in model.parameters()),
+        adapter_bytes=file_bytes(model) + 4 * sum(value.numel() for value in unfrozen(model).values()),
+        unfrozen=tuple(unfrozen(model)),
     )
 
 
+def size_of(parameter: nn.Parameter) -> int:
+    """Return how many weights a parameter holds; two of four bits share a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
+
+
 def preview(
-    task: Task, config: Any, state: State, folder: Path, adapter: AdapterConfig, *, trust_remote_code: bool = False
+    task: Task,
+    config: Any,
+    state: State,
+    folder: Path,
+    adapter: AdapterConfig,
+    *,
+    trust_remote_code: bool = False,
+    unfreeze_patterns: Sequence[str] = (),
 ) -> AdapterSummary:
     """Return what ``adapter`` would train on the base in ``folder``, without reading or making any weight.
+
+    Only methods that decompose the base's weights to know their own shapes read them.
 
     Raises:
         ConfigError: as :func:`attach`.
     """
-    model, new_modules = task.load_model(
-        str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
-    )
-    return describe(attach(model, adapter, new_modules))
+    place: dict[str, Any] = {} if adapter.method in READS_BASE else {"device_map": "meta"}
+    model, new_modules = task.load_model(str(folder), config, state, trust_remote_code=trust_remote_code, **place)
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
+    summary = describe(wrapped)
+    if adapter.method in HEAD_METHODS and not summary.unfrozen:
+        summary = replace(summary, head_input=head_input(wrapped))
+    return summary
+
+
+def columns_of(config: Any) -> int:
+    """Return how many numeric columns the rows of a task with this section have."""
+    return len(getattr(config, "numeric_columns", None) or ())
 
 
 def _check_targets(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> None:
@@ -158,11 +215,13 @@ def _run_mixed(model: PeftModel) -> None:
 
     inner = model.get_base_model()
     forward = inner.forward
+    # Follows the model to another type, also where every weight is trained and therefore float32 all the time.
+    inner.register_buffer("computed_in", torch.empty(0, dtype=torch.bfloat16, device=inner.device), persistent=False)
 
     @functools.wraps(forward)
     def mixed(*arguments: Any, **named: Any) -> Any:
         # The type is asked at each call: a model that was made float32 as a whole (the reload proof) runs exactly.
-        enabled = inner.get_input_embeddings().weight.dtype == torch.bfloat16
+        enabled = inner.computed_in.dtype == torch.bfloat16
         with torch.autocast(inner.device.type, torch.bfloat16, enabled=enabled):
             return forward(*arguments, **named)
 
@@ -188,7 +247,7 @@ def _switched_off(model: PeftModel, off: Callable[[PeftModel], AbstractContextMa
         return
     model.switched_off = True
     try:
-        with off(model):
+        with off(model), as_the_base_was(model):
             yield
     finally:
         model.switched_off = False
@@ -203,14 +262,14 @@ def _without_prompt(model: PeftModel) -> Iterator[None]:
     from peft.utils.other import ModulesToSaveWrapper
 
     heads = [part for part in model.modules() if isinstance(part, ModulesToSaveWrapper)]
-    forward = model.forward
-    model.forward = model.base_model.forward
+    forward, generate = model.forward, model.generate
+    model.forward, model.generate = model.base_model.forward, getattr(model.base_model, "generate", generate)
     for head in heads:
         head.enable_adapters(False)
     try:
         yield
     finally:
-        model.forward = forward
+        model.forward, model.generate = forward, generate
         for head in heads:
             head.enable_adapters(True)
 

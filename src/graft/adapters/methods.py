@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters.adalora import OPEN_STEPS
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import register
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ OWN_KEYS = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "inference_mode",
+        "new_head",
+        "num_columns",
         "peft_type",
         "peft_version",
         "revision",
@@ -29,7 +33,6 @@ OWN_KEYS = frozenset(
 )
 """Keys of PEFT's classes that Graft fills in."""
 REFUSED = {
-    "adalora": "it moves its rank budget during training, by state that no checkpoint here holds",
     "multitask_prompt_tuning": "its batches need task ids",
     "poly": "its batches need task ids",
     "xlora": "it mixes adapters that must exist already",
@@ -59,6 +62,7 @@ def methods() -> list[str]:
     """Return the names of the methods that can be used here, in lower case."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    register()
     return sorted({str(kind.value).lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING} - REFUSED.keys())
 
 
@@ -96,6 +100,10 @@ def peft_config(adapter: AdapterConfig, *, task_type: str | None = None, new_mod
     if problems:
         raise ConfigError.from_problems(f"adapter: {len(problems)} problem{'s' if len(problems) > 1 else ''}", problems)
     given = dict(adapter.keys)
+    if adapter.method == "adalora":
+        given.setdefault("total_step", OPEN_STEPS)
+    if adapter.method == "cpt":  # it exists for one type alone, and refuses to be made without
+        task_type = task_type or "CAUSAL_LM"
     if new_modules:
         given["modules_to_save"] = sorted({*(given.get("modules_to_save") or ()), *new_modules})
     try:
@@ -112,6 +120,7 @@ def task_type_of(model_class: str) -> str | None:
 def _config_class(method: str) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    register()
     by_name = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method in REFUSED:
         raise ConfigError(f"adapter.method: {shown(method)} cannot be trained here: {REFUSED[method]}")

@@ -7,6 +7,7 @@ holds what it was made of; loading refuses everything that differs. The price is
 Nothing here needs git, DVC, MLflow, Prefect or Great Expectations: the published model ships these modules.
 """
 
+from graft.artifact.base_weights import BASE_WEIGHTS, apply_to_base, changed_weights
 from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
 from graft.artifact.loading import LoadedAdapter, load
@@ -16,11 +17,14 @@ from graft.artifact.scoring import predict, prediction_columns, raw_outputs
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
+    "BASE_WEIGHTS",
     "IDENTITY",
     "PROBE",
     "LoadedAdapter",
+    "apply_to_base",
     "attention",
     "base_identity",
+    "changed_weights",
     "code_environment",
     "load",
     "pick_device",

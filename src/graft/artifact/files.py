@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.artifact.base_weights import BASE_WEIGHTS, save_base_weights
 from graft.artifact.planning import FORMAT
 from graft.errors import IntegrityError, shown
 from graft.identity import digest_file, digest_json
@@ -31,7 +32,10 @@ def save(
     probe: Mapping[str, torch.Tensor],
     new_modules: list[str],
 ) -> dict[str, Any]:
-    """Write the adapter of ``model``, the ``probe`` and the completed identity to ``folder``; return the identity."""
+    """Write the adapter of ``model``, the ``probe`` and the completed identity to ``folder``; return the identity.
+
+    Weights of the base that were trained too go to a file of their own (``base_weights.py``).
+    """
     from safetensors.torch import save_file
 
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in adapter_state(model).items()}
@@ -44,11 +48,12 @@ def save(
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     write_json(folder / ADAPTER_CONFIG, config)
     save_file({name: value.cpu().contiguous() for name, value in probe.items()}, folder / PROBE)
-    complete = {
-        **identity,
-        "adapter": {"method": config["peft_type"].lower(), "config": config, "new_modules": sorted(new_modules)},
-        "files": {name: digest_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBE)},
-    }
+    adapter = {"method": config["peft_type"].lower(), "config": config, "new_modules": sorted(new_modules)}
+    names, written = save_base_weights(model, folder), [ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBE]
+    if names:
+        adapter["unfrozen"] = names
+        written.append(BASE_WEIGHTS)
+    complete = {**identity, "adapter": adapter, "files": {name: digest_file(folder / name) for name in written}}
     write_json(folder / IDENTITY, complete)
     return complete
 

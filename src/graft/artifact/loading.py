@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.adapters import wrap
+from graft.adapters import register, wrap
+from graft.artifact.base_weights import restore_base_weights
 from graft.artifact.execution import attention, pick_device
 from graft.artifact.files import ADAPTER_WEIGHTS, IDENTITY, adapter_state, verified
 from graft.artifact.planning import base_of
-from graft.base import LockedBase, load_processor, pad_token_of
+from graft.base import LockedBase, load_processor, pad_token_of, quantization
 from graft.errors import ConfigError, IntegrityError
 from graft.tasks import State, Task, TaskConfig
 
@@ -88,9 +89,11 @@ def load(
             dtype=getattr(torch, identity["base"]["dtype"]),
             trust_remote_code=trust_remote_code,
             **attention(target, identity["max_length_tokens"]),
+            **quantization.arguments(identity["base"].get("quantization"), target),
         )
         wrapped = _wrapped(model, identity, new_modules, folder)
     _fill(wrapped, folder)
+    restore_base_weights(wrapped, folder, identity)
     wrapped.eval().to(target)
     processor = load_processor(task.processor, place, trust_remote_code)
     return LoadedAdapter(wrapped, processor, task, config, identity["task"]["state"], identity, base, target)
@@ -112,6 +115,7 @@ def _wrapped(model: PreTrainedModel, identity: Mapping[str, Any], new_modules: l
             f"{folder}: the task adds {sorted(new_modules)} to the base now, {identity['adapter']['new_modules']} when "
             f"it was trained; train again"
         )
+    register()
     given = {**identity["adapter"]["config"], "base_model_name_or_path": None, "revision": None}
     try:
         return wrap(model, PeftConfig.from_peft_type(**given))

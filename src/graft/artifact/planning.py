@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.adapters.section import AdapterConfig
-from graft.base import BaseConfig, LockedBase, locked
+from graft.base import BaseConfig, LockedBase, locked, quantization
 from graft.config import Section
 from graft.errors import ConfigError
 from graft.identity import code_digest, digest_file, digest_json
@@ -17,6 +17,8 @@ from graft.workspace import Workspace, read_json
 
 FORMAT = 1
 LOCK_FILE = "requirements.lock"
+NO_BYTES = ("device", "frozen_cache_bytes")
+"""Settings of the training that are no part of the result: the device is in the identity by itself."""
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -41,14 +43,14 @@ def planned_identity(
         "task": task.model_dump(mode="json"),
         "base": base.model_dump(mode="json"),
         "adapter": adapter.model_dump(mode="json"),
-        "training": {name: value for name, value in settings.items() if name != "device"},
+        "training": {name: value for name, value in settings.items() if name not in NO_BYTES},
         "clean": manifest["clean"],
         "max_length_tokens": manifest["max_length_tokens"],
     }
     return {
         "format": FORMAT,
         "task": {"name": task.name, "config": made_by["task"], "state": manifest["state"]},
-        "base": base_identity(pinned, base.dtype),
+        "base": base_identity(pinned, base),
         "clean": manifest["clean"],
         "columns": manifest["columns"],
         "max_length_tokens": manifest["max_length_tokens"],
@@ -61,12 +63,22 @@ def planned_identity(
         "threads": settings["threads"],
         "versions": {
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-            **{name: metadata.version(name) for name in LIBRARIES},
+            **{name: metadata.version(name) for name in (*LIBRARIES, *_quantizing(base))},
         },
     }
 
 
-def base_identity(pinned: LockedBase, dtype: str) -> dict[str, Any]:
+def _quantizing(base: BaseConfig) -> tuple[str, ...]:
+    """Return the library that keeps the base in few bits, where one does.
+
+    Raises:
+        ResourceMissing: it is not installed.
+    """
+    quantization.arguments(base.quantization, "cpu")
+    return (quantization.LIBRARY,) if base.quantization else ()
+
+
+def base_identity(pinned: LockedBase, config: BaseConfig) -> dict[str, Any]:
     """Return the base's part of an identity: what it is by content, and where it was found."""
     return {
         "source": pinned.source,
@@ -79,13 +91,14 @@ def base_identity(pinned: LockedBase, dtype: str) -> dict[str, Any]:
         "positions": pinned.positions,
         "tokenizer": pinned.tokenizer,
         "chat_template": pinned.chat_template,
-        "dtype": dtype,
+        "dtype": config.dtype,
+        **({"quantization": config.quantization} if config.quantization else {}),
     }
 
 
 def base_of(identity: dict[str, Any]) -> LockedBase:
     """Return the base that an identity names, in the form that finds and verifies its folder."""
-    known = {name: value for name, value in identity["base"].items() if name != "dtype"}
+    known = {name: value for name, value in identity["base"].items() if name not in ("dtype", "quantization")}
     return LockedBase(**known, requested=known["revision"])
 
 

@@ -75,7 +75,7 @@ def prediction_columns(
     import numpy as np
 
     outputs = raw_outputs(model, task, config, rows, pad_token_id=pad_token_id, batch_rows=batch_rows, device=device)
-    table = {**task.references(rows, state), **task.predictions(config, outputs, state)}
+    table = {**task.references(rows, state), **task.predicted(config, outputs, rows, state)}
     if processor is not None and any(metric.generated for metric in task.metrics):
         table["prediction"] = np.array(task.generate(config, model, rows, processor, pad_token_id), dtype=object)
     return {**table, **task.judge(config, table, state)}
@@ -108,7 +108,7 @@ def predict(loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], batch_rows
         batch_rows=batch_rows,
         device=loaded.device,
     )
-    return task.answers(task.predictions(config, outputs, state), state)
+    return task.answers(task.predicted(config, outputs, encoded, state), state)
 
 
 def _row(loaded: LoadedAdapter, row: Mapping[str, Any], number: int) -> dict[str, Any]:

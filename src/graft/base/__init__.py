@@ -1,4 +1,4 @@
-"""Find, pin, fingerprint and load a base model.
+"""Find, pin, fingerprint and load a base model; `scratch` makes one from nothing.
 
 A name like ``org/model`` or a folder says where a base is, not which bytes it holds. ``graft lock`` resolves the name
 once and writes the sha256 of every file that transformers would read to ``sources.lock``; every later stage finds the
@@ -8,61 +8,29 @@ folder again by what it holds, and refuses other bytes. The price is one hash of
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
-
+from graft.base import quantization
 from graft.base.contents import Fingerprint, differing, fingerprint
 from graft.base.places import BASES_VARIABLE, candidates, hub_folder, package_folder, resolve_hub
+from graft.base.section import BaseConfig, Kind
 from graft.base.tokenizer import load_tokenizer, pad_token_of
-from graft.config import Section
 from graft.errors import ConfigError, IntegrityError, ResourceMissing, shown
 from graft.workspace import Workspace, read_json, write_json
 
-__all__ = ["BaseConfig", "LockedBase", "load_processor", "load_tokenizer", "lock", "locked", "pad_token_of"]
-
-Kind = Literal["package", "folder", "hub"]
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-class BaseConfig(Section):
-    """The pretrained model that is adapted. It is never changed."""
-
-    source: str
-    """``package:<module>/<folder>`` (a folder inside an installed Python package), a local folder (absolute, or relative to params.yaml, starting with ``.`` or ``/``), or a Hub id (``org/name``)."""  # noqa: E501
-
-    revision: str | None = None
-    """Branch, tag or commit of a Hub id; ``graft lock`` pins the commit. Only for Hub ids."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The type of the frozen weights. ``bfloat16`` is faster where the processor has it; adapter weights stay float32."""  # noqa: E501
-
-    trust_remote_code: bool = False
-    """Whether Python code that comes with a Hub model may run here."""
-
-    @property
-    def kind(self) -> Kind:
-        """Where the base comes from, as the form of ``source`` says."""
-        if self.source.startswith("package:"):
-            return "package"
-        return "folder" if self.source.startswith((".", "/")) else "hub"
-
-    @model_validator(mode="after")
-    def _check_source(self) -> BaseConfig:
-        if self.kind == "package" and not re.fullmatch(r"package:[A-Za-z_][\w.]*(/[^/].*)?", self.source):
-            raise ValueError("source must be package:<module>/<folder>")
-        if self.kind == "hub" and not HUB_ID.fullmatch(self.source):
-            raise ValueError(
-                "source must be package:<module>/<folder>, a Hub id (org/name), or a folder: absolute, or relative to "
-                f"params.yaml and starting with ./ or ../ (~ is not expanded); got {shown(self.source)}"
-            )
-        if self.revision is not None and self.kind != "hub":
-            raise ValueError("revision is only for Hub ids; leave it out")
-        return self
+__all__ = [
+    "BaseConfig",
+    "LockedBase",
+    "load_processor",
+    "load_tokenizer",
+    "lock",
+    "locked",
+    "pad_token_of",
+    "quantization",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +40,16 @@ class LockedBase(Fingerprint):
     source: str
     kind: Kind
     requested: str | None
-    """The revision that params asked for."""
+    """The revision that params asked for; for a base from scratch the digest of its settings."""
     revision: str | None
-    """The commit it was resolved to; null for packages and folders."""
+    """The commit it was resolved to; null for packages and folders, the settings' digest from scratch."""
 
     def folder(self, root: Path, *, weights: bool = True) -> Path:
         """Return the folder that holds this base here, its files verified against their sha256.
 
         Looked for at ``source`` (relative to the project ``root``), then by digest below the folders that the
-        environment variable ``GRAFT_BASES`` lists, then, for a Hub id, on the Hub. ``weights=False`` verifies only
+        environment variable ``GRAFT_BASES`` lists, then, for a Hub id, on the Hub; one from scratch also below
+        ``bases/``, and it is made again where the project's params and data allow it. ``weights=False`` verifies only
         the small files, for a stage that reads no weights.
 
         Raises:
@@ -92,7 +61,7 @@ class LockedBase(Fingerprint):
         wrong = differing(named, wanted, root) if named else []
         if named and not wrong:
             return named
-        for candidate in candidates():
+        for candidate in self._candidates(root):
             if not differing(candidate, wanted, root, first=True):
                 return candidate
         if named:
@@ -102,9 +71,35 @@ class LockedBase(Fingerprint):
             )
         if self.kind == "hub":
             return self._downloaded(wanted, root)
+        if self.kind == "scratch":
+            return self._made_again(wanted, root)
         raise ResourceMissing(self._missing())
 
+    def _candidates(self, root: Path) -> Iterator[Path]:
+        if self.kind == "scratch":
+            from graft.base.scratch import places
+
+            yield from places(root)
+        yield from candidates()
+
+    def _made_again(self, wanted: dict[str, str], root: Path) -> Path:
+        from graft.base.scratch import made_again
+
+        folder = made_again(root, str(self.revision))
+        if folder is None:
+            raise ResourceMissing(self._missing())
+        wrong = differing(folder, wanted, root)
+        if wrong:
+            raise IntegrityError(
+                f"base: {self.source}, made again, is not what sources.lock pins: {', '.join(wrong)} differ, since the "
+                f"training data or a library's version is another; run `graft lock` for a new base, or name a folder "
+                f"above the old one in {BASES_VARIABLE} (base digest {self.digest})"
+            )
+        return folder
+
     def _named_folder(self, root: Path) -> Path | None:
+        if self.kind == "scratch":
+            return None
         if self.kind == "package":
             return package_folder(self.source)
         if self.kind == "folder":
@@ -129,9 +124,11 @@ class LockedBase(Fingerprint):
             "package": "install the package that has it (the demo's: `pip install 'graft[demo]'`)",
             "folder": "put the folder back",
             "hub": "connect to the Hub (HF_HUB_OFFLINE is set, or it cannot be reached)",
+            "scratch": "get its project's data (`dvc pull data.dvc`), from which it is made again",
         }[self.kind]
+        key = "base" if self.kind == "scratch" else "base.source"
         return (
-            f"base.source: {shown(self.source)} is not here; {where}, or name a folder above a copy of it in "
+            f"{key}: {shown(self.source)} is not here; {where}, or name a folder above a copy of it in "
             f"{BASES_VARIABLE} (base digest {self.digest})"
         )
 
@@ -156,26 +153,31 @@ def lock(workspace: Workspace, config: BaseConfig) -> LockedBase:
         ConfigError: ``base.source`` leads to no usable base.
         ResourceMissing: the package or the Hub is not there.
     """
-    revision = None
-    if config.kind == "package":
-        folder = package_folder(config.source)
-        if folder is None:
-            module = config.source.removeprefix("package:").partition("/")[0]
+    revision = config.recipe
+    if config.kind == "scratch":
+        from graft.base.scratch import make
+
+        folder = make(workspace, config)
+    elif config.kind == "package":
+        found_folder = package_folder(config.name)
+        if found_folder is None:
+            module = config.name.removeprefix("package:").partition("/")[0]
             raise ResourceMissing(
                 f"base.source: {shown(config.source)}: module {module} is not installed or has no such folder; install "
                 f"the package (the demo's: `pip install 'graft[demo]'`) or correct base.source"
             )
+        folder = found_folder
     elif config.kind == "folder":
-        folder = workspace.root / config.source
+        folder = workspace.root / config.name
         if not folder.is_dir():
             raise ConfigError(f"base.source: no folder {shown(config.source)} (looked at {folder}); correct the path")
     else:
-        folder, revision = resolve_hub(config.source, config.revision or "main", workspace.root)
-    found = fingerprint(folder, config.source, trust_remote_code=config.trust_remote_code)
+        folder, revision = resolve_hub(config.name, config.revision or "main", workspace.root)
+    found = fingerprint(folder, config.name, trust_remote_code=config.trust_remote_code)
     locked = LockedBase(
-        source=config.source,
+        source=config.name,
         kind=config.kind,
-        requested=config.revision,
+        requested=config.revision or config.recipe,
         revision=revision,
         **dataclasses.asdict(found),
     )
@@ -196,12 +198,16 @@ def locked(workspace: Workspace, config: BaseConfig) -> LockedBase:
         found = LockedBase(**read_json(workspace.sources_lock)["base"])
     except (KeyError, TypeError):
         raise ConfigError("sources.lock: pins no base in a form known here; run `graft lock`") from None
+    if config.kind == found.kind == "scratch" and config.recipe != found.requested:
+        raise ConfigError(
+            "base: params.yaml describes another base from scratch than sources.lock pins; run `graft lock`"
+        )
     for name, wanted, pinned in (
-        ("source", config.source, found.source),
-        ("revision", config.revision, found.requested),
+        ("source", config.name, found.source),
+        ("revision", config.revision or config.recipe, found.requested),
     ):
         if wanted != pinned:
-            if config.kind == "folder" and not (workspace.root / config.source).is_dir():
+            if config.kind == "folder" and not (workspace.root / config.name).is_dir():
                 raise ConfigError(f"base.source: no folder {shown(config.source)}; correct the path")
             raise ConfigError(
                 f"base.{name}: params.yaml has {shown(wanted)}, sources.lock pins {shown(pinned)}; run `graft lock`"

@@ -81,7 +81,7 @@ def fingerprint(folder: Path, source: str, *, trust_remote_code: bool = False) -
         tokenizer=digest_json(tokenizer),
         chat_template=_chat_template(folder),
         parameters=parameters,
-        positions=_positions(described),
+        positions=positions_of(described),
     )
 
 
@@ -103,7 +103,8 @@ def _config_of(folder: Path, source: str, trust_remote_code: bool) -> dict[str, 
     return described
 
 
-def _positions(described: Mapping[str, Any]) -> int | None:
+def positions_of(described: Mapping[str, Any]) -> int | None:
+    """Return the longest input in tokens of a model with that configuration; None where it sets no limit."""
     text = described.get("text_config") or described
     limit = text.get("max_position_embeddings") or text.get("n_positions")
     if not isinstance(limit, int) or text.get("model_type") == "t5":

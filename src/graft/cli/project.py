@@ -78,7 +78,7 @@ def list_projects(as_json: JSON = False) -> None:
         print("no project here; `graft init NAME` makes one")
 
 
-_FACTS = (("task", "name"), ("base", "source"), ("registration", "name"))
+_FACTS = (("task", "name"), ("base", "name"), ("registration", "name"))
 
 
 @app.command(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from graft.errors import DataError, InputError, shown
+from graft.identity import digest_bytes
 from graft.workspace import TEMPORARY
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 BATCH_ROWS = 512
 
 
-def batches(path: Path) -> Iterator[list[Placed]]:
-    """Yield the rows of a file with their ``file:line``, ``BATCH_ROWS`` at a time.
+def batches(path: Path, images: frozenset[str] = frozenset()) -> Iterator[list[Placed]]:
+    """Yield the rows of a file with their ``file:line``, ``BATCH_ROWS`` at a time; ``images``: columns of pictures.
 
     Raises:
         DataError: at the end, with every row that could not be read.
@@ -35,7 +36,7 @@ def batches(path: Path) -> Iterator[list[Placed]]:
         raise InputError(f"--file {path}: no such file")
     rows: list[Placed] = []
     problems: list[str] = []
-    for found in read_rows(path, path.parent, Limits()):
+    for found in read_rows(path, path.parent, Limits(), images):
         if isinstance(found, Problem):
             problems.append(str(found))
             continue
@@ -85,7 +86,7 @@ def _writing(path: Path, suffix: str) -> Iterator[Callable[[Sequence[Row]], None
 
 def _json_lines(file: TextIO) -> Callable[[Sequence[Row]], None]:
     def write(rows: Sequence[Row]) -> None:
-        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        file.writelines(json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in rows)
 
     return write
 
@@ -108,10 +109,17 @@ def _cells(file: TextIO, delimiter: str) -> Callable[[Sequence[Row]], None]:
 def _cell(value: Any, delimiter: str) -> Any:
     """Return a value as a cell: lists and objects as JSON; TSV has no quoting, so tabs and line ends become spaces."""
     if isinstance(value, list | dict):
-        value = json.dumps(value, ensure_ascii=False)
+        value = json.dumps(value, ensure_ascii=False, default=_plain)
+    elif isinstance(value, bytes):
+        value = _plain(value)
     if delimiter == "\t" and isinstance(value, str):
         return " ".join(value.replace("\t", " ").splitlines())
     return value
+
+
+def _plain(value: Any) -> str:
+    """Return a value that JSON does not have as text: a picture as the digest of its bytes."""
+    return f"sha256:{digest_bytes(value)}" if isinstance(value, bytes) else str(value)
 
 
 @contextmanager

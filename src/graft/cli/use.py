@@ -1,4 +1,4 @@
-"""Commands that use a version: predict, reproduce."""
+"""Commands that use a version: predict, merge, reproduce."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from graft.cli.app import JSON, REVIEW, app, examples, workspace
 if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.cli.tables import Placed
+    from graft.pictures import Pictures
     from graft.workspace import Workspace
 
 
@@ -46,6 +47,7 @@ def predict(
     from graft.cli.progress import progress
     from graft.cli.tables import batches, writer
     from graft.errors import ConfigError
+    from graft.pictures import Pictures
 
     if model and adapter:
         raise ConfigError("graft predict: give --model or --adapter, not both")
@@ -54,30 +56,56 @@ def predict(
     if not adapter and not model:
         _say_which(place, folder)
     with writer(out) as write:
-        parts = batches(file)
+        images = _image_columns(folder)
+        parts = batches(file, images)
         part = next(parts, None)  # a file that cannot be read is refused before the model is loaded
         loaded = artifact.load(folder, place.root, device=device, trust_remote_code=_trusts(place))
         with progress("predict", "rows") as advance:
             while part:
-                write(_answered(loaded, part, batch_rows))
+                write(_answered(loaded, part, batch_rows, Pictures(file.parent), images))
                 advance(len(part))
                 part = next(parts, None)
 
 
-def _answered(loaded: LoadedAdapter, part: list[Placed], batch_rows: int) -> list[dict[str, Any]]:
+def _image_columns(folder: Path) -> frozenset[str]:
+    """Return the columns of pictures, as the identity of the adapter in ``folder`` names them."""
+    from graft import tasks
+    from graft.workspace import read_json
+
+    identity = read_json(folder / "identity.json")
+    task, columns = identity["task"], identity["columns"]
+    fields = tasks.get(task["name"]).fields_of(tasks.config_class(task["name"]).model_validate(task["config"]))
+    return frozenset(columns.get(one.name, one.name) for one in fields if one.type == "image")
+
+
+def _answered(
+    loaded: LoadedAdapter, part: list[Placed], batch_rows: int, pictures: Pictures, images: frozenset[str]
+) -> list[dict[str, Any]]:
     """Return the rows with their answers; a bad row is named by its place in the file, not in the batch."""
     from graft import artifact
     from graft.errors import DataError
 
     rows = [row for _, row in part]
     try:
-        answers = artifact.predict(loaded, rows, batch_rows)
+        answers = artifact.predict(loaded, [_with_bytes(*one, pictures, images) for one in part], batch_rows)
     except DataError as error:
         place = re.match(r"row (\d+): ", str(error))
         if place is None:
             raise
         raise DataError(f"{part[int(place[1]) - 1][0]}: {str(error)[place.end() :]}") from None
     return [{**row, **_named(answer)} for row, answer in zip(rows, answers, strict=True)]
+
+
+def _with_bytes(place: str, row: dict[str, Any], pictures: Pictures, images: frozenset[str]) -> dict[str, Any]:
+    """Return a row with the bytes of its pictures in place of their paths, which start at the file's folder."""
+    from graft.errors import DataError
+    from graft.reading import RowError
+
+    try:
+        return row | {name: pictures.read(row[name]) for name in images if row.get(name) is not None}
+    except RowError as error:
+        names = ", ".join(sorted(images))
+        raise DataError(f"{place}: {names}: expected {error.expected}, found {error.found}") from None
 
 
 def _named(answer: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +167,50 @@ def _fetched(place: Workspace, reference: str) -> Path:
                 for path in fetch(connection, version, Path(temporary)).iterdir():
                     path.rename(new / path.name)
     return folder
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft merge --out bases/reviews", "the adapter of this project and its base, as one transformers folder"),
+        ("graft merge --model models:/review-topic@champion --out merged", "a registered version"),
+    ),
+)
+def merge(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="models:/NAME@ALIAS or models:/NAME/NUMBER.")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="An adapter folder.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference of a logit, as a share of the largest logit.")
+    ] = 1e-4,
+    as_json: JSON = False,
+) -> None:
+    """Write base and adapter as one plain transformers model, and prove that its logits agree."""
+    import dataclasses
+
+    from graft import merging
+    from graft.cli import printing
+    from graft.errors import ConfigError
+
+    if model and adapter:
+        raise ConfigError("graft merge: give --model or --adapter, not both")
+    place = workspace()
+    folder = adapter or (_fetched(place, model) if model else _packed(place))
+    found = merging.merge(folder, place.root, out, tolerance=tolerance, version=model, trust_remote_code=_trusts(place))
+    if as_json:
+        printing.as_json(dataclasses.asdict(found))
+        return
+    print(f"{found.folder}: {found.architecture}, {found.parameters:,} parameters, float32")
+    print(
+        f"proof: on {found.rows} probe rows plain transformers differs by {found.difference:.1e} at most "
+        f"(allowed {found.allowed:.1e}, largest logit {found.largest:.3g})"
+    )
+    for note in found.notes:
+        print(note)
+    print(f"digest {found.digest}")
+    print(f"as the base of another project: base.source: {found.folder.resolve()}")
 
 
 @app.command(

@@ -83,6 +83,7 @@ def evaluate(
             tables,
             task=loaded.task,
             texts=[_text(record, loaded.task.fields_of(loaded.config)) for record in test],
+            pictures=_pictures(test, loaded.task.fields_of(loaded.config)),
             identity=loaded.identity,
             adapter_digest=digest_folder(workspace.adapter),
             manifest=manifest,
@@ -209,6 +210,12 @@ def _text(record: Record, fields: Sequence[Field]) -> str:
     asked = {name: value for name, value in given.items() if not _target(name, fields)} or given
     shown = {name: _readable(value) for name, value in asked.items()}
     return next(iter(shown.values())) if len(shown) == 1 else "\n".join(f"{k}: {v}" for k, v in shown.items())
+
+
+def _pictures(records: Sequence[Record], fields: Sequence[Field]) -> list[bytes]:
+    """Return the picture of each row; none where the task has no field of one."""
+    name = next((one.name for one in fields if one.type == "image"), None)
+    return [record.row[name] for record in records] if name else []
 
 
 def _target(name: str, fields: Sequence[Field]) -> bool:

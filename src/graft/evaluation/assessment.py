@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft import tasks
 from graft.evaluation import plots, prediction, report
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import Confusion, limits, mistakes, worth
@@ -28,6 +29,7 @@ def assess(
     *,
     task: Task,
     texts: Sequence[str],
+    pictures: Sequence[bytes],
     identity: Mapping[str, Any],
     adapter_digest: str,
     manifest: Mapping[str, Any],
@@ -40,6 +42,7 @@ def assess(
         tables: prediction tables by system.
         task: gives metrics, details and plot data.
         texts: the text of each row, for the report.
+        pictures: the encoded picture of each row, for the report; empty where the task has none.
         identity: the adapter's identity.json.
         adapter_digest: the digest of the adapter's folder.
         manifest: the token tables' manifest.json.
@@ -48,17 +51,30 @@ def assess(
     Returns:
         The content of metrics.json.
     """
-    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
-    comparisons = compare_all(tables, task=task, config=config)
     adapter, state = tables["adapter"], identity["task"]["state"]
+    how = task.measured(tasks.config_class(task.name).model_validate(identity["task"]["config"]), adapter, state)
+    metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
+    metrics |= {"measured": how} if how else {}
+    comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
     confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
         worth=worth(comparisons),
-        details=task.details(adapter, state),
-        limits=list(limits(metrics, manifest, confusion, reliability.error if reliability else None)),
+        details={
+            **task.details(adapter, state),
+            "How it was measured": [{"what": name, "setting": value} for name, value in how.items()],
+        },
+        limits=list(
+            limits(
+                metrics,
+                manifest,
+                confusion,
+                reliability.error if reliability else None,
+                pictures=task.processor == "image",
+            )
+        ),
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
@@ -69,6 +85,7 @@ def assess(
             _expected(adapter, data),
             task.answers(adapter, state),
             texts,
+            pictures,
         ),
         drawings=drawings,
     )
@@ -153,7 +170,7 @@ def draw(
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the right answer of each row for people: the plot data's name for it, else the reference column."""
-    if data.get("confusion"):
+    """Return the right answer of each row for people: a text reference, the plot data's name for it, else its value."""
+    if data.get("confusion") and table["reference"].dtype.kind not in "OU":
         return [str(row["actual"]) for row in data["confusion"]]
     return [str(value) for value in table["reference"].tolist()] if "reference" in table else [""] * rows_in(table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.evaluation.overview import label
+from graft.pictures import thumbnail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,8 @@ class Mistake:
     expected: str
     got: str
     score: str
+    picture: str = ""
+    """Where the row has a picture: a small copy of it, as a data URI."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def mistakes(
     expected: Sequence[str],
     answers: Sequence[Mapping[str, Any]],
     texts: Sequence[str],
+    pictures: Sequence[bytes] = (),
 ) -> Mistakes | None:
     """Return the worst rows, or None where the metric has no row scores.
 
@@ -91,6 +95,7 @@ def mistakes(
         expected: the right answer of each row, for people.
         answers: the task's answers, one per row: ``label``, and ``score`` (0-1) where the task has one.
         texts: the text of each row.
+        pictures: the encoded picture of each row; empty where rows have none.
     """
     import numpy as np
 
@@ -111,7 +116,12 @@ def mistakes(
         total = len(scores)
     shown = [
         Mistake(
-            str(table["row"][row]), shortened(texts[row]), shortened(expected[row]), _said(answers[row]), notes[row]
+            place=str(table["row"][row]),
+            text=shortened(texts[row]),
+            expected=shortened(expected[row]),
+            got=_said(answers[row]),
+            score=notes[row],
+            picture=thumbnail(pictures[row]) if pictures else "",
         )
         for row in surest
     ]
@@ -124,8 +134,8 @@ def _confidence(answer: Mapping[str, Any]) -> str:
 
 
 def _said(answer: Mapping[str, Any]) -> str:
-    """Return an answer for people: its label or its text where it has one, else all of it."""
-    said = next((answer[name] for name in ("label", "labels", "text") if name in answer), dict(answer))
+    """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
+    said = next((answer[name] for name in ("label", "labels", "text", "tags") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 
@@ -148,6 +158,8 @@ def limits(
     manifest: Mapping[str, Any],
     confusion: Confusion | None,
     calibration_error: float | None,
+    *,
+    pictures: bool = False,
 ) -> Iterator[str]:
     """Yield the limits of an adapter, from its metrics.json, its token manifest and its errors."""
     headline, test = metrics["headline"], manifest["splits"]["test"]
@@ -157,13 +169,16 @@ def limits(
             f"Measured on {test['rows']} test rows: the true {headline} on rows like these may be anywhere from "
             f"{cell['low']:.3f} to {cell['high']:.3f}."
         )
-    yield "The test rows come from the same source as the training rows; text of other kinds was not measured."
-    yield (
-        f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
-        "were longer and were cut."
-    )
+    other = "pictures of other kinds were" if pictures else "text of other kinds was"
+    yield f"The test rows come from the same source as the training rows; {other} not measured."
+    if not pictures:
+        yield (
+            f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
+            "were longer and were cut."
+        )
     if test.get("also_in_train"):
-        yield f"{test['also_in_train']} test rows have the same tokens as a training row: the figures flatter it."
+        same = "picture" if pictures else "tokens"
+        yield f"{test['also_in_train']} test rows have the same {same} as a training row: the figures flatter it."
     if confusion is not None:
         yield from _weakest(confusion)
     if calibration_error is not None:
@@ -182,7 +197,7 @@ def _weakest(confusion: Confusion) -> Iterator[str]:
     ]
     if len(recalls) > 1:
         recall, name, rows = min(recalls)
-        yield f"Weakest label: `{name}`, of whose {rows} test rows it finds {percent(recall)}."
+        yield f"Weakest label: `{name}`, of whose {rows} cases it finds {percent(recall)}."
     unseen = [f"`{name}`" for place, name in enumerate(confusion.labels) if not actual[place]]
     if unseen:
         yield f"Not measured, since no test row has them: {', '.join(unseen)}."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft import tasks
 from graft.evaluation.findings import Confusion, Mistakes, Worth, percent
 from graft.evaluation.overview import NOT_DEFINED, Row, label, summary
 
@@ -109,6 +110,7 @@ def model_card(findings: Findings) -> str:
             task=identity["task"]["name"],
             labels=identity["task"]["state"].get("labels"),
             clean=identity["clean"],
+            pictures=_reads_pictures(identity),
             facts=_facts(identity),
             lineage=_lineage(identity, findings.adapter_digest),
             limits=findings.limits,
@@ -246,9 +248,22 @@ def _facts(identity: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("new modules, trained in full", ", ".join(identity["adapter"]["new_modules"]) or "none"),
+        *_reading(identity),
+    ]
+
+
+def _reading(identity: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how the adapter reads a row, for people."""
+    if _reads_pictures(identity):
+        return [("a picture", f"{identity['max_length_tokens']} patches, the class token counted")]
+    return [
         ("longest input", f"{identity['max_length_tokens']} tokens"),
         ("cleaning", ", ".join(identity["clean"]) or "none: the text's bytes stay as they are"),
     ]
+
+
+def _reads_pictures(identity: Mapping[str, Any]) -> bool:
+    return tasks.get(identity["task"]["name"]).processor == "image"
 
 
 def _lineage(identity: Mapping[str, Any], adapter_digest: str) -> list[tuple[str, str]]:

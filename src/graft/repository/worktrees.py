@@ -116,11 +116,13 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _bases(workspace: Workspace) -> str:
     """Return ``GRAFT_BASES`` with the folder that a relative ``base.source`` names from here put first.
 
-    From the worktree the same path means another folder; the base is found by its digest instead.
+    From the worktree the same path means another folder; the base is found by its digest instead. So is one from
+    scratch in the clone's ``bases/``.
     """
     from graft.config import read_yaml
 
-    given = os.environ.get(BASES_VARIABLE, "")
+    own = str(workspace.bases) if workspace.bases.is_dir() else ""
+    given = os.pathsep.join(filter(None, (os.environ.get(BASES_VARIABLE, ""), own)))
     with contextlib.suppress(ConfigError):
         section = read_yaml(workspace.params)[0].get("base")
         source = section.get("source") if isinstance(section, dict) else None

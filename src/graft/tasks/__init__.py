@@ -142,6 +142,10 @@ class Task(abc.ABC):
         """Yield what makes a token row unusable for training (no supervised token, say)."""
         return iter(())
 
+    def content_of(self, row: Mapping[str, Any]) -> bytes:
+        """Return what a token row says to the model; rows that two splits share are found by it."""
+        return repr(row["input_ids"]).encode()
+
     # -- train, evaluate, predict
     @abc.abstractmethod
     def load_model(self, folder: str, config: Any, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -176,6 +180,15 @@ class Task(abc.ABC):
     def predictions(self, config: Any, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         """Return the prediction columns ([N, ...]) of ``outputs`` ([N, ...]), without the reference column."""
 
+    def predicted(
+        self, config: Any, outputs: np.ndarray, rows: Sequence[Mapping[str, Any]], state: State
+    ) -> dict[str, np.ndarray]:
+        """Return :meth:`predictions` and the columns that only the token rows can tell (a text cut from a context).
+
+        This is what is called; a task overrides it where its answers repeat something of the row.
+        """
+        return self.predictions(config, outputs, state)
+
     @abc.abstractmethod
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
         """Return the reference columns ([N]) of token rows."""
@@ -207,6 +220,13 @@ class Task(abc.ABC):
         return {one.name: values.get(one.type, text) for one in asked}
 
     # -- report
+    def measured(self, config: Any, table: Mapping[str, np.ndarray], state: State) -> dict[str, str]:
+        """Return how the metrics of ``table`` came about, by name: a metric's signature, how text was generated.
+
+        It goes into metrics.json and the report.
+        """
+        return {}
+
     @abc.abstractmethod
     def details(self, table: Mapping[str, np.ndarray], state: State) -> dict[str, list[dict[str, Any]]]:
         """Return tables for the report by title (per-class scores, say): lists of equal-keyed rows."""
@@ -273,7 +293,9 @@ def load_with_head(
             f"base.source: {described.model_type} is {_a(family_of(described))}, and this task needs "
             f"{' or '.join(map(_a, families))}; choose another base or task"
         )
-    with _quiet():
+    if kwargs.get("quantization_config") is not None:
+        kwargs["quantization_config"].llm_int8_skip_modules = _unquantized(auto_class, described)
+    with quiet():
         model, info = getattr(transformers, auto_class).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
@@ -288,6 +310,18 @@ def load_with_head(
             f"({shown(broken[0])}, ...): they would be random; fetch the base again"
         )
     return model, _topmost(head | lost, [name for name, _ in model.named_parameters()])
+
+
+def _unquantized(auto_class: str, described: Any) -> list[str]:
+    """Return the modules of a quantised base that stay as they are: heads, pooler, output embeddings."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, auto_class).from_config(described)
+    inside = hasattr(model, model.base_model_prefix)
+    outside = [name for name, _ in model.named_children() if inside and name != model.base_model_prefix]
+    return [*outside, *(name for name in ("pooler", "lm_head") if name not in outside)]
 
 
 def _a(family: Family) -> str:
@@ -308,7 +342,7 @@ def _topmost(new: set[str], every: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bar and its report of new weights: the caller names them."""
     from transformers.utils import logging
 

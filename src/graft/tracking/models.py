@@ -120,12 +120,16 @@ def _distribution(module: str) -> str | None:
 
 
 def signature(contents: Contents) -> Any:
-    """Return the model's signature: text columns in, the answer's columns out."""
+    """Return the model's signature: the row's columns in, the answer's out.
+
+    Pictures are bytes; MLflow takes them as base64 where they come as JSON.
+    """
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType, Array, DataType
 
-    kinds = {"number": DataType.double, "strings": Array(DataType.string), "image": AnyType(), "messages": AnyType()}
+    kinds = {"number": DataType.double, "strings": Array(DataType.string), "messages": AnyType()}
+    kinds["image"] = DataType.binary
     inputs = Schema(
         [
             ColSpec(kinds.get(kind, DataType.string), name, required=required)

@@ -4,24 +4,27 @@ A step's gradient is that of the *sum* of its losses over all micro-batches, div
 the step sums over: how a step is cut into micro-batches changes nothing but rounding, also where rows have unequally
 many items (tokens). The step's loss in the record is that same quotient.
 
-Gradients exist for the adapter alone: the base has ``requires_grad`` off, so no gradient of a base weight is computed,
-and nothing runs backward below the lowest adapted layer.
+Gradients exist for what is trained alone: the base has ``requires_grad`` off but for the parts that
+``training.unfreeze`` names, so nothing runs backward below the lowest trained layer.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import prediction_columns
 from graft.errors import Interrupted, TrainingDiverged, shown
 from graft.tasks import State, Task, TaskConfig, length_of
 from graft.training.batching import Plan, mixed_seed
 from graft.training.checkpoints import Checkpoint, Checkpoints
 from graft.training.hardware import memory_bytes
+from graft.training.loraplus import split_groups
 from graft.training.section import TrainingConfig
 from graft.training.signals import Stop
 
@@ -89,8 +92,12 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     config, model = inputs.config, inputs.model
     plan = Plan([length_of(row) for row in inputs.train_rows], config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = adamw(weights, config)
-    progress = _resume(checkpoints.latest(), weights, optimizer)
+    optimizer = adamw(weights, config, base_weights(model, weights))
+    if config.loraplus_lr_ratio is not None:
+        split_groups(optimizer, weights, config.loraplus_lr_ratio)
+    procedure = procedure_of(model)
+    procedure.begin(plan.steps)
+    progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
     resumed, record = progress.step, open_record(progress.step)
     try:
         model.train()
@@ -99,7 +106,11 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
             torch.manual_seed(mixed_seed("dropout", config.seed, step))
             rate = plan.learning_rate(step)
             loss, items = _backward(inputs, plan, step)
-            norm = _update(optimizer, weights, rate, items, config.max_gradient_norm)
+            penalty = procedure.penalty()
+            if penalty is not None:
+                (penalty * items).backward()  # type: ignore[no-untyped-call]
+            after_step = functools.partial(procedure.after_step, step)
+            norm = _update(optimizer, weights, rate, items, config.max_gradient_norm, after_step)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise _diverged(inputs, plan, step, loss, norm)
             _advance(progress, plan, step, time.perf_counter() - started)
@@ -110,7 +121,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
                 record.add(_score(inputs, weights, progress))
             if stop.signal_name or (step % config.checkpoint_every_steps == 0 and step < plan.steps):
                 record.flush()
-                checkpoints.save(_checkpoint(progress, weights, optimizer))
+                checkpoints.save(_checkpoint(progress, weights, optimizer, procedure))
             if stop.signal_name:
                 raise Interrupted(
                     f"train: stopped by {stop.signal_name} after step {step} of {plan.steps}; the same command resumes"
@@ -119,17 +130,35 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
         record.close()
     if config.keep == "best":
         _assign(weights, progress.best_weights)
+    procedure.finish()
     model.eval()
     return Outcome(progress, plan, resumed)
 
 
-def adamw(weights: Weights, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter, 2019, algorithm 2) over the adapter; only matrices decay."""
+def base_weights(model: PeftModel, weights: Weights) -> frozenset[str]:
+    """Return which of the trained ``weights`` are the base's own, by their names here."""
+    own = {id(value) for value in unfrozen(model).values()}
+    return frozenset(name for name, value in weights.items() if id(value) in own)
+
+
+def adamw(weights: Weights, config: TrainingConfig, own: frozenset[str] = frozenset()) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter, 2019, algorithm 2) over the adapter; only matrices decay.
+
+    A group's ``scale`` is its learning rate as a multiple of the adapter's; that of ``own``, weights of the base, is
+    what ``training.unfreeze_learning_rate`` asks for.
+    """
     import torch
 
-    matrices = [value for value in weights.values() if value.ndim >= 2]
-    others = [value for value in weights.values() if value.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    scale = (config.unfreeze_learning_rate or config.learning_rate) / config.learning_rate
+    groups = [
+        {
+            "params": [one for name, one in weights.items() if (name in own) == of_base and (one.ndim >= 2) == decays],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "scale": scale if of_base else 1.0,
+        }
+        for of_base in (False, True)
+        for decays in (True, False)
+    ]
     # One kernel over all parameters: 2 ms a step instead of 15 for 75 small matrices.
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True
@@ -148,10 +177,17 @@ def _backward(inputs: Inputs, plan: Plan, step: int) -> tuple[float, int]:
     return total / items, items
 
 
-def _update(optimizer: torch.optim.Optimizer, weights: Weights, rate: float, items: int, max_norm: float) -> float:
+def _update(
+    optimizer: torch.optim.Optimizer,
+    weights: Weights,
+    rate: float,
+    items: int,
+    max_norm: float,
+    after_step: Callable[[], None],
+) -> float:
     """Scale the summed gradients to the mean, clip them, move the weights; return the norm before clipping.
 
-    With a norm that is not finite nothing moves.
+    ``after_step`` is called while the gradients are there. With a norm that is not finite nothing moves.
     """
     import torch
 
@@ -160,8 +196,9 @@ def _update(optimizer: torch.optim.Optimizer, weights: Weights, rate: float, ite
     if math.isfinite(norm):
         torch._foreach_mul_(gradients, min(1.0, max_norm / (norm + 1e-6)) / items)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         optimizer.step()
+        after_step()
     optimizer.zero_grad(set_to_none=True)
     return norm
 
@@ -217,7 +254,9 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     return {"step": progress.step} | {f"validation_{name}": float(number) for name, number in values.items()}
 
 
-def _checkpoint(progress: Progress, weights: Weights, optimizer: torch.optim.Optimizer) -> Checkpoint:
+def _checkpoint(
+    progress: Progress, weights: Weights, optimizer: torch.optim.Optimizer, procedure: Procedure
+) -> Checkpoint:
     moments = {
         kind: {name: optimizer.state[value][kind] for name, value in weights.items() if value in optimizer.state}
         for kind in MOMENTS
@@ -226,13 +265,16 @@ def _checkpoint(progress: Progress, weights: Weights, optimizer: torch.optim.Opt
         "weights": {name: value.detach() for name, value in weights.items()},
         **moments,
         "best": progress.best_weights,
+        "method": procedure.tensors(),
     }
     facts = {name: getattr(progress, name) for name in ("tokens", "seconds", "best_step", "best_value")}
     return Checkpoint(progress.step, tensors, facts)
 
 
-def _resume(found: Checkpoint | None, weights: Weights, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's weights and moments in place; return where it stood."""
+def _resume(
+    found: Checkpoint | None, weights: Weights, optimizer: torch.optim.Optimizer, procedure: Procedure
+) -> Progress:
+    """Put a checkpoint's weights, moments and method state in place; return where it stood."""
     import torch
 
     if found is None:
@@ -242,6 +284,7 @@ def _resume(found: Checkpoint | None, weights: Weights, optimizer: torch.optim.O
         if name in found.tensors["exp_avg"]:
             moments = {kind: found.tensors[kind][name].to(value.device) for kind in MOMENTS}
             optimizer.state[value] = {"step": torch.tensor(float(found.step), device=value.device), **moments}
+    procedure.restore(found.tensors["method"])
     best = {name: value.to(weights[name].device) for name, value in found.tensors["best"].items()}
     print(f"train: going on from the checkpoint of step {found.step}", flush=True)
     return Progress(step=found.step, best_weights=best, **found.facts)

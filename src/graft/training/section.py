@@ -36,6 +36,9 @@ class TrainingConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate goes after the warm-up: to 0 at the last step, or not."""
 
+    loraplus_lr_ratio: float | None = Limit(default=None, ge=1)
+    """LoRA+: how many times faster the B matrices of a LoRA learn than everything else; null: alike."""
+
     weight_decay: float = Limit(default=0.01, ge=0)
     """AdamW's decoupled weight decay of matrices (not of biases and norms)."""
 
@@ -54,6 +57,18 @@ class TrainingConfig(Section):
     base_dropout: float | None = Limit(default=None, ge=0, lt=1)
     """The dropout of the base's own layers while training; null: as the base was configured (0.1 for a BERT). 0 saves a
     tenth of the time, and small adapters rarely need it."""
+
+    unfreeze: tuple[str, ...] = ()
+    """Parts of the base that are trained beside the adapter: regular expressions over full parameter names
+    (``bert\\.encoder\\.layer\\.5\\..*``), each of which must match one. What they change is saved with the adapter."""
+
+    unfreeze_learning_rate: float | None = Limit(default=None, gt=0)
+    """The peak learning rate of the unfrozen parts, and of all of the base under ``full``; null: ``learning_rate``."""
+
+    frozen_cache_bytes: int = Limit(default=8 << 30, ge=0)
+    """How much of the disk the base's outputs may take where nothing below the head is trained (output adapters,
+    ``probe``): they are computed once and kept in ``.graft/store``. Above it, or with 0, they are computed anew in each
+    epoch; no result changes by it."""
 
     threads: int = Limit(default=2, ge=1, le=256)
     """CPU threads; part of the identity, since the thread count changes the result's bytes."""

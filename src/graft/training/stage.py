@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import csv
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.adapters import AdapterConfig, attach, describe
+from graft.adapters import HEAD_METHODS, AdapterConfig, attach, columns_of, describe
 from graft.artifact import attention, pick_device, planned_identity, reproducible, save
-from graft.base import BaseConfig, locked
+from graft.base import BaseConfig, locked, quantization
 from graft.errors import TrainingDiverged
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
-from graft.tokenization import read_tokens
+from graft.tokenization import token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
+from graft.training.frozen import Feed, starting_at_the_head
 from graft.training.hardware import hardware
 from graft.training.loop import Inputs, Outcome, fit
 from graft.training.record import Record, lines
@@ -52,11 +54,11 @@ def run(
         for leftover in forget_leftovers(checkpoints.folder):
             print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
         inputs, new_modules = _inputs(workspace, task, base, adapter, training, identity, device)
-        with _report_on_divergence(workspace):
+        with _report_on_divergence(workspace), _frozen(workspace, adapter, inputs, identity) as feed:
             outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
         with replaced(workspace.adapter) as folder, replaced(workspace.training) as beside:
             save(inputs.model, folder, identity, _probe(inputs), new_modules)
-            _write_training(beside, live, inputs, outcome, run_key(identity))
+            _write_training(beside, live, inputs, outcome, run_key(identity), feed)
         checkpoints.remove()
     shutil.rmtree(workspace.failed / "train", ignore_errors=True)
 
@@ -84,16 +86,20 @@ def _inputs(
         dtype=getattr(torch, base.dtype),
         trust_remote_code=base.trust_remote_code,
         **attention(device, manifest["max_length_tokens"]),
+        **quantization.arguments(base.quantization, device),
     )
-    if training.base_dropout is not None:
+    dropout = 0.0 if _head_alone(adapter, training) else training.base_dropout
+    if dropout is not None:
         for part in model.modules():
             if isinstance(part, torch.nn.Dropout):
-                part.p = training.base_dropout
-    wrapped = attach(model, adapter, new_modules).to(device)
+                part.p = dropout
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=training.unfreeze, columns=columns_of(task)).to(
+        device
+    )
     summary = describe(wrapped)
     print(
         f"train: {summary.method} on {len(summary.modules)} modules, {summary.trainable_parameters:,} of "
-        f"{summary.total_parameters:,} parameters ({summary.share:.2%}), {base.dtype} base, {device}",
+        f"{summary.total_parameters:,} parameters ({summary.share:.2%}), {_type_of(base)} base, {device}",
         flush=True,
     )
     return Inputs(
@@ -101,12 +107,43 @@ def _inputs(
         task=one,
         task_config=task,
         state=state,
-        train_rows=read_tokens(workspace.tokens, "train").to_pylist(),
-        validation_rows=read_tokens(workspace.tokens, "validation").to_pylist(),
+        train_rows=token_rows(workspace.tokens, "train"),
+        validation_rows=token_rows(workspace.tokens, "validation"),
         pad_token_id=manifest["pad_token_id"],
         config=training,
         device=device,
     ), new_modules
+
+
+def _type_of(base: BaseConfig) -> str:
+    if base.quantization is None:
+        return base.dtype
+    return "8-bit" if base.quantization.get("load_in_8bit") else "4-bit"
+
+
+def _head_alone(adapter: AdapterConfig, training: TrainingConfig) -> bool:
+    """Return whether nothing below the head is trained: then the base's dropout is off."""
+    return adapter.method in HEAD_METHODS and not training.unfreeze
+
+
+@contextlib.contextmanager
+def _frozen(
+    workspace: Workspace, adapter: AdapterConfig, inputs: Inputs, identity: dict[str, Any]
+) -> Iterator[Feed | None]:
+    """Run the training from the head on, where nothing below it is trained."""
+    import torch
+
+    if not _head_alone(adapter, inputs.config):
+        yield None
+        return
+    names = ("task", "clean", "max_length_tokens", "code", "threads", "versions", "device")
+    made_of = {name: identity[name] for name in names}
+    card = torch.cuda.get_device_name() if inputs.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    splits = read_json(workspace.tokens / "manifest.json")["splits"]
+    made_of |= {"base": identity["base"]["digest"], "dtype": identity["base"]["dtype"], "card": card}
+    made_of |= {"rows": [splits[name]["digest"] for name in ("train", "validation")]}
+    with starting_at_the_head(inputs, workspace.store / "frozen", made_of) as feed:
+        yield feed
 
 
 @contextlib.contextmanager
@@ -137,7 +174,7 @@ def _probe(inputs: Inputs) -> dict[str, torch.Tensor]:
     return {**batch, **found}
 
 
-def _write_training(folder: Path, live: Path, inputs: Inputs, outcome: Outcome, key: str) -> None:
+def _write_training(folder: Path, live: Path, inputs: Inputs, outcome: Outcome, key: str, feed: Feed | None) -> None:
     progress, plan, summary = outcome.progress, outcome.plan, describe(inputs.model)
     shutil.copyfile(live, folder / METRICS)
     with (folder / "curves.csv").open("w", encoding="utf-8", newline="") as file:
@@ -161,5 +198,7 @@ def _write_training(folder: Path, live: Path, inputs: Inputs, outcome: Outcome, 
         "device": inputs.device,
         "resumed_from_step": outcome.resumed_from_step,
     }
+    if feed is not None:
+        facts["frozen"] = feed.facts()
     write_json(folder / "summary.json", facts)
     write_json(folder / "hardware.json", hardware(inputs.device, inputs.config.threads))

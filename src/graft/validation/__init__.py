@@ -26,7 +26,7 @@ from graft.cleaning import Cleaning
 from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import DataError, shown
-from graft.identity import digest_file
+from graft.identity import digest_bytes, digest_file
 from graft.reading import has_bom
 from graft.tasks import Field, TaskConfig
 from graft.validation.changes import described, write_changes
@@ -193,7 +193,9 @@ class _Inspection:
             self.warnings.append(repeated)
         if count := self.cleaning[split].disagreements:
             where = ", ".join(self.cleaning[split].disagreeing)
-            self.warnings.append(f"{split}: {count} rows have the text of an earlier row and another label ({where})")
+            self.warnings.append(
+                f"{split}: {count} rows have the {self.seen.kind} of an earlier row and another label ({where})"
+            )
         if self.label and split != "train" and (absent := set(self.counts["train"]) - set(self.counts[split])):
             shown_labels = ", ".join(shown(label) for label in sorted(absent)[:5])
             self.warnings.append(f"{split}: no row of {len(absent)} of the labels ({shown_labels})")
@@ -270,7 +272,9 @@ class _Seen:
     """Which ids and texts occurred before, by 128-bit digests: place numbers and splits, never the text."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
-        self.texts = [field.name for field in fields if field.text]
+        self.read = [field for field in fields if field.text or field.type == "image"]
+        """What the model reads: texts and pictures."""
+        self.kind = "text" if any(field.text for field in self.read) else "picture"
         self.files: dict[str, int] = {}
         self.ids: dict[int, tuple[int, int]] = {}
         self.splits: dict[int, int] = {}
@@ -287,7 +291,7 @@ class _Seen:
 
     def add_text(self, split: str, record: Record) -> None:
         """Note the texts of a row, and in which splits the same texts occurred."""
-        key = _digest("\0".join(str(record.row[name]) for name in self.texts))
+        key = _digest("\0".join(_readable(record.row[field.name]) for field in self.read))
         bit = 1 << SPLITS.index(split)
         before = self.splits.get(key, 0)
         self.splits[key] = before | bit
@@ -298,7 +302,11 @@ class _Seen:
     def repeated(self, split: str) -> str | None:
         """Return the warning about rows of ``split`` whose text occurred before."""
         found = [f"{self.doubles[split, other]} in {other}" for other in SPLITS if self.doubles[split, other]]
-        return f"{split}: rows with a text that occurs before: {', '.join(found)}" if found else None
+        return f"{split}: rows with a {self.kind} that occurs before: {', '.join(found)}" if found else None
+
+
+def _readable(value: Any) -> str:
+    return digest_bytes(value) if isinstance(value, bytes) else str(value)
 
 
 def _digest(text: str) -> int:

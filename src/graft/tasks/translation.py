@@ -1,0 +1,182 @@
+"""Translation: a source text to the same text in another language, by an encoder-decoder, or by a decoder's prompt.
+
+The headline is corpus BLEU; chrF sees parts of words, which matters for German, and ranks the errors by row. Validation
+in training needs no generation: the perplexity of the targets selects the checkpoint. A prediction table has
+``reference`` and ``references`` (object [N]), ``nll`` and ``tokens`` of the target, ``prediction`` (object [N]) and the
+rows' statistics of :mod:`graft.text_metrics`.
+"""
+
+# ruff: noqa: ARG001, ARG002  (the contract's signatures hold more than one task needs)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from graft import sequence, text_metrics
+from graft.errors import shown
+from graft.sequence import SequenceConfig, SequenceToSequence
+from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
+from graft.text_metrics import BleuTokenizer, bleu_tokenizer_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel
+
+    Table = Mapping[str, np.ndarray]
+
+CURVES = (
+    {
+        "histogram": {
+            "x": {"artifacts/evaluation/plots/histogram.csv": "rows"},
+            "y": {"artifacts/evaluation/plots/histogram.csv": "chrf"},
+            "template": "bar_horizontal",
+            "title": "Test rows by chrF",
+        }
+    },
+)
+
+
+class Config(SequenceConfig, TaskConfig):
+    """Translation: each row's ``source`` has a ``target``, and maybe several ``references``."""
+
+    name: Literal["translation"] = "translation"
+    """The task: a text into another language."""
+
+    source_language: str | None = None
+    """The language of the sources, such as ``en``; for the report."""
+
+    target_language: str | None = None
+    """The language of the targets, such as ``de`` or ``zh``: it decides what BLEU takes for words."""
+
+    bleu_tokenizer: BleuTokenizer | None = None
+    """sacrebleu's tokenizer, which makes BLEU's words; null: that of ``target_language`` (13a, zh for Chinese, char for
+    other languages without spaces)."""
+
+    @property
+    def words(self) -> BleuTokenizer:
+        """The tokenizer that BLEU uses."""
+        return self.bleu_tokenizer or bleu_tokenizer_for(self.target_language)
+
+
+# -- metrics over a prediction table
+
+
+def bleu(table: Table) -> float:
+    """Return the corpus BLEU, 0 to 100."""
+    return text_metrics.bleu(table["bleu_counts"])
+
+
+def chrf(table: Table) -> float:
+    """Return the corpus chrF, 0 to 100."""
+    return text_metrics.chrf(table["chrf_counts"])
+
+
+def row_chrf(table: Table) -> np.ndarray:
+    """Return each row's own chrF, 0 to 100: float64 [N]."""
+    return text_metrics.chrf_rows(table["chrf_counts"])
+
+
+def mean_row_chrf(table: Table) -> float:
+    """Return the mean of the rows' own chrF."""
+    return float(row_chrf(table).mean())
+
+
+def exact(table: Table) -> np.ndarray:
+    """Return 1 where a prediction is a reference, but for case and spaces, else 0: float64 [N]."""
+    return table["exact"]
+
+
+def exact_match(table: Table) -> float:
+    """Return the share of rows whose prediction is a reference."""
+    return float(exact(table).mean())
+
+
+# -- cheap predictors
+
+
+def copy(
+    config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
+) -> dict[str, np.ndarray]:
+    """Leave the source as it is: names, numbers and punctuation are right."""
+    return {"prediction": sequence.objects([row["source"] for row in test_rows])}
+
+
+def translation_memory(
+    config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
+) -> dict[str, np.ndarray]:
+    """Give the target of the training row whose source is most like it, by TF-IDF of words and word pairs."""
+    return {"prediction": sequence.objects(sequence.nearest_targets(train_rows, test_rows))}
+
+
+class Translation(SequenceToSequence, Task):
+    """The contract's methods for translation."""
+
+    name = "translation"
+    fields = (
+        Field("source", "string", text=True),
+        Field("target", "string", text=True, target=True),
+        Field("references", "strings", required=False, text=True, target=True),
+    )
+    families = ("encoder-decoder", "decoder")
+    metrics = (
+        Metric("bleu", bleu, generated=True),
+        Metric("chrf", chrf, generated=True),
+        Metric("mean_row_chrf", mean_row_chrf, per_row=row_chrf, generated=True),
+        Metric("exact_match", exact_match, per_row=exact, generated=True),
+        Metric("perplexity", sequence.perplexity, greater_is_better=False),
+    )
+    headline = "bleu"
+    worst = "mean_row_chrf"
+    curves = CURVES
+
+    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+        text_metrics.check_tokenizer(config.words)
+        return {}
+
+    def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
+        if row.get("references") == []:
+            yield RowProblem("references", "one text or more, or no such field", "an empty list")
+
+    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
+        if not row["labels"]:
+            yield RowProblem("target", "text that the base's tokenizer has tokens for", shown(row["references"][0]))
+
+    def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
+        auto_class = sequence.auto_class(config, folder, kwargs.get("trust_remote_code"))
+        return load_with_head(auto_class, folder, self.families, **kwargs)
+
+    def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
+        if "prediction" not in table:
+            return {}
+        predictions, references = table["prediction"].tolist(), table["references"].tolist()
+        return {
+            "bleu_counts": text_metrics.bleu_counts(predictions, references, config.words),
+            "chrf_counts": text_metrics.chrf_counts(predictions, references),
+            "exact": text_metrics.exact_rows(predictions, references),
+        }
+
+    def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
+        return {"copy": copy, "translation_memory": translation_memory}
+
+    def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
+        signatures = text_metrics.signatures(table["references"].tolist(), config.words)
+        languages = {"languages": f"{config.source_language or '?'} to {config.target_language or '?'}"}
+        return {
+            **languages,
+            "bleu": signatures["bleu"],
+            "chrf": signatures["chrf"],
+            **sequence.generation_settings(config),
+        }
+
+    def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
+        return {"Length": sequence.lengths(table)}
+
+    def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
+        return {
+            "histogram": sequence.histogram(row_chrf(table), "chrf", 100),
+            "length_ratio": sequence.histogram(sequence.length_ratios(table), "length_ratio", 2),
+        }
+
+
+TASK = Translation()
