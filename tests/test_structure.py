@@ -30,6 +30,7 @@ ORDER = (
         "likelihood",
         "generation",
         "language_modeling",
+        "conversations",
         "prompting",
         "pooling",
         "sequences",
@@ -67,6 +68,7 @@ HEAVY = (
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
+TUNERS = ("src/graft/adapters/bottleneck/",)
 TUNERS = (
     "src/graft/adapters/bottleneck/",
     "src/graft/adapters/output_tuner.py",

@@ -55,7 +55,7 @@ def generate_ids(
     """
     import torch
 
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
     # A method that trains a prompt puts it in front in its own ``generate``, whether it is switched off or not.
     speaker: Any = inner if getattr(model, "switched_off", False) else model
     decoder = not inner.config.is_encoder_decoder

@@ -227,7 +227,7 @@ class _Reader:
         return [ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids for ids in found]
 
     def _cut(self, source: str, count: int) -> tuple[list[int], int]:
-        """Return the tokens of the longest start of ``source`` that fits, and how many of ``count`` are lost."""
+        """Return the tokens of a start of ``source`` that fits, and how many of ``count`` are lost."""
         found = self.tokenizer(source, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for _, end in found["offset_mapping"]]
         keep, size = len(ends), count
@@ -304,7 +304,6 @@ def objects(values: Sequence[Any]) -> np.ndarray:
     import numpy as np
 
     found = np.empty(len(values), dtype=object)
-    found[:] = values if not values or not isinstance(values[0], list) else [None] * len(values)
     for place, value in enumerate(values):
         found[place] = value
     return found

@@ -1,8 +1,7 @@
 """Bottleneck adapters: a small network of two layers inside each block of the base, as a tuner of PEFT.
 
 PEFT has no such method, and AdapterHub's library cannot share an environment with transformers 5. As a PEFT tuner it
-saves, loads, switches and is configured as LoRA is. The price is one table that PEFT does not offer for writing: its
-enumeration of method names.
+saves, loads, switches and is configured as LoRA is.
 """
 
 from __future__ import annotations
