@@ -114,7 +114,8 @@ def test_adalora_penalty_is_what_peft_adds_to_its_loss(inputs_of: Any) -> None:
         whole = inputs.model(**batch).loss
         labels = batch.pop("labels")
         bare = cross_entropy(inputs.model(**batch).logits, labels)
-    assert penalty is not None and penalty.requires_grad
+    assert penalty is not None
+    assert penalty.requires_grad
     assert float(whole - bare) == pytest.approx(float(penalty.detach()), rel=1e-4)
 
 
