@@ -1,8 +1,8 @@
 """What it saves to compute a frozen base once: seconds per epoch of an output adapter and a probe on MiniLM.
 
-In one process, the same rows and settings: an epoch of training in which the base runs in every step (in batches, dropout
-off: what one would do without the file), the first pass that fills the file, and an epoch that starts at the head. The
-two ways to an epoch are timed in turn, ``--repeats`` times; printed are medians and their ratio.
+In one process, the same rows and settings: an epoch of training in which the base runs in every step (in batches,
+dropout off: what one would do without the file), the first pass that fills the file, and an epoch that starts at the
+head. The two ways to an epoch are timed in turn, ``--repeats`` times; printed are medians and their ratio.
 
     .venv/bin/python benchmarks/frozen.py [--rows 2000] [--repeats 3] [--method output_linear] [--data FILE.jsonl]
 """
