@@ -115,7 +115,8 @@ def main() -> None:
         tokens = sum(len(row["input_ids"]) for row in inputs.train_rows)
         print(f"{options.method} on MiniLM, {len(inputs.train_rows)} training rows, {tokens} tokens")
         print(f"an epoch, the base in every step   {statistics.median(whole):8.2f} s")
-        print(f"first pass, once                   {feed.store.seconds:8.2f} s ({feed.store.bytes / 1e6:.1f} MB kept)")
+        kept = f"{feed.store.size_bytes / 1e6:.1f} MB kept"
+        print(f"first pass, once                   {feed.store.seconds:8.2f} s ({kept})")
         print(f"an epoch from the head on          {statistics.median(fed):8.2f} s")
         print(f"ratio of the epochs                {statistics.median(whole) / statistics.median(fed):8.1f}")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)

@@ -214,7 +214,7 @@ class Feed:
         each = self.store.seconds / max(1, len(self.store.places))
         return {
             "lines": len(self.store.places),
-            "bytes": self.store.bytes,
+            "bytes": self.store.size_bytes,
             "computed_lines": self.computed,
             "served_lines": self.served,
             "seconds_to_compute": round(self.store.seconds, 3),
@@ -275,7 +275,7 @@ def _open_or_fill(feed: Feed, inputs: Inputs, folder: Path) -> None:
         feed.release()
         print(
             f"train: nothing below the head is trained: base outputs of {len(feed.store.places)} lines "
-            f"({feed.store.bytes / 1e6:,.1f} MB) {done} .graft/store/{folder.parent.name}/{folder.name} "
+            f"({feed.store.size_bytes / 1e6:,.1f} MB) {done} .graft/store/{folder.parent.name}/{folder.name} "
             f"({feed.store.seconds:.1f} s); dropout of the base is off",
             flush=True,
         )
