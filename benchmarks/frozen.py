@@ -1,8 +1,8 @@
 """What it saves to compute a frozen base once: seconds per epoch of an output adapter and a probe on MiniLM.
 
-In one process, the same rows and settings: an epoch of training in which the base runs in every step (in batches, dropout
-off: what one would do without the file), the first pass that fills the file, and an epoch that starts at the head. The
-two ways to an epoch are timed in turn, ``--repeats`` times; printed are medians and their ratio.
+In one process, the same rows and settings: an epoch of training in which the base runs in every step (in batches,
+dropout off: what one would do without the file), the first pass that fills the file, and an epoch that starts at the
+head. The two ways to an epoch are timed in turn, ``--repeats`` times; printed are medians and their ratio.
 
     .venv/bin/python benchmarks/frozen.py [--rows 2000] [--repeats 3] [--method output_linear] [--data FILE.jsonl]
 """
@@ -115,7 +115,8 @@ def main() -> None:
         tokens = sum(len(row["input_ids"]) for row in inputs.train_rows)
         print(f"{options.method} on MiniLM, {len(inputs.train_rows)} training rows, {tokens} tokens")
         print(f"an epoch, the base in every step   {statistics.median(whole):8.2f} s")
-        print(f"first pass, once                   {feed.store.seconds:8.2f} s ({feed.store.bytes / 1e6:.1f} MB kept)")
+        kept = f"{feed.store.size_bytes / 1e6:.1f} MB kept"
+        print(f"first pass, once                   {feed.store.seconds:8.2f} s ({kept})")
         print(f"an epoch from the head on          {statistics.median(fed):8.2f} s")
         print(f"ratio of the epochs                {statistics.median(whole) / statistics.median(fed):8.1f}")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)

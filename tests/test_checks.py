@@ -163,6 +163,23 @@ def test_adapter_is_described_with_its_parameters(project: Workspace) -> None:
     assert "query (2), value (2)" in found.text
 
 
+def test_kept_base_outputs_are_named_with_their_size(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", **{"adapter": None, "adapter.method": "output_linear"})
+    trained, kept = [one.text for one in check(project).findings if one.check == "adapter"]
+    assert trained.startswith("output_linear trains 99 of ")  # a weight of 32 x 3 and its bias
+    assert "base outputs are computed once, about 128 bytes a row" in kept  # 32 float32 numbers
+
+
+def test_unfrozen_parts_are_named(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", training={"unfreeze": [r"bert\.pooler\..*"]})
+    (found,) = [one for one in check(project).findings if one.check == "adapter"]
+    assert found.text.endswith("; 2 of the base's own: bert.pooler.dense.bias, bert.pooler.dense.weight")
+    wrong = make_project(tmp_path / "q", training={"unfreeze": ["pooler"]})
+    (found,) = [one for one in check(wrong).findings if one.check == "adapter"]
+    assert found.state == "fail"
+    assert found.text.startswith("training.unfreeze[0]: 'pooler' matches the full name of no parameter")
+
+
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [

@@ -21,7 +21,7 @@ HEAD_METHODS = (*OUTPUT_METHODS, "probe")
 """Methods below whose modules nothing is trained: what they read is the same in each epoch."""
 
 
-def head_of(model: nn.Module) -> str:
+def head_of(model: Any) -> str:
     """Return the full name of the last linear layer of ``model``'s head.
 
     A language model's output embeddings (``lm_head``); else the last linear layer outside the base (``classifier``,
@@ -40,7 +40,7 @@ def head_of(model: nn.Module) -> str:
     found = found or [name for name in linear if not name.startswith(inside)]
     if not found:
         raise ConfigError(f"adapter.method: {type(model).__name__} has no linear head to adapt; choose another method")
-    return found[-1]
+    return str(found[-1])
 
 
 def configured(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str], columns: int) -> PeftConfig:
@@ -124,7 +124,7 @@ def _output(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]
     return config
 
 
-def _target(model: nn.Module, wanted: Any) -> str:
+def _target(model: Any, wanted: Any) -> str:
     from torch import nn
 
     if wanted is None:
@@ -144,7 +144,7 @@ def _target(model: nn.Module, wanted: Any) -> str:
             f"adapter.target_modules: {shown(wanted)} meets {len(found)} linear layers, and an output adapter "
             f"stands on one; leave it out for `{head_of(model)}`"
         )
-    return found[0]
+    return str(found[0])
 
 
 def _beside(model: nn.Module, new: str, target: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig
@@ -31,10 +31,10 @@ HIDDEN = "hidden"
 
 
 @dataclass
-class OutputLinearConfig(PeftConfig):
+class OutputLinearConfig(PeftConfig):  # type: ignore[misc]
     """What ``output_linear`` is made of."""
 
-    target_modules: list[str] | str | None = field(
+    target_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "The one linear layer that is adapted; by default the last one of the head."}
     )
     modules_to_save: list[str] | None = field(
@@ -70,8 +70,16 @@ class OutputMlpConfig(OutputLinearConfig):
         self.peft_type = peft_type("output_mlp")
 
 
-class OutputLayer(nn.Module, BaseTunerLayer):
+class OutputLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """A linear layer and what its adapters add to it."""
+
+    adapter_layer_names: tuple[str, ...] = ()
+    if TYPE_CHECKING:
+        base_layer: Any
+        get_base_layer: Any
+        set_adapter: Any
+        active_adapters: Any
+        _move_adapter_to_device_of_base_layer: Any
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: OutputLinearConfig) -> None:
         super().__init__()
@@ -147,7 +155,7 @@ class OutputMlp(OutputLayer):
         return nn.Sequential(nn.Linear(width, linear.in_features), nn.ReLU(), _zeros(last) if config.residual else last)
 
 
-class OutputModel(BaseTuner):
+class OutputModel(BaseTuner):  # type: ignore[misc]
     """A base with output adapters."""
 
     tuner_layer_cls = OutputLayer

@@ -19,7 +19,7 @@ from graft.adapters.tuners import peft_type
 
 
 @dataclass
-class ProbeConfig(PeftConfig):
+class ProbeConfig(PeftConfig):  # type: ignore[misc]
     """What ``probe`` is made of."""
 
     modules_to_save: list[str] | None = field(
@@ -45,11 +45,11 @@ class FullConfig(ProbeConfig):
         self.peft_type = peft_type("full")
 
 
-class NoLayer(nn.Module, BaseTunerLayer):
+class NoLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """The layer class of a tuner that has none."""
 
 
-class ReferenceModel(BaseTuner):
+class ReferenceModel(BaseTuner):  # type: ignore[misc]
     """A base of which only whole modules are trained."""
 
     tuner_layer_cls = NoLayer

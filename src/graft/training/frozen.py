@@ -8,8 +8,8 @@ notice nothing: pooling of windows, gathering of last tokens and splitting into 
 
 A line is computed *alone*, without padding and without neighbours: then its vectors depend on nothing but the line, and
 a training gives the same bytes whether they come from the file or are computed anew (a batch of another shape rounds
-differently). On a CPU that costs nothing, since no padding is computed; on a GPU the first pass is slower than one in
-batches, which the second epoch wins back.
+differently). The price is the first pass, which is slower than one in batches where lines are short (on a GPU, always);
+``benchmarks/frozen.py`` measures what later epochs win.
 
 The feed looks at the model from outside (a forward pre-hook on the head, a replaced ``forward`` of the parts below), so
 that a later change can let it start at a frozen lower layer in place of the head.
@@ -45,6 +45,7 @@ CHECKED_ROWS = 4
 TOLERANCE = 1e-3
 """Largest difference, relative to the largest value, between a batch's vectors and those of its lines alone."""
 BFLOAT16_TOLERANCE = 0.1
+SHORT_TOKENS = 128
 RECENT_LINES = 256
 """Lines that are kept in memory: a task may ask for the same line twice, with the adapter and without."""
 Plain = bool | int | float | str
@@ -127,7 +128,7 @@ class Feed:
         self.inner.eval()
         self._stop, self.computed = True, self.computed + 1
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _threads_for(line):
                 self._forward(**{name: _on(value, self.inner.device) for name, value in line.items()})
         except _CaughtError:
             pass
@@ -213,7 +214,7 @@ class Feed:
         each = self.store.seconds / max(1, len(self.store.places))
         return {
             "lines": len(self.store.places),
-            "bytes": self.store.bytes,
+            "bytes": self.store.size_bytes,
             "computed_lines": self.computed,
             "served_lines": self.served,
             "seconds_to_compute": round(self.store.seconds, 3),
@@ -274,7 +275,7 @@ def _open_or_fill(feed: Feed, inputs: Inputs, folder: Path) -> None:
         feed.release()
         print(
             f"train: nothing below the head is trained: base outputs of {len(feed.store.places)} lines "
-            f"({feed.store.bytes / 1e6:,.1f} MB) {done} .graft/store/{folder.parent.name}/{folder.name} "
+            f"({feed.store.size_bytes / 1e6:,.1f} MB) {done} .graft/store/{folder.parent.name}/{folder.name} "
             f"({feed.store.seconds:.1f} s); dropout of the base is off",
             flush=True,
         )
@@ -426,6 +427,20 @@ def _put_back(module: Any, own: Any) -> None:
         module.__dict__.pop("forward", None)
     else:
         module.forward = own
+
+
+@contextlib.contextmanager
+def _threads_for(line: Line) -> Iterator[None]:
+    """Run a short line on one thread: its products are too small to share, and threads would wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    short = all(value.numel() <= SHORT_TOKENS for value in line.values() if isinstance(value, torch.Tensor))
+    torch.set_num_threads(1 if short else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _on(value: Any, device: Any) -> Any:

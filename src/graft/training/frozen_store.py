@@ -44,7 +44,7 @@ class VectorStore:
     raw: np.memmap[Any, Any]
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the vectors' file."""
         return int(self.raw.nbytes)
 
@@ -95,7 +95,7 @@ class Writer:
 
     folder: Path
     seconds: float = 0.0
-    bytes: int = 0
+    size_bytes: int = 0
     dtype: str = ""
     width: int = 0
     ends: dict[bytes, int] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Writer:
         self.dtype, self.width = str(vectors.dtype).removeprefix("torch."), vectors.shape[1]
         content = vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
         self.file.write(content)
-        self.bytes += len(content)
+        self.size_bytes += len(content)
         self.count += len(vectors)
         self.ends[digest] = self.count
 
