@@ -42,7 +42,7 @@ def test_every_task_names_itself_its_metrics_and_its_bases(name):
     assert task.families
     for metric in (task.headline, task.selection or task.headline, task.worst or task.headline):
         assert task.metric(metric).name == metric
-    assert task.metric(task.worst or task.headline).per_row is not None
+    assert not task.worst or task.metric(task.worst).per_row is not None
     assert not task.selecting.generated
     fields = [field.name for field in task.fields]
     assert len(set(fields)) == len(fields)
