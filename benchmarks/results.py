@@ -56,10 +56,22 @@ def filled(value: Any, places: dict[str, str]) -> Any:
     return value
 
 
-def gathered(files: str | dict[str, str], folder: Path) -> Path:
-    """Return the source to import: a folder as it is, or one made of a file for each split."""
-    if isinstance(files, str):
+def gathered(files: str | dict[str, str], folder: Path, where: dict[str, list[Any]]) -> Path:
+    """Return the source to import: a folder as it is, or one made of a file for each split.
+
+    ``where`` keeps the rows of a folder's JSONL files that have one of the given values in each column.
+    """
+    if isinstance(files, str) and not where:
         return Path(files)
+    if isinstance(files, str):
+        for path in Path(files).iterdir():
+            if path.suffix == ".jsonl":
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                chosen = (one for one in lines if all(json.loads(one)[name] in where[name] for name in where))
+                (folder / path.name).write_text("".join(chosen), encoding="utf-8")
+            elif path.is_dir():
+                (folder / path.name).symlink_to(path.resolve())  # what rows name: pictures
+        return folder
     for split, file in files.items():
         shutil.copyfile(file, folder / f"{split}{Path(file).suffix}")
     return folder
@@ -75,7 +87,7 @@ def prepared(name: str, case: dict[str, Any], replace: bool) -> Path:
         params = project / "params.yaml"
         params.write_text(checked(params.read_text(encoding="utf-8"), case.get("set", {})), encoding="utf-8")
         with tempfile.TemporaryDirectory() as temporary:
-            source = gathered(case["files"], Path(temporary))
+            source = gathered(case["files"], Path(temporary), case.get("where", {}))
             graft(project, "import", str(source), *map(str, case.get("import", [])))
         for command in case.get("before", []):
             graft(None, *command)

@@ -47,7 +47,7 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
     logger = get_run_logger()
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: at {shown(repository.commit())}, asked for {commit}; refused")
-    _get_data_of_base(repository)
+    get_data_of_base(repository)
     result = repository.run_stage(stage, pull=True, force=force, on_line=logger.info)
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: moved from {commit} to {shown(repository.commit())} during {stage}; refused")
@@ -57,7 +57,7 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
     return Completed(message=message)
 
 
-def _get_data_of_base(repository: Repository) -> None:
+def get_data_of_base(repository: Repository) -> None:
     """Pull data/ where the base is one from scratch that this machine lacks: it is made from the training rows."""
     workspace = repository.workspace
     config = params.load(workspace.params).base

@@ -16,11 +16,13 @@ import yaml
 from pydantic import ValidationError
 
 from graft import params, stages
-from graft.base import BaseConfig, lock, locked
+from graft.base import BaseConfig, load_processor, lock, locked
 from graft.base.scratch import described, make
 from graft.base.section import TokenizerConfig
 from graft.base.vocabulary import train_tokenizer
 from graft.errors import ConfigError, DataError, IntegrityError, ResourceMissing
+from graft.repository import Repository
+from graft.repository.worktrees import environment_of
 from graft.workspace import Workspace, read_json
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -185,6 +187,8 @@ def test_every_kind_of_model_is_made_and_loads(place: Workspace, kind: str) -> N
     if kind == "vit":
         wanted = {"size": {"height": 28, "width": 28}, "image_mean": [0.5], "image_std": [0.5]}
         assert wanted.items() <= read_json(folder / "preprocessor_config.json").items()
+        processor = load_processor("image", folder)
+        assert (processor.channels, processor.patches, processor.image_std) == (1, 17, (0.5,))
         return
     from graft.base import load_tokenizer
 
@@ -267,6 +271,39 @@ def test_a_missing_base_without_data_says_what_to_do(place: Workspace, tmp_path:
         found.folder(place.root)
     os.environ["GRAFT_BASES"] = str(tmp_path / "elsewhere")
     assert found.folder(place.root).parent == tmp_path / "elsewhere"
+
+
+def test_a_clean_clone_finds_the_base_by_its_digest(place: Workspace, tmp_path: Path) -> None:
+    """As `graft reproduce` and runs in worktrees do: other folders, another home."""
+    found, bases = lock(place, config_of(place)), place.bases
+    clone = tmp_path / "clone"
+    shutil.copytree(place.root, clone, ignore=shutil.ignore_patterns("bases", "data"))
+    with environment_of(place, home=clone):
+        assert found.folder(clone).parent == bases
+
+
+def test_a_worker_without_data_pulls_it_and_makes_the_base(place: Workspace, tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    from pipelines.stage import get_data_of_base
+
+    os.environ.update({f"DVC_{name}_DIR": str(tmp_path / name) for name in ("GLOBAL_CONFIG", "SITE_CACHE")})
+    found = lock(place, config_of(place))
+    subprocess.run(["git", "init", "-q"], cwd=place.root, check=True)
+    Repo.init(str(place.root)).close()
+    (place.root / ".dvc" / "config").write_text(
+        f"[core]\n    remote = shared\n['remote \"shared\"']\n    url = {tmp_path}/r\n"
+    )
+    (place.root / "dvc.yaml").write_text("stages: {}\n")
+    repository = Repository(place)
+    repository.add_data()
+    repository.push()
+    shutil.rmtree(place.data)
+    get_data_of_base(repository)
+    assert not place.data.exists()  # the base is here
+    shutil.rmtree(place.bases)
+    get_data_of_base(repository)
+    assert found.folder(place.root).is_dir()
 
 
 def test_a_base_made_again_from_other_data_is_refused(place: Workspace) -> None:

@@ -30,6 +30,7 @@ ORDER = (
         "likelihood",
         "generation",
         "language_modeling",
+        "conversations",
         "prompting",
         "pooling",
         "sequences",
@@ -56,6 +57,7 @@ ORDER = (
         "runs",
         "checks",
         "projects",
+        "groups",
     ),
     *("services", "housekeeping", "cli"),
 )
@@ -66,7 +68,12 @@ HEAVY = (
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
-TUNERS = ("src/graft/adapters/output_tuner.py", "src/graft/adapters/reference_tuner.py")
+TUNERS = ("src/graft/adapters/bottleneck/",)
+TUNERS = (
+    "src/graft/adapters/bottleneck/",
+    "src/graft/adapters/output_tuner.py",
+    "src/graft/adapters/reference_tuner.py",
+)
 """Classes of PEFT's kind derive from PEFT's; ``adapters.register`` alone imports them, inside a function."""
 QUARANTINE = {
     "great_expectations": ("src/graft/validation",),

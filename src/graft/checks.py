@@ -158,7 +158,7 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
     if not broken:
         files = sum(len(one) for one in found.values())
-        fields = ", ".join(field.name for field in _fields(sections) if field.required)
+        fields = ", ".join(field.name for field in _fields(sections) if field.required) or "fields"
         yield Finding(
             "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )

@@ -180,8 +180,9 @@ def _read_by(model: PreTrainedModel, base: Any, read: Any) -> None:
         if model.config.is_encoder_decoder and "decoder_input_ids" not in given:
             given["decoder_input_ids"] = _shifted(input_ids, model.config.decoder_start_token_id)
         hidden = base(attention_mask=attention_mask, **given).last_hidden_state
+        mask = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask
         # A prefix has places in the mask and none among the states; a soft prompt has both.
-        return SequenceClassifierOutput(logits=read(hidden, attention_mask[:, -hidden.shape[1] :]))
+        return SequenceClassifierOutput(logits=read(hidden, mask[:, -hidden.shape[1] :]))
 
     model.forward = forward
 

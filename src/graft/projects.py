@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from graft.errors import ConfigError, shown
 from graft.workspace import Workspace, write_text
@@ -75,6 +76,40 @@ def init(
     return NewProject(Workspace(root), tuple(root / one for one in missing))
 
 
+def derived(template: Workspace, root: Path, values: dict[str, Any]) -> dict[str, str]:
+    """Return the files of a project at ``root`` that follows ``template``: its params with ``values``, its stages.
+
+    Raises:
+        ConfigError: the template's params are wrong.
+    """
+    from graft.config import read_yaml
+    from graft.repository.overrides import checked
+
+    repository = template.repository
+    raw = read_yaml(template.params)[0]
+    source = str((raw.get("base") or {}).get("source") or "")
+    if source.startswith("."):
+        values = {**values, "base.source": relative(template.root / source, root)}
+    text = checked(template.params.read_text(encoding="utf-8"), values)
+    return {
+        "params.yaml": _with_modeline(text, repository, root),
+        "dvc.yaml": _stages(repository, root, str(raw["task"]["name"])),
+        ".gitignore": IGNORED,
+    }
+
+
+def _with_modeline(text: str, repository: Path, root: Path) -> str:
+    """Return a params file with the line by which editors find its schema from ``root``."""
+    schema = Path(os.path.relpath(repository / "infra" / "params.schema.json", root)).as_posix()
+    return "\n".join([f"# yaml-language-server: $schema={schema}", *_without_modeline(text)]) + "\n"
+
+
+def relative(folder: Path, root: Path) -> str:
+    """Return ``folder`` as ``base.source`` of the project at ``root``."""
+    relative = Path(os.path.relpath(folder.resolve(), root)).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
 def _clone(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / "infra" / "python").is_file() and (folder / "src" / "graft").is_dir():
@@ -98,8 +133,7 @@ def _params(repository: Path, root: Path, recipe: str, base: str | None, model: 
     values = {"registration.name": model, "tracking.experiment": model}
     if base is not None:
         values["base.source"] = _source(base, root)
-    schema = Path(os.path.relpath(repository / "infra" / "params.schema.json", root)).as_posix()
-    return "\n".join([f"# yaml-language-server: $schema={schema}", *_without_modeline(checked(text, values))]) + "\n"
+    return _with_modeline(checked(text, values), repository, root)
 
 
 def _without_modeline(text: str) -> Iterator[str]:
@@ -112,8 +146,7 @@ def _source(base: str, root: Path) -> str:
         return base
     if Path(base).is_absolute():
         return base
-    relative = Path(os.path.relpath(Path(base).resolve(), root)).as_posix()
-    return relative if relative.startswith(".") else f"./{relative}"
+    return relative(Path(base), root)
 
 
 def _stages(repository: Path, root: Path, task: str) -> str:

@@ -14,12 +14,13 @@ only where it would leave the prompt less than a quarter of the length. A cut an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from graft.errors import ConfigError, DataError, shown
+from graft.conversations import ANSWERS, Messages, roles_of, without_oldest
+from graft.errors import ConfigError, DataError
 from graft.generation import GenerationConfig
 from graft.likelihood import IGNORED
 
@@ -27,65 +28,16 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-Messages = Sequence[Mapping[str, Any]]
-
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
     "{{ eos_token if message['role'] == 'assistant' else '\\n' }}{% endfor %}"
 )
 """The template of a tokenizer without one: each message is a line, and the end token ends an answer."""
-ANSWERS = "assistant"
 ANSWER = {"role": ANSWERS, "content": "a"}
 """Stands for an answer that is not there yet: where a prompt ends in tokens can depend on that something follows."""
-TOOLS = ("tool", "function")
 PROMPT_SHARE = 4
 """A long answer leaves the prompt one part in this many of the length."""
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-# -- rows to conversations
-
-
-def messages_of(row: Mapping[str, Any], answer: str | None = None) -> list[dict[str, Any]]:
-    """Return the conversation of a row: its ``messages``, else ``system`` and ``prompt``; ``answer`` is put after it.
-
-    Raises:
-        DataError: the row has neither messages nor a prompt.
-    """
-    messages = [dict(one) for one in row.get("messages") or ()]
-    if not messages:
-        if row.get("prompt") is None:
-            raise DataError("a row has neither messages nor a prompt; give one of them")
-        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        messages = [*system, {"role": "user", "content": row["prompt"]}]
-    return messages if answer is None else [*messages, {"role": ANSWERS, "content": answer}]
-
-
-def disorder(messages: Messages) -> Iterator[tuple[str, str]]:
-    """Yield what is expected and what is found where messages are not in the order of a conversation.
-
-    Instructions come first, then questions and answers take turns; an answer may be followed by results of tools. How
-    it must end is the task's business.
-    """
-    before = ""
-    for number, one in enumerate(messages, start=1):
-        role = one["role"]
-        allowed = _after(before)
-        if role not in allowed:
-            yield f"message {number} from {' or '.join(allowed)}", shown(role)
-            return
-        before = role
-
-
-def _after(role: str) -> tuple[str, ...]:
-    """Return the roles that may follow ``role``."""
-    if role == "":
-        return ("system", "developer", "user")
-    if role in ("system", "developer"):
-        return ("user",)
-    if role == ANSWERS:
-        return ("user", *TOOLS)
-    return (ANSWERS, *TOOLS) if role in TOOLS else (ANSWERS,)
 
 
 # -- tokens of a tokenizer
@@ -128,7 +80,8 @@ def fitted(
     Raises:
         ConfigError: the answer alone has no room.
     """
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     positions = getattr(inner.config, "max_position_embeddings", None)
     if positions is None:
         return [list(prompt) for prompt in prompts]
@@ -195,8 +148,13 @@ class Line:
 
     def only(self, kept: Sequence[int], prompt: int) -> Line:
         """Return the line with the tokens at ``kept``, of which ``prompt`` stand before the last answer."""
-        columns = ([column[place] for place in kept] for column in (self.ids, self.offsets, self.supervised))
-        return Line(self.text, *columns, prompt)  # type: ignore[arg-type]
+        return Line(
+            self.text,
+            [self.ids[place] for place in kept],
+            [self.offsets[place] for place in kept],
+            [self.supervised[place] for place in kept],
+            prompt,
+        )
 
     def ends_in(self, tokens: frozenset[int]) -> bool:
         """Say whether the last supervised token is one of ``tokens``."""
@@ -300,7 +258,7 @@ class ChatFormat:
         spans = spans[-1:] if last_only else spans
         if not spans:
             raise DataError(
-                f"task.template: the chat template shows no answer in a conversation of {_roles(messages)}; give one "
+                f"task.template: the chat template shows no answer in a conversation of {roles_of(messages)}; give one "
                 f"that does"
             )
         prompt, _ = self._render(messages[:-1], prompt=True)
@@ -312,8 +270,8 @@ class ChatFormat:
         through, _ = self._render(messages[: number + 1])
         if not text.startswith(through) or not through.startswith(before):
             raise DataError(
-                f"task.template: the chat template writes the start of a conversation of {_roles(messages)} otherwise "
-                f"once it goes on, so where its answers are cannot be seen; give task.template with "
+                f"task.template: the chat template writes the start of a conversation of {roles_of(messages)} "
+                f"otherwise once it goes on, so where its answers are cannot be seen; give task.template with "
                 f"{{% generation %}} marks around the answers"
             )
         return len(before), len(through)
@@ -334,7 +292,7 @@ class ChatFormat:
             )
         except TemplateError as error:
             raise DataError(
-                f"task.template: the chat template refuses a conversation of {_roles(messages)}: {error}"
+                f"task.template: the chat template refuses a conversation of {roles_of(messages)}: {error}"
             ) from None
         return texts[0], [(int(start), int(end)) for start, end in marks[0]] if marked else []
 
@@ -374,15 +332,6 @@ class ChatFormat:
         return after if after < len(ids) and ids[after] in self.special else None
 
 
-def without_oldest(messages: Messages) -> list[Mapping[str, Any]]:
-    """Return a conversation without its oldest question and all that answers it; empty where it is the last one.
-
-    Instructions at the front stay.
-    """
-    users = [place for place, one in enumerate(messages) if one["role"] == "user"]
-    return [*messages[: users[0]], *messages[users[1] :]] if len(users) > 1 else []
-
-
 def cut(line: Line, limit: int, longest: int, special: frozenset[int]) -> Line:
     """Return a line of at most ``limit`` tokens: the prompt's front goes first, then the answer's end.
 
@@ -393,7 +342,3 @@ def cut(line: Line, limit: int, longest: int, special: frozenset[int]) -> Line:
     answer = min(line.answer, limit - prompt)
     front = _places(line.ids[: line.prompt], prompt, special)
     return line.only([*front, *range(line.prompt, line.prompt + answer)], prompt)
-
-
-def _roles(messages: Messages) -> str:
-    return ", ".join(str(one["role"]) for one in messages)

@@ -144,7 +144,8 @@ def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tens
 
     ``features`` reach models that say that they take them (``takes_features``).
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    inner = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     kept_out = {"labels", "window_row"} | (set() if getattr(inner, "takes_features", False) else {"features"})
     logits: torch.Tensor = model(**{name: value for name, value in batch.items() if name not in kept_out}).logits
     return logits

@@ -32,7 +32,7 @@ def test_peft_config_is_pefts_own() -> None:
         ({"zzz": 1}, r"adapter\.zzz: unknown key; `lora` has .*target_modules"),
         ({"method": "lorra"}, r"adapter\.method: no method 'lorra'; did you mean `lora`\?"),
         ({"method": "zzz"}, r"adapter\.method: no method 'zzz'; PEFT has .*ia3"),
-        ({"method": "adalora"}, r"adapter\.method: 'adalora' cannot be trained here: it moves its rank budget"),
+        ({"method": "poly"}, r"adapter\.method: 'poly' cannot be trained here: its batches need task ids"),
         ({"task_type": "SEQ_CLS"}, r"adapter\.task_type: Graft fills this key in"),
         ({"r": "eight"}, r"adapter\.r: input should be a valid integer.*\(got 'eight'\)"),
         ({"target_modules": 3}, r"adapter\.target_modules: .* \(got 3\)"),
@@ -57,7 +57,7 @@ def test_keys_come_with_pefts_documentation() -> None:
     assert found["target_modules"].description
     assert not {"peft_type", "base_model_name_or_path"} & found.keys()
     assert "ia3" in methods()
-    assert "adalora" not in methods()
+    assert "poly" not in methods()
 
 
 @pytest.mark.parametrize("targets", [["query", "quarry"], ["nothing"]])

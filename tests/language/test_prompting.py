@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from graft.conversations import disorder, messages_of, without_oldest
 from graft.errors import ConfigError, DataError
 from graft.generation import GenerationConfig
 from graft.likelihood import IGNORED
@@ -10,12 +11,9 @@ from graft.prompting import (
     ChatFormat,
     beginning_of,
     continuation,
-    disorder,
     end_of_text,
     fitted,
-    messages_of,
     valid_template,
-    without_oldest,
 )
 
 MARKED = (

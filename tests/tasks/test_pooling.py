@@ -140,6 +140,17 @@ def test_mean_and_last_give_an_encoder_one_new_head(tiny_base: Path) -> None:
             torch.testing.assert_close(TASK.outputs(config, model, together), expected)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_without_a_mask_every_token_is_the_rows_own(tiny_base: Path, pooling: str) -> None:
+    import torch
+
+    model, _, _ = loaded(tiny_base, pooling)
+    ids = torch.arange(5, 15).view(2, 5)
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        torch.testing.assert_close(model(input_ids=ids).logits, expected)
+
+
 @pytest.mark.parametrize("kind", ["DistilBert", "Roberta", "DebertaV2", "Electra"])
 def test_other_encoders_can_be_read_too(tmp_path: Path, kind: str) -> None:
     import torch

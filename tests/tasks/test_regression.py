@@ -197,11 +197,11 @@ def test_tfidf_takes_the_cosine_of_pairs_and_ridge_of_single_texts():
 
     targets = np.array([row["target"] for row in PAIRS])
     pairs = [(row["text"], row["text_pair"]) for row in PAIRS]
-    found = TASK.baselines()["tfidf"](CONFIG, PAIRS, PAIRS, STATE, 0)["prediction"]
+    found = TASK.baselines()["tfidf_regression"](CONFIG, PAIRS, PAIRS, STATE, 0)["prediction"]
     np.testing.assert_array_equal(found, similarity_values(pairs, targets, pairs))
     singles = [{**row, "text_pair": None} for row in PAIRS]
     texts = [row["text"] for row in singles]
-    found = TASK.baselines()["tfidf"](CONFIG, singles, singles, STATE, 0)["prediction"]
+    found = TASK.baselines()["tfidf_regression"](CONFIG, singles, singles, STATE, 0)["prediction"]
     np.testing.assert_array_equal(found, ridge_values(texts, targets, texts))
 
 

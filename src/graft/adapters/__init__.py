@@ -9,6 +9,7 @@ targets are checked here first and refused with their dotted path.
 from graft.adapters.attachment import AdapterSummary, attach, columns_of, describe, preview, wrap
 from graft.adapters.heads import HEAD_METHODS, head_of, trained_modules
 from graft.adapters.methods import Key, keys, methods, peft_config
+from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
@@ -18,6 +19,7 @@ __all__ = [
     "AdapterConfig",
     "AdapterSummary",
     "Key",
+    "Procedure",
     "as_the_base_was",
     "attach",
     "columns_of",
@@ -27,6 +29,7 @@ __all__ = [
     "methods",
     "peft_config",
     "preview",
+    "procedure_of",
     "put_changed",
     "register",
     "trained_modules",

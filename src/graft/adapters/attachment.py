@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters.equipment import equip, file_bytes, plain_start
 from graft.adapters.heads import HEAD_METHODS, configured, head_input
+from graft.adapters.refusals import refuse
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
 from graft.adapters.unfreezing import EVERYTHING, as_the_base_was, remember_names, unfreeze, unfrozen
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN_MODULES = 20
+READS_BASE = ("adamss", "frod", "shira")
+"""Methods that cannot be put on a model without weights."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def attach(
         ConfigError: an unknown method or key, or targets that the base does not have (the message lists those it has).
     """
     _check_targets(model, adapter, new_modules)
+    refuse(model, adapter, new_modules)
     config = configured(model, adapter, new_modules, columns)
     if getattr(model, "is_quantized", False):
         refuse_method(adapter.method, bool(unfreeze_patterns), config.is_prompt_learning)
@@ -96,6 +101,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     from peft import get_peft_model
 
     register()
+    config, start = plain_start(config)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     names = dict(model.named_parameters(remove_duplicate=False))
     try:
@@ -108,13 +114,14 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         raise ConfigError(f"adapter: {text}; the base has {_candidates(model, ())}") from error
     if getattr(config, "modules_to_save", None):  # PEFT adds the usual names of heads, without looking for doubles
         config.modules_to_save = sorted(set(config.modules_to_save))
+    equip(wrapped, start)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     if model.dtype == torch.bfloat16:
         _run_mixed(wrapped)
     remember_names(wrapped, names)
-    off = _without_prompt if config.is_prompt_learning else type(wrapped).disable_adapter
+    off = _without_prompt if config.is_prompt_learning else _without_layers
     wrapped.disable_adapter = functools.partial(_switched_off, wrapped, off)
     return wrapped
 
@@ -132,7 +139,7 @@ def describe(model: PeftModel) -> AdapterSummary:
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
         trainable_parameters=trainable,
         total_parameters=sum(size_of(parameter) for parameter in model.parameters()),
-        adapter_bytes=4 * trainable,
+        adapter_bytes=file_bytes(model) + 4 * sum(value.numel() for value in unfrozen(model).values()),
         unfrozen=tuple(unfrozen(model)),
     )
 
@@ -155,12 +162,13 @@ def preview(
 ) -> AdapterSummary:
     """Return what ``adapter`` would train on the base in ``folder``, without reading or making any weight.
 
+    Only methods that decompose the base's weights to know their own shapes read them.
+
     Raises:
         ConfigError: as :func:`attach`.
     """
-    model, new_modules = task.load_model(
-        str(folder), config, state, device_map="meta", trust_remote_code=trust_remote_code
-    )
+    place: dict[str, Any] = {} if adapter.method in READS_BASE else {"device_map": "meta"}
+    model, new_modules = task.load_model(str(folder), config, state, trust_remote_code=trust_remote_code, **place)
     wrapped = attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
     summary = describe(wrapped)
     if adapter.method in HEAD_METHODS and not summary.unfrozen:
@@ -245,6 +253,17 @@ def _switched_off(model: PeftModel, off: Callable[[PeftModel], AbstractContextMa
         model.switched_off = False
 
 
+def _without_layers(model: PeftModel) -> AbstractContextManager[None]:
+    """Run ``model`` with PEFT's layers off; a method without any (``full``) has nothing to switch, and PEFT refuses."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if not any(isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in model.modules()):
+        return contextlib.nullcontext()
+    off: AbstractContextManager[None] = type(model).disable_adapter(model)
+    return off
+
+
 @contextlib.contextmanager
 def _without_prompt(model: PeftModel) -> Iterator[None]:
     """Run ``model`` without its trained prompt and heads.
@@ -254,14 +273,14 @@ def _without_prompt(model: PeftModel) -> Iterator[None]:
     from peft.utils.other import ModulesToSaveWrapper
 
     heads = [part for part in model.modules() if isinstance(part, ModulesToSaveWrapper)]
-    forward = model.forward
-    model.forward = model.base_model.forward
+    forward, generate = model.forward, model.generate
+    model.forward, model.generate = model.base_model.forward, getattr(model.base_model, "generate", generate)
     for head in heads:
         head.enable_adapters(False)
     try:
         yield
     finally:
-        model.forward = forward
+        model.forward, model.generate = forward, generate
         for head in heads:
             head.enable_adapters(True)
 

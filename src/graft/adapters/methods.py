@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graft.adapters.adalora import OPEN_STEPS
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
 from graft.errors import ConfigError, shown
@@ -32,7 +33,6 @@ OWN_KEYS = frozenset(
 )
 """Keys of PEFT's classes that Graft fills in."""
 REFUSED = {
-    "adalora": "it moves its rank budget during training, by state that no checkpoint here holds",
     "multitask_prompt_tuning": "its batches need task ids",
     "poly": "its batches need task ids",
     "xlora": "it mixes adapters that must exist already",
@@ -100,6 +100,10 @@ def peft_config(adapter: AdapterConfig, *, task_type: str | None = None, new_mod
     if problems:
         raise ConfigError.from_problems(f"adapter: {len(problems)} problem{'s' if len(problems) > 1 else ''}", problems)
     given = dict(adapter.keys)
+    if adapter.method == "adalora":
+        given.setdefault("total_step", OPEN_STEPS)
+    if adapter.method == "cpt":  # it exists for one type alone, and refuses to be made without
+        task_type = task_type or "CAUSAL_LM"
     if new_modules:
         given["modules_to_save"] = sorted({*(given.get("modules_to_save") or ()), *new_modules})
     try:

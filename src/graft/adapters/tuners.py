@@ -11,13 +11,17 @@ from typing import Any
 
 
 def register() -> None:
-    """Enter Graft's tuners (output adapters, ``probe``, ``full``) in PEFT's tables; a second call changes nothing."""
+    """Enter Graft's tuners in PEFT's tables; a second call changes nothing."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    from graft.adapters import output_tuner, reference_tuner
+    from graft.adapters import bottleneck, output_tuner, reference_tuner
 
     known = {str(kind.value).lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
-    for name, (config_class, model_class) in {**output_tuner.METHODS, **reference_tuner.METHODS}.items():
+    for name, (config_class, model_class) in {
+        **bottleneck.METHODS,
+        **output_tuner.METHODS,
+        **reference_tuner.METHODS,
+    }.items():
         if name not in known:
             enter(name, config_class, model_class)
 

@@ -42,7 +42,7 @@ def save(
     config = {
         **plain_config(model.peft_config[model.active_adapter]),
         "base_model_name_or_path": identity["base"]["source"],
-        "revision": identity["base"]["revision"],
+        "revision": identity["base"]["revision"] if identity["base"]["kind"] == "hub" else None,
         "inference_mode": True,
     }
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -220,11 +220,13 @@ def lock(as_json: JSON = False) -> None:
     if as_json:
         printing.as_json(dataclasses.asdict(locked))
         return
-    revision = f" at {locked.revision}" if locked.revision else ""
+    revision = f" at {locked.revision}" if locked.kind == "hub" else ""
     print(
         f"{locked.source}{revision}: {locked.model_type}, {locked.parameters:,} parameters, {len(locked.files)} files"
     )
     print(f"digest {locked.digest}")
+    if locked.kind == "scratch":
+        print(f"made in {_relative(locked.folder(place.root, weights=False))}")
     print(f"wrote {_relative(place.sources_lock)}")
 
 

@@ -26,6 +26,7 @@ FOLLOW_SECONDS = 0.5
         ("graft run --add-data", "record changed data in data.dvc first"),
         ("graft run --pull", "take results that the shared remote has, in place of computing them"),
         ("graft run --force --push", "everything anew, results to the remotes"),
+        ("graft run --each 'data/groups/*'", "a project and an adapter for each file or folder there"),
     ),
 )
 def run(
@@ -42,12 +43,20 @@ def run(
     pull: Annotated[bool, typer.Option("--pull", help="Take results that the DVC remote's run cache has.")] = False,
     push: Annotated[bool, typer.Option("--push", help="At the end, push outputs, run cache and commit.")] = False,
     publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Record the result in MLflow.")] = True,
+    each: Annotated[
+        str | None,
+        typer.Option("--each", metavar="PATTERN", help="Once for each group: every file or folder that matches."),
+    ] = None,
 ) -> None:
     """Run the chain: validate, tokenize, train, evaluate, register, publish, promote. Nothing runs twice."""
     from graft.cli.child import run_module
     from graft.cli.current import current, summary_lines
 
     place = workspace()
+    if each is not None:
+        _run_each(
+            place, each, {"--set": overrides, "--commit": commit, "--add-data": add_data}, force, pull, push, publish
+        )
     values = _overrides(place, overrides or [])
     if not (force or values or commit or push):
         found = current(place)
@@ -57,13 +66,28 @@ def run(
             print("nothing to do: data, parameters, code and base are those of this version")
             return
     if not commit:
-        _refuse_problems(place)
+        refuse_problems(place)
     arguments = ["--project", str(place.root), *(f"--set={one}" for one in overrides or [])]
     arguments += ["--commit", commit] if commit else []
     flags = {"--force": force, "--add-data": add_data, "--pull": pull, "--push": push}
     flags["--no-publish"] = not publish
     arguments += [name for name, wanted in flags.items() if wanted]
     raise typer.Exit(run_module(place, "pipelines.finetune", arguments))
+
+
+def _run_each(place: Workspace, pattern: str, unfit: dict[str, Any], *wanted: bool) -> None:
+    """Run the chain for each group; options that are about one project's files are refused."""
+    from pathlib import Path
+
+    from graft.cli.each import run_each
+    from graft.errors import ConfigError
+
+    given = [name for name, value in unfit.items() if value]
+    if given:
+        raise ConfigError(f"--each: leave out {', '.join(given)}; the projects of groups follow params.yaml as it is")
+    force, pull, push, publish = wanted
+    flags = {"--force": force, "--pull": pull, "--push": push, "--no-publish": not publish}
+    raise typer.Exit(run_each(place, pattern, [name for name, on in flags.items() if on], Path.cwd()))
 
 
 def _overrides(place: Workspace, given: list[str]) -> dict[str, Any]:
@@ -88,7 +112,7 @@ def _overrides(place: Workspace, given: list[str]) -> dict[str, Any]:
     return values
 
 
-def _refuse_problems(place: Workspace) -> None:
+def refuse_problems(place: Workspace) -> None:
     """Refuse to start with what the light checks find; warnings are shown."""
     from graft import checks
     from graft.cli import printing

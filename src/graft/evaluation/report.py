@@ -271,7 +271,10 @@ def _lineage(identity: Mapping[str, Any], adapter_digest: str) -> list[tuple[str
     versions = ", ".join(f"{name} {version}" for name, version in sorted(identity["versions"].items()))
     return [
         ("adapter digest", adapter_digest),
-        ("base revision", identity["base"]["revision"] or "none (not a Hub model)"),
+        (
+            "base revision",
+            identity["base"]["revision"] if identity["base"]["kind"] == "hub" else "none (not a Hub model)",
+        ),
         ("base digest", identity["base"]["digest"]),
         ("data digest", identity["data"]),
         ("test rows digest", identity["test"]),

@@ -70,7 +70,11 @@ def _store(workspace: Workspace, days: float) -> Iterator[Waste]:
 
 def _remains(workspace: Workspace) -> Iterator[Waste]:
     """Yield what a killed process left beside the outputs: their temporary folders and files."""
-    for path in (*workspace.artifacts.glob(f".*{TEMPORARY}"), *workspace.root.glob(f".*{TEMPORARY}")):
+    for path in (
+        place
+        for folder in (workspace.artifacts, workspace.root, workspace.bases)
+        for place in folder.glob(f".*{TEMPORARY}")
+    ):
         yield Waste("remains", path.name, bytes_of(path), time.time() - path.stat().st_mtime, path)
 
 

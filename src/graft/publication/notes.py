@@ -31,7 +31,7 @@ def followed_tags(identity: Mapping[str, Any], context: RunContext) -> dict[str,
     return {
         "graft.task": identity["task"]["name"],
         "graft.data": identity["data"],
-        "graft.base": base["source"] + (f"@{base['revision']}" if base["revision"] else ""),
+        "graft.base": base["source"] + (f"@{base['revision']}" if base["kind"] == "hub" else ""),
         "graft.base_digest": base["digest"],
         "graft.code": identity["code"],
         "graft.environment": identity["environment"] or "none",

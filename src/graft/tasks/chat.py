@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 from pydantic import field_validator
 
+from graft.conversations import ANSWERS, disorder, messages_of
 from graft.generation import GenerationConfig, generate_ids
 from graft.language_modeling import (
     ByteModel,
@@ -31,7 +32,7 @@ from graft.language_modeling import (
 )
 from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded
-from graft.prompting import ANSWERS, ChatFormat, Line, continuation, disorder, fitted, messages_of, valid_template
+from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 from graft.text_metrics import exact_rows, rouge_rows
 

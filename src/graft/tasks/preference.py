@@ -20,20 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 from pydantic import field_validator
 
+from graft.conversations import ANSWERS, disorder, messages_of
 from graft.generation import GenerationConfig, generate_ids
 from graft.language_modeling import count_bytes, histogram
 from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded, split_windows
-from graft.prompting import (
-    ANSWERS,
-    ChatFormat,
-    Line,
-    continuation,
-    disorder,
-    fitted,
-    messages_of,
-    valid_template,
-)
+from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
 if TYPE_CHECKING:

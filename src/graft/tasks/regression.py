@@ -262,7 +262,7 @@ class Regression(Task):
         return {"reference": np.array([row["target"] for row in rows], dtype=np.float64)}
 
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
-        return {"mean": mean, "tfidf": tfidf}
+        return {"mean": mean, "tfidf_regression": tfidf}
 
     def answers(self, predictions: Table, state: State) -> list[dict[str, Any]]:
         return [{"value": float(value)} for value in predictions["prediction"]]

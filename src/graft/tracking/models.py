@@ -34,7 +34,7 @@ ADAPTER_TAG = "graft.adapter"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 CORE_REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "pandas")
 """What loading needs, also where no import in the code names it."""
-OTHER_NAMES = {"yaml": "PyYAML", "sklearn": "scikit-learn"}
+OTHER_NAMES = {"yaml": "PyYAML", "sklearn": "scikit-learn", "PIL": "pillow"}
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ Gradients exist for what is trained alone: the base has ``requires_grad`` off bu
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters import unfrozen
+from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import prediction_columns
 from graft.errors import Interrupted, TrainingDiverged, shown
 from graft.tasks import State, Task, TaskConfig, length_of
 from graft.training.batching import Plan, mixed_seed
 from graft.training.checkpoints import Checkpoint, Checkpoints
 from graft.training.hardware import memory_bytes
+from graft.training.loraplus import split_groups
 from graft.training.section import TrainingConfig
 from graft.training.signals import Stop
 
@@ -91,7 +93,11 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     plan = Plan([length_of(row) for row in inputs.train_rows], config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimizer = adamw(weights, config, base_weights(model, weights))
-    progress = _resume(checkpoints.latest(), weights, optimizer)
+    if config.loraplus_lr_ratio is not None:
+        split_groups(optimizer, weights, config.loraplus_lr_ratio)
+    procedure = procedure_of(model)
+    procedure.begin(plan.steps)
+    progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
     resumed, record = progress.step, open_record(progress.step)
     try:
         model.train()
@@ -100,7 +106,11 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
             torch.manual_seed(mixed_seed("dropout", config.seed, step))
             rate = plan.learning_rate(step)
             loss, items = _backward(inputs, plan, step)
-            norm = _update(optimizer, weights, rate, items, config.max_gradient_norm)
+            penalty = procedure.penalty()
+            if penalty is not None:
+                (penalty * items).backward()  # type: ignore[no-untyped-call]
+            after_step = functools.partial(procedure.after_step, step)
+            norm = _update(optimizer, weights, rate, items, config.max_gradient_norm, after_step)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise _diverged(inputs, plan, step, loss, norm)
             _advance(progress, plan, step, time.perf_counter() - started)
@@ -111,7 +121,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
                 record.add(_score(inputs, weights, progress))
             if stop.signal_name or (step % config.checkpoint_every_steps == 0 and step < plan.steps):
                 record.flush()
-                checkpoints.save(_checkpoint(progress, weights, optimizer))
+                checkpoints.save(_checkpoint(progress, weights, optimizer, procedure))
             if stop.signal_name:
                 raise Interrupted(
                     f"train: stopped by {stop.signal_name} after step {step} of {plan.steps}; the same command resumes"
@@ -120,6 +130,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
         record.close()
     if config.keep == "best":
         _assign(weights, progress.best_weights)
+    procedure.finish()
     model.eval()
     return Outcome(progress, plan, resumed)
 
@@ -166,10 +177,17 @@ def _backward(inputs: Inputs, plan: Plan, step: int) -> tuple[float, int]:
     return total / items, items
 
 
-def _update(optimizer: torch.optim.Optimizer, weights: Weights, rate: float, items: int, max_norm: float) -> float:
+def _update(
+    optimizer: torch.optim.Optimizer,
+    weights: Weights,
+    rate: float,
+    items: int,
+    max_norm: float,
+    after_step: Callable[[], None],
+) -> float:
     """Scale the summed gradients to the mean, clip them, move the weights; return the norm before clipping.
 
-    With a norm that is not finite nothing moves.
+    ``after_step`` is called while the gradients are there. With a norm that is not finite nothing moves.
     """
     import torch
 
@@ -180,6 +198,7 @@ def _update(optimizer: torch.optim.Optimizer, weights: Weights, rate: float, ite
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         optimizer.step()
+        after_step()
     optimizer.zero_grad(set_to_none=True)
     return norm
 
@@ -235,7 +254,9 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     return {"step": progress.step} | {f"validation_{name}": float(number) for name, number in values.items()}
 
 
-def _checkpoint(progress: Progress, weights: Weights, optimizer: torch.optim.Optimizer) -> Checkpoint:
+def _checkpoint(
+    progress: Progress, weights: Weights, optimizer: torch.optim.Optimizer, procedure: Procedure
+) -> Checkpoint:
     moments = {
         kind: {name: optimizer.state[value][kind] for name, value in weights.items() if value in optimizer.state}
         for kind in MOMENTS
@@ -244,13 +265,16 @@ def _checkpoint(progress: Progress, weights: Weights, optimizer: torch.optim.Opt
         "weights": {name: value.detach() for name, value in weights.items()},
         **moments,
         "best": progress.best_weights,
+        "method": procedure.tensors(),
     }
     facts = {name: getattr(progress, name) for name in ("tokens", "seconds", "best_step", "best_value")}
     return Checkpoint(progress.step, tensors, facts)
 
 
-def _resume(found: Checkpoint | None, weights: Weights, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's weights and moments in place; return where it stood."""
+def _resume(
+    found: Checkpoint | None, weights: Weights, optimizer: torch.optim.Optimizer, procedure: Procedure
+) -> Progress:
+    """Put a checkpoint's weights, moments and method state in place; return where it stood."""
     import torch
 
     if found is None:
@@ -260,6 +284,7 @@ def _resume(found: Checkpoint | None, weights: Weights, optimizer: torch.optim.O
         if name in found.tensors["exp_avg"]:
             moments = {kind: found.tensors[kind][name].to(value.device) for kind in MOMENTS}
             optimizer.state[value] = {"step": torch.tensor(float(found.step), device=value.device), **moments}
+    procedure.restore(found.tensors["method"])
     best = {name: value.to(weights[name].device) for name, value in found.tensors["best"].items()}
     print(f"train: going on from the checkpoint of step {found.step}", flush=True)
     return Progress(step=found.step, best_weights=best, **found.facts)

@@ -36,6 +36,9 @@ class TrainingConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate goes after the warm-up: to 0 at the last step, or not."""
 
+    loraplus_lr_ratio: float | None = Limit(default=None, ge=1)
+    """LoRA+: how many times faster the B matrices of a LoRA learn than everything else; null: alike."""
+
     weight_decay: float = Limit(default=0.01, ge=0)
     """AdamW's decoupled weight decay of matrices (not of biases and norms)."""
 

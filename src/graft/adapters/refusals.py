@@ -1,0 +1,89 @@
+"""Pairs of method and model that PEFT accepts and that then fail, or go wrong without a word: refused with the reason.
+
+``graft check`` asks here, before any training. What PEFT refuses itself keeps PEFT's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graft.adapters.methods import task_type_of
+from graft.adapters.section import AdapterConfig
+from graft.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DATA_STARTS = {
+    "corda": "needs a pass over data before the adapter exists; `pissa` starts from the weights alone",
+    "eva": "needs a pass over data before the adapter exists; `pissa` starts from the weights alone",
+    "lora_ga": "needs gradients over data before the adapter exists; `pissa` starts from the weights alone",
+    "loftq": "quantizes the base itself and would change its weights; quantize by base.quantization, or use `pissa`",
+}
+"""Values of ``init_lora_weights`` -> why not."""
+PROMPTS = ("cartridge", "cpt", "p_tuning", "prefix_tuning", "prompt_tuning")
+EMBEDDED_PROMPTS = ("cpt", "p_tuning", "prompt_tuning")
+"""Prompts that stand among the row's embeddings; prefix_tuning and cartridge stand in the attention's cache."""
+
+
+def refuse(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> None:
+    """Refuse a method that does not fit ``model``.
+
+    Raises:
+        ConfigError: with the reason, and what to use in its place.
+    """
+    reason = _start(model, adapter) or _prompt(model, adapter, new_modules) or _structure(model, adapter)
+    if reason:
+        raise ConfigError(f"adapter.{reason}")
+
+
+def _start(model: nn.Module, adapter: AdapterConfig) -> str | None:
+    start = adapter.keys.get("init_lora_weights")
+    if not isinstance(start, str):
+        return None
+    kind = next((one for one in DATA_STARTS if start.lower().startswith(one)), None)
+    if kind:
+        return f"init_lora_weights: {shown(start)} {DATA_STARTS[kind]}"
+    if start.lower() == "olora" and any(type(part).__name__ == "Conv1D" for part in model.modules()):
+        return f"init_lora_weights: {shown(start)} takes {model.config.model_type}'s weights transposed; use `pissa`"
+    if start.startswith("pissa") or start.lower() == "olora":
+        for key in ("use_dora", "layer_replication", "target_parameters", "trainable_token_indices"):
+            if adapter.keys.get(key):
+                return (
+                    f"init_lora_weights: {shown(start)} with `{key}` cannot be turned into a plain LoRA on the "
+                    f"untouched base; use one of the two"
+                )
+    return None
+
+
+def _prompt(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> str | None:
+    if adapter.method not in PROMPTS:
+        return None
+    config: Any = model.config
+    kind = task_type_of(type(model).__name__)
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        return f"method: {shown(adapter.method)} stands before tokens, and {config.model_type} reads pictures; use lora"
+    if adapter.method == "cpt" and kind != "CAUSAL_LM":
+        return "method: 'cpt' is made for causal language models alone; use prompt_tuning"
+    if getattr(config, "is_encoder_decoder", False) and (new_modules or kind != "SEQ_2_SEQ_LM"):
+        return (
+            f"method: {shown(adapter.method)} on an encoder-decoder is made for text to text alone; a task with a head "
+            f"of its own takes lora"
+        )
+    if adapter.method in EMBEDDED_PROMPTS and hasattr(model, "score") and new_modules:
+        return (
+            f"method: {shown(adapter.method)} hides the tokens from the head of a decoder, which would read padding in "
+            f"place of a row's last token; use prefix_tuning or lora"
+        )
+    return None
+
+
+def _structure(model: nn.Module, adapter: AdapterConfig) -> str | None:
+    config: Any = model.config
+    kind = task_type_of(type(model).__name__)
+    if adapter.method == "shadow" and kind != "CAUSAL_LM":
+        return "method: 'shadow' runs beside the layers of a causal language model, and the task has another; use lora"
+    if adapter.method == "trainable_tokens" and getattr(model, "main_input_name", "input_ids") != "input_ids":
+        return f"method: 'trainable_tokens' trains rows of an embedding, and {config.model_type} has none; use lora"
+    return None

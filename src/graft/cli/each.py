@@ -1,0 +1,73 @@
+"""`graft run --each`: the chain for each group of users, one after the other, and one table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graft.errors import GraftError, Interrupted
+
+if TYPE_CHECKING:
+    from graft.groups import Group, Outcome
+    from graft.params import Params
+    from graft.workspace import Workspace
+
+
+def run_each(template: Workspace, pattern: str, flags: Sequence[str], start: Path) -> int:
+    """Run the chain of every group; return the exit code.
+
+    A group that fails does not stop the others. ``flags`` go to each flow.
+
+    Raises:
+        ConfigError: the project's params are wrong, or the pattern matches nothing.
+        Interrupted: a run was interrupted; the same command goes on with the groups that are left.
+    """
+    from graft import groups, params, tasks
+    from graft.cli import printing
+
+    config = params.load(template.params)
+    found = groups.found(template, pattern, start)
+    outcomes = []
+    for number, group in enumerate(found, start=1):
+        printing.heading(f"group {group.name} ({number} of {len(found)}): {group.workspace.name}")
+        outcomes.append(_run(template, config, group, flags))
+    print()
+    printing.table(*groups.table(outcomes, tasks.get(config.task.name).headline))
+    bad = sum(one.exit_code != 0 for one in outcomes)
+    print(f"{len(outcomes) - bad} of {len(outcomes)} groups have their adapter" + (f", {bad} failed" if bad else ""))
+    return groups.exit_code(outcomes)
+
+
+def _run(template: Workspace, config: Params, group: Group, flags: Sequence[str]) -> Outcome:
+    from graft import groups
+    from graft.cli.child import run_module
+    from graft.cli.current import current
+    from graft.cli.running import refuse_problems
+
+    place = group.workspace
+    try:
+        groups.prepare(template, config, group)
+        if not flags and current(place) is not None:
+            print("nothing to do: data, parameters, code and base are those of its version")
+            return groups.outcome(group, config, new=False)
+        refuse_problems(place)
+        code = run_module(place, "pipelines.finetune", ["--project", str(place.root), *flags])
+    except Interrupted:
+        raise
+    except GraftError as error:
+        print(f"error: {error}", flush=True)
+        return groups.failed(group, str(error), error.exit_code)
+    if code in (Interrupted.exit_code, 130):
+        raise Interrupted(f"group {group.name}: interrupted; the same command goes on from here")
+    if code:
+        return groups.failed(group, _error_of(place), code)
+    return groups.outcome(group, config, new=True)
+
+
+def _error_of(place: Workspace) -> str:
+    """Return what the newest run of a project ended with."""
+    from graft import runs
+
+    newest = runs.listed(place)[:1]
+    return str(newest[0].facts.get("error") or "") if newest else ""

@@ -1,0 +1,38 @@
+"""LoRA+ (Hayou et al., 2024): the matrix B of a LoRA learns faster than A, by a fixed ratio.
+
+PEFT's ``create_loraplus_optimizer`` makes an optimizer of its own; here the groups of the loop's AdamW are split the
+same way, so that schedules, checkpoints and everything else stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from graft.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+UPPER = "lora_B"
+
+
+def split_groups(optimizer: torch.optim.Optimizer, weights: Mapping[str, torch.nn.Parameter], ratio: float) -> None:
+    """Give the B matrices, and vectors, as PEFT does, ``ratio`` times the learning rate of the rest.
+
+    A group's ``scale`` is its learning rate as a multiple of the schedule's.
+
+    Raises:
+        ConfigError: the adapter has no B matrices.
+    """
+    faster = {id(value) for name, value in weights.items() if UPPER in name}
+    if not faster:
+        raise ConfigError("training.loraplus_lr_ratio: the adapter has no `lora_B` to learn faster; leave it out")
+    faster |= {id(value) for value in weights.values() if value.ndim == 1}
+    for group in list(optimizer.param_groups):
+        moved = [value for value in group["params"] if id(value) in faster]
+        group["params"] = [value for value in group["params"] if id(value) not in faster]
+        if moved:
+            settings = {name: value for name, value in group.items() if name != "params"}
+            optimizer.add_param_group({**settings, "params": moved, "scale": group.get("scale", 1.0) * ratio})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
