@@ -314,7 +314,7 @@ def test_verified_returns_what_the_adapter_is(trained: Workspace) -> None:
 
 def test_artifact_needs_no_pipeline_library() -> None:
     source = Path(__file__).parents[1] / "src"
-    libraries = {"git", "dvc", "mlflow", "prefect", "great_expectations", "pandas", "sklearn"}
+    libraries = {"git", "dvc", "mlflow", "prefect", "great_expectations", "pandas"}
     imported = {
         name.split(".")[0]
         for path in code_of("graft.artifact", source)

@@ -21,8 +21,8 @@ from pydantic import field_validator
 from graft.classification import CALIBRATION_BINS, auroc, auroc_rows, listed
 from graft.errors import DataError, shown
 from graft.pooling import Pooling, pool
-from graft.sequences import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
+from graft.text_inputs import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
 from graft.tfidf import joined, presence_probabilities
 
 if TYPE_CHECKING:

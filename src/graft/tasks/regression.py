@@ -20,7 +20,8 @@ from pydantic import field_validator
 
 from graft.errors import DataError
 from graft.pooling import Pooling, pool, pool_pairs
-from graft.sequences import (
+from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
+from graft.text_inputs import (
     NUMERIC,
     Moments,
     check_numeric,
@@ -30,7 +31,6 @@ from graft.sequences import (
     logits_of,
     standardised,
 )
-from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
 from graft.tfidf import joined, ridge_values, similarity_values
 
 if TYPE_CHECKING:

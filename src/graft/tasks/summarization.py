@@ -15,10 +15,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from graft import sequence, text_metrics
+from graft import text_metrics, text_to_text
 from graft.errors import shown
-from graft.sequence import SequenceConfig, SequenceToSequence
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
+from graft.text_to_text import SequenceConfig, SequenceToSequence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +79,7 @@ def lead(
     """Give the first sentences (turns of a dialogue), as many words of them as a training target has on average."""
     sizes = [len(text_metrics.words(row["target"])) for row in train_rows]
     wanted = max(1, round(sum(sizes) / len(sizes)))
-    return {"prediction": sequence.objects([first_sentences(row["source"], wanted) for row in test_rows])}
+    return {"prediction": text_to_text.objects([first_sentences(row["source"], wanted) for row in test_rows])}
 
 
 def first_sentences(text: str, wanted: int) -> str:
@@ -97,7 +97,7 @@ def nearest(
     config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
 ) -> dict[str, np.ndarray]:
     """Give the summary of the training row whose source is most like it, by TF-IDF of words and word pairs."""
-    return {"prediction": sequence.objects(sequence.nearest_targets(train_rows, test_rows))}
+    return {"prediction": text_to_text.objects(text_to_text.nearest_targets(train_rows, test_rows))}
 
 
 class Summarization(SequenceToSequence, Task):
@@ -115,7 +115,7 @@ class Summarization(SequenceToSequence, Task):
         Metric("rouge1", rouge1, per_row=row_rouge1, generated=True),
         Metric("rouge2", rouge2, per_row=row_rouge2, generated=True),
         Metric("chrf", chrf, generated=True),
-        Metric("perplexity", sequence.perplexity, greater_is_better=False),
+        Metric("perplexity", text_to_text.perplexity, greater_is_better=False),
     )
     headline = "rouge_l"
     curves = CURVES
@@ -132,7 +132,7 @@ class Summarization(SequenceToSequence, Task):
             yield RowProblem("target", "text that the base's tokenizer has tokens for", shown(row["references"][0]))
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
-        auto_class = sequence.auto_class(config, folder, kwargs.get("trust_remote_code"))
+        auto_class = text_to_text.auto_class(config, folder, kwargs.get("trust_remote_code"))
         return load_with_head(auto_class, folder, self.families, **kwargs)
 
     def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
@@ -149,15 +149,15 @@ class Summarization(SequenceToSequence, Task):
 
     def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
         signatures = text_metrics.signatures(table["references"].tolist())
-        return {"rouge": signatures["rouge"], "chrf": signatures["chrf"], **sequence.generation_settings(config)}
+        return {"rouge": signatures["rouge"], "chrf": signatures["chrf"], **text_to_text.generation_settings(config)}
 
     def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"Length": sequence.lengths(table)}
+        return {"Length": text_to_text.lengths(table)}
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         return {
-            "histogram": sequence.histogram(row_rouge_l(table), "rouge_l", 1),
-            "length_ratio": sequence.histogram(sequence.length_ratios(table), "length_ratio", 2),
+            "histogram": text_to_text.histogram(row_rouge_l(table), "rouge_l", 1),
+            "length_ratio": text_to_text.histogram(text_to_text.length_ratios(table), "length_ratio", 2),
         }
 
 

@@ -38,8 +38,8 @@ from graft.classification import (
 )
 from graft.errors import shown
 from graft.pooling import Pooling, pool
-from graft.sequences import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
+from graft.text_inputs import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
 from graft.tfidf import joined, label_probabilities
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from graft import sequence, text_metrics
+from graft import text_metrics, text_to_text
 from graft.errors import shown
-from graft.sequence import SequenceConfig, SequenceToSequence
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 from graft.text_metrics import BleuTokenizer, bleu_tokenizer_for
+from graft.text_to_text import SequenceConfig, SequenceToSequence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,14 +99,14 @@ def copy(
     config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
 ) -> dict[str, np.ndarray]:
     """Leave the source as it is: names, numbers and punctuation are right."""
-    return {"prediction": sequence.objects([row["source"] for row in test_rows])}
+    return {"prediction": text_to_text.objects([row["source"] for row in test_rows])}
 
 
 def translation_memory(
     config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
 ) -> dict[str, np.ndarray]:
     """Give the target of the training row whose source is most like it, by TF-IDF of words and word pairs."""
-    return {"prediction": sequence.objects(sequence.nearest_targets(train_rows, test_rows))}
+    return {"prediction": text_to_text.objects(text_to_text.nearest_targets(train_rows, test_rows))}
 
 
 class Translation(SequenceToSequence, Task):
@@ -124,7 +124,7 @@ class Translation(SequenceToSequence, Task):
         Metric("chrf", chrf, generated=True),
         Metric("mean_row_chrf", mean_row_chrf, per_row=row_chrf, generated=True),
         Metric("exact_match", exact_match, per_row=exact, generated=True),
-        Metric("perplexity", sequence.perplexity, greater_is_better=False),
+        Metric("perplexity", text_to_text.perplexity, greater_is_better=False),
     )
     headline = "bleu"
     worst = "mean_row_chrf"
@@ -143,7 +143,7 @@ class Translation(SequenceToSequence, Task):
             yield RowProblem("target", "text that the base's tokenizer has tokens for", shown(row["references"][0]))
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
-        auto_class = sequence.auto_class(config, folder, kwargs.get("trust_remote_code"))
+        auto_class = text_to_text.auto_class(config, folder, kwargs.get("trust_remote_code"))
         return load_with_head(auto_class, folder, self.families, **kwargs)
 
     def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
@@ -166,16 +166,16 @@ class Translation(SequenceToSequence, Task):
             **languages,
             "bleu": signatures["bleu"],
             "chrf": signatures["chrf"],
-            **sequence.generation_settings(config),
+            **text_to_text.generation_settings(config),
         }
 
     def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"Length": sequence.lengths(table)}
+        return {"Length": text_to_text.lengths(table)}
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         return {
-            "histogram": sequence.histogram(row_chrf(table), "chrf", 100),
-            "length_ratio": sequence.histogram(sequence.length_ratios(table), "length_ratio", 2),
+            "histogram": text_to_text.histogram(row_chrf(table), "chrf", 100),
+            "length_ratio": text_to_text.histogram(text_to_text.length_ratios(table), "length_ratio", 2),
         }
 
 

@@ -8,7 +8,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.chrf import CHRF
 
-from graft import sequence, stages
+from graft import stages, text_to_text
 from graft.tasks.summarization import TASK, Config, first_sentences
 
 DIALOGUE = "#Person1#: Hello! How are you?\n#Person2#: I have a cold.\n#Person1#: Oh."
@@ -18,9 +18,9 @@ REFERENCES = [["#Person2# has a cold.", "#Person1# asks about #Person2#."], ["No
 
 def table_of(predictions, references):
     table = {
-        "prediction": sequence.objects(predictions),
-        "reference": sequence.objects([several[0] for several in references]),
-        "references": sequence.objects(references),
+        "prediction": text_to_text.objects(predictions),
+        "reference": text_to_text.objects([several[0] for several in references]),
+        "references": text_to_text.objects(references),
     }
     return table | TASK.judge(Config(), table, {})
 
@@ -82,7 +82,7 @@ def test_report_has_lengths_and_plots_every_row() -> None:
 def test_errors_are_ranked_by_rouge() -> None:
     from graft.evaluation.findings import mistakes
 
-    table = table_of(PREDICTIONS, REFERENCES) | {"row": sequence.objects(["t:1", "t:2", "t:3"])}
+    table = table_of(PREDICTIONS, REFERENCES) | {"row": text_to_text.objects(["t:1", "t:2", "t:3"])}
     metric = TASK.metric(TASK.worst or TASK.headline)
     found = mistakes(metric, table, table["reference"].tolist(), TASK.answers(table, {}), ["a", "b", "c"])
     assert found.shown[0].place == "t:3"

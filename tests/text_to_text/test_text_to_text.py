@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from graft import sequence
+from graft import text_to_text
 from graft.base import load_tokenizer
 from graft.errors import ConfigError
 from graft.generation import GenerationConfig
 from graft.likelihood import IGNORED
 from graft.tasks.summarization import Config as SummarizationConfig
 from graft.tasks.translation import TASK, Config
-from tests.sequence.conftest import PROMPT, parallel_rows
+from tests.text_to_text.conftest import PROMPT, parallel_rows
 
 CONFIG = Config(max_target_tokens=24)
 PROMPTED = Config(max_target_tokens=24, prompt=PROMPT)
@@ -191,8 +191,8 @@ def test_decoder_is_supervised_on_the_target_alone(sequence_llama) -> None:
 
 def test_perplexity_is_that_of_all_tokens_together() -> None:
     table = TASK.predictions(CONFIG, np.array([[4.0, 2], [3.0, 5]], dtype=np.float32), {})
-    assert sequence.perplexity(table) == pytest.approx(np.exp(1.0))
-    assert sequence.perplexity({"nll": np.array([1e6]), "tokens": np.array([1])}) == np.inf
+    assert text_to_text.perplexity(table) == pytest.approx(np.exp(1.0))
+    assert text_to_text.perplexity({"nll": np.array([1e6]), "tokens": np.array([1])}) == np.inf
 
 
 # -- generation
@@ -277,15 +277,15 @@ def test_example_is_a_source_without_its_template(kind) -> None:
 
 
 def test_histogram_counts_every_row_once() -> None:
-    rows = sequence.histogram(np.array([0, 4.9, 50, 99, 100, 300]), "chrf", 100)
+    rows = text_to_text.histogram(np.array([0, 4.9, 50, 99, 100, 300]), "chrf", 100)
     assert len(rows) == 20
     assert {row["chrf"]: row["rows"] for row in rows if row["rows"]} == {2.5: 2, 52.5: 1, 97.5: 3}
 
 
 def test_length_ratio_and_lengths_count_characters() -> None:
-    table = {"prediction": sequence.objects(["ab", ""]), "reference": sequence.objects(["abcd", "我们"])}
-    assert sequence.length_ratios(table).tolist() == [0.5, 0]
-    reference, prediction = sequence.lengths(table)
+    table = {"prediction": text_to_text.objects(["ab", ""]), "reference": text_to_text.objects(["abcd", "我们"])}
+    assert text_to_text.length_ratios(table).tolist() == [0.5, 0]
+    reference, prediction = text_to_text.lengths(table)
     assert (reference["text"], reference["mean_characters"], reference["empty"]) == ("reference", 3.0, 0)
     assert (prediction["50_%"], prediction["empty"]) == (1.0, 1)
 
@@ -293,13 +293,13 @@ def test_length_ratio_and_lengths_count_characters() -> None:
 def test_nearest_target_is_that_of_the_most_similar_source() -> None:
     train = [{"source": "我喜欢猫", "target": "cats"}, {"source": "die alte Straße", "target": "street"}]
     test = [{"source": "eine Straße"}, {"source": "他喜欢狗"}, {"source": "?!"}]
-    assert sequence.nearest_targets(train, test) == ["street", "cats", "cats"]
-    assert sequence.nearest_targets([{"source": "!", "target": "x"}], [{"source": "?"}]) == ["x"]
+    assert text_to_text.nearest_targets(train, test) == ["street", "cats", "cats"]
+    assert text_to_text.nearest_targets([{"source": "!", "target": "x"}], [{"source": "?"}]) == ["x"]
 
 
 def test_generation_settings_tell_what_was_used() -> None:
     config = Config(max_target_tokens=30, generation=GenerationConfig(num_beams=4, length_penalty=0.8))
-    assert sequence.generation_settings(config) == {
+    assert text_to_text.generation_settings(config) == {
         "max_new_tokens": "30",
         "num_beams": "4",
         "length_penalty": "0.8",

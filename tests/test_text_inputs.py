@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from graft.sequences import Moments, check_numeric, collate_texts, encode_apart, encode_texts, logits_of
+from graft.text_inputs import Moments, check_numeric, collate_texts, encode_apart, encode_texts, logits_of
 
 STATE = {"numeric": {"length": {"mean": 10.0, "std": 2.0}, "price": {"mean": -1.0, "std": 1.0}}}
 

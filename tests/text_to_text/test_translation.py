@@ -9,11 +9,11 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from graft import sequence, stages
+from graft import stages, text_to_text
 from graft.errors import ConfigError
 from graft.evaluation import prediction
 from graft.tasks.translation import TASK, Config
-from tests.sequence.conftest import PROMPT, parallel_rows
+from tests.text_to_text.conftest import PROMPT, parallel_rows
 
 GERMAN = ["Ein Mann läuft die Straße entlang.", "Zwei Hunde", "Das ist gut."]
 CHINESE = ["我喜欢猫。", "今天天气很好。", "是的"]
@@ -21,9 +21,9 @@ CHINESE = ["我喜欢猫。", "今天天气很好。", "是的"]
 
 def table_of(predictions, references, config=Config()):  # noqa: B008
     table = {
-        "prediction": sequence.objects(predictions),
-        "reference": sequence.objects([several[0] for several in references]),
-        "references": sequence.objects(references),
+        "prediction": text_to_text.objects(predictions),
+        "reference": text_to_text.objects([several[0] for several in references]),
+        "references": text_to_text.objects(references),
         "nll": np.ones(len(predictions)),
         "tokens": np.full(len(predictions), 2),
     }
@@ -58,7 +58,7 @@ def test_row_scores_have_their_metrics_as_means() -> None:
 
 
 def test_table_without_generated_text_has_the_metric_that_selects() -> None:
-    table = {"nll": np.array([1.0]), "tokens": np.array([2]), "references": sequence.objects([["a"]])}
+    table = {"nll": np.array([1.0]), "tokens": np.array([2]), "references": text_to_text.objects([["a"]])}
     assert TASK.judge(Config(), table, {}) == {}
     assert [metric.name for metric in TASK.metrics if not metric.generated] == [TASK.selecting.name] == ["perplexity"]
 
@@ -99,7 +99,7 @@ def test_report_has_lengths_and_plots_every_row() -> None:
 
 
 def test_answers_are_texts_and_json() -> None:
-    found = TASK.answers({"prediction": sequence.objects(["Straße", ""])}, {})
+    found = TASK.answers({"prediction": text_to_text.objects(["Straße", ""])}, {})
     assert json.loads(json.dumps(found)) == found == [{"text": "Straße"}, {"text": ""}]
 
 
