@@ -238,3 +238,22 @@ def test_prompt_is_off_under_generate_and_keeps_the_rows_length(
             assert wrapped.generate(**batch, **settings).equal(wanted)
             assert wrapped(**batch).logits.equal(base(**batch).logits)
         assert wrapped.generate(**batch, **settings).equal(adapted)
+
+
+@pytest.mark.parametrize("method", ["ln_tuning", "frod", "vera"])
+def test_bfloat16_base_reloads_what_is_not_trained_in_float32(method: str, tiny_base: Path) -> None:
+    import torch
+    from peft import PeftConfig
+
+    from graft.adapters import wrap
+    from graft.artifact.files import plain_config
+
+    targets = ["LayerNorm"] if method == "ln_tuning" else ["query", "value"]
+    model, new = TASK.load_model(str(tiny_base), CONFIG, STATE, dtype=torch.bfloat16)
+    trained = attach(model, AdapterConfig(method=method, target_modules=targets), new)
+    config = {**plain_config(trained.peft_config["default"]), "inference_mode": True}
+    again = wrap(
+        TASK.load_model(str(tiny_base), CONFIG, STATE, dtype=torch.bfloat16)[0], PeftConfig.from_peft_type(**config)
+    )
+    for one in (trained, again):
+        assert {value.dtype for value in adapter_state(one).values() if value.is_floating_point()} == {torch.float32}

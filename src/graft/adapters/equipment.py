@@ -35,6 +35,7 @@ def equip(model: PeftModel, start: str) -> None:
     if start:
         starts.begin_from_base(model, start)
         model.procedure = starts.FromBase(model)
+    _saved_in_float32(model)
     if config.is_prompt_learning and config.task_type in LENGTHENED_TASKS:
         _trim(model)
 
@@ -48,6 +49,19 @@ def file_bytes(model: PeftModel) -> int:
     # Floating-point tensors are saved in float32, whatever the base's type is.
     size = sum(value.numel() * (4 if value.is_floating_point() else value.element_size()) for value in state.values())
     return size + starts.joining_bytes(model)
+
+
+def _saved_in_float32(model: PeftModel) -> None:
+    """Make float32 what the adapter's file will hold, also what is not trained: a reload compares types."""
+    import torch
+    from peft import get_peft_model_state_dict
+
+    if any(value.is_meta for value in model.parameters()):
+        return
+    saved = {one.data_ptr() for one in get_peft_model_state_dict(model, save_embedding_layers=False).values()}
+    for value in (*model.parameters(), *model.buffers()):
+        if value.is_floating_point() and value.data_ptr() in saved:
+            value.data = value.data.to(torch.float32)
 
 
 @contextlib.contextmanager
