@@ -9,7 +9,7 @@ prompt methods add.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def supervised(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[tor
 
     labels = batch["labels"]
     logits = _logits(model, batch)
-    if not _config(model).is_encoder_decoder:  # position t predicts label t + 1
+    if not _inner(model).config.is_encoder_decoder:  # position t predicts label t + 1
         logits, labels = logits[:, -batch["input_ids"].shape[1] : -1], labels[:, 1:]
     kept = labels != IGNORED
     losses = torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="none")
@@ -48,13 +48,14 @@ def supervised(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[tor
 
 def _logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     given = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
-    if _config(model).is_encoder_decoder:
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = _inner(model)
+    if inner.config.is_encoder_decoder:
         given["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
     logits: torch.Tensor = model(**given).logits
     return logits
 
 
-def _config(model: nn.Module) -> object:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.config
+def _inner(model: nn.Module) -> Any:
+    """Return transformers' model, which PEFT may have wrapped."""
+    outer: Any = model
+    return outer.get_base_model() if hasattr(outer, "get_base_model") else outer

@@ -301,7 +301,8 @@ class TokenClassification(Task):
         outside = flat.new_full(flat.shape[-1:], UNLIKELY)
         outside[0] = 0.0
         scores = flat[words.clamp(min=0)].where((words != UNREAD)[..., None], outside)
-        return scores.masked_fill((words == ABSENT)[..., None], LOWEST)
+        masked: torch.Tensor = scores.masked_fill((words == ABSENT)[..., None], LOWEST)
+        return masked
 
     def predictions(self, config: Config, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         import numpy as np
@@ -417,8 +418,8 @@ def _wrong_tags(tags: Sequence[str], state: State) -> Iterator[tuple[str, str]]:
 def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int]:
     """Return which sub-token is each word's first, or ``UNREAD``; ``offsets`` are in the words joined by spaces."""
     owner: list[int | None] = []
-    for number, word in enumerate(words):
-        owner += [*[number] * len(word), None]
+    for number, text in enumerate(words):
+        owner += [*[number] * len(text), None]
     firsts = [UNREAD] * len(words)
     for place, ((begin, end), is_special) in enumerate(zip(offsets, special, strict=True)):
         word = None if is_special or end <= begin else owner[end - 1]
