@@ -105,7 +105,7 @@ def opened(content: bytes, max_pixels: int = LARGEST_PIXELS) -> Image:
     Raises:
         RowError: it is no picture, it is cut off, it is empty, or it has too many pixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
         raise RowError(EXPECTED, "no bytes")
@@ -125,7 +125,7 @@ def opened(content: bytes, max_pixels: int = LARGEST_PIXELS) -> Image:
     except Image.DecompressionBombError:
         raise RowError(_FULL.format(max_pixels), "far more") from None
     except Exception as error:  # a decoder raises whatever the broken bytes lead it to
-        what = "bytes of no known format" if isinstance(error, Image.UnidentifiedImageError) else "broken bytes"
+        what = "bytes of no known format" if isinstance(error, UnidentifiedImageError) else "broken bytes"
         raise RowError(f"{EXPECTED} ({', '.join(dict.fromkeys(FORMATS.values()))})", what) from None
     turned.format = picture.format
     return turned
