@@ -17,7 +17,6 @@ from graft.errors import ConfigError
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from torch import nn
 
 KINDS = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """The importance of each weight, its moving average, and that of its uncertainty (equations 8 to 10)."""
@@ -135,5 +134,5 @@ def _layers(model: PeftModel) -> Iterator[Any]:
     return (part for part in model.modules() if _is_layer(part))
 
 
-def _is_layer(part: nn.Module) -> bool:
+def _is_layer(part: Any) -> bool:
     return hasattr(part, "lora_E") and "default" in part.lora_E

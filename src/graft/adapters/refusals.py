@@ -45,8 +45,9 @@ def _start(model: nn.Module, adapter: AdapterConfig) -> str | None:
     kind = next((one for one in DATA_STARTS if start.lower().startswith(one)), None)
     if kind:
         return f"init_lora_weights: {shown(start)} {DATA_STARTS[kind]}"
+    config: Any = model.config
     if start.lower() == "olora" and any(type(part).__name__ == "Conv1D" for part in model.modules()):
-        return f"init_lora_weights: {shown(start)} takes {model.config.model_type}'s weights transposed; use `pissa`"
+        return f"init_lora_weights: {shown(start)} takes {config.model_type}'s weights transposed; use `pissa`"
     if start.startswith("pissa") or start.lower() == "olora":
         for key in ("use_dora", "layer_replication", "target_parameters", "trainable_token_indices"):
             if adapter.keys.get(key):

@@ -14,7 +14,7 @@ Architecture = Literal["houlsby", "pfeiffer", "parallel"]
 
 
 @dataclass
-class BottleneckConfig(PeftConfig):
+class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     """Configuration of a bottleneck adapter: ``h + scaling * up(non_linearity(down(x)))``."""
 
     architecture: Architecture = field(

@@ -9,7 +9,7 @@ at its beginning.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -31,6 +31,14 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ("bottleneck_settings",)
+
+    if TYPE_CHECKING:  # PEFT has no types, and torch's attributes are "Tensor | Module", of which each is one
+        active_adapters: list[str]
+        base_layer: Any
+        get_base_layer: Any
+        set_adapter: Any
+        _cast_input_dtype: Any
+        _move_adapter_to_device_of_base_layer: Any
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, first: nn.Module | None = None
@@ -73,10 +81,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return result
 
     def _adapted(self, name: str, block_input: torch.Tensor | None, result: torch.Tensor) -> torch.Tensor:
-        settings, down = self.bottleneck_settings[name], self.bottleneck_down[name]
+        settings = self.bottleneck_settings[name]
+        down: Any = self.bottleneck_down[name]
         reads = block_input if settings.architecture == "parallel" else result
         inner = ACT2FN[settings.non_linearity](down(self._cast_input_dtype(reads, down.weight.dtype)))
-        added = (settings.scaling * self.bottleneck_up[name](inner)).to(result.dtype)
+        added: torch.Tensor = (settings.scaling * self.bottleneck_up[name](inner)).to(result.dtype)
         return result + added if settings.residual else added
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
@@ -87,7 +96,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Do nothing: nothing was ever merged."""
 
     def _reset(self, adapter_name: str, init: str) -> None:
-        down, up = self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name]
+        down: Any = self.bottleneck_down[adapter_name]
+        up: Any = self.bottleneck_up[adapter_name]
         if init == "identity":  # the lower layer keeps torch's own initial weights
             nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
