@@ -32,7 +32,7 @@ for _group in GROUPS:
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 EXPECTED = (
     *("init", "projects", "import", "lock", "check", "schema", "run", "stage", "status", "logs", "cancel"),
-    *("promote", "rollback", "history", "sync", "predict", "reproduce", "ui", "worker", "doctor", "gc"),
+    *("promote", "rollback", "history", "sync", "predict", "merge", "reproduce", "ui", "worker", "doctor", "gc"),
 )
 
 

@@ -177,7 +177,7 @@ def _read_by(model: PreTrainedModel, base: Any, read: Any) -> None:
     ) -> SequenceClassifierOutput:
         named |= {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "past_key_values": past_key_values}
         given = {name: value for name, value in named.items() if value is not None}
-        if model.config.is_encoder_decoder and "decoder_input_ids" not in given:
+        if model.config.is_encoder_decoder and input_ids is not None and "decoder_input_ids" not in given:
             given["decoder_input_ids"] = _shifted(input_ids, model.config.decoder_start_token_id)
         hidden = base(attention_mask=attention_mask, **given).last_hidden_state
         mask = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask
@@ -187,17 +187,8 @@ def _read_by(model: PreTrainedModel, base: Any, read: Any) -> None:
     model.forward = forward
 
 
-def _shifted(input_ids: torch.Tensor | None, start: int) -> torch.Tensor:
-    """Return what the decoder reads: the start token, then all tokens but the last one: int64 [B, T].
-
-    Raises:
-        ConfigError: there are embeddings instead of tokens.
-    """
+def _shifted(input_ids: torch.Tensor, start: int) -> torch.Tensor:
+    """Return what the decoder reads: the start token, then all tokens but the last one: int64 [B, T]."""
     import torch
 
-    if input_ids is None:
-        raise ConfigError(
-            "adapter.method: a prompt before the text leaves no tokens for an encoder-decoder's classifier to read; "
-            "choose a method that changes weights, such as lora"
-        )
     return torch.cat([torch.full_like(input_ids[:, :1], start), input_ids[:, :-1]], dim=1)

@@ -176,11 +176,9 @@ def test_the_mean_of_an_encoder_decoder_is_refused(tiny_t5: Path) -> None:
 
 
 def test_a_prompt_before_an_encoder_decoders_classifier_is_refused(tiny_t5: Path) -> None:
-    model, new, config = loaded(tiny_t5, "model")
-    wrapped = attach(model, AdapterConfig(method="prompt_tuning", num_virtual_tokens=3), new)
-    together, _ = batches(tiny_t5)
+    model, new, _ = loaded(tiny_t5, "model")
     with pytest.raises(ConfigError, match=r"adapter.method: .* encoder-decoder"):
-        TASK.outputs(config, wrapped, together)
+        attach(model, AdapterConfig(method="prompt_tuning", num_virtual_tokens=3), new)
 
 
 def test_the_task_knows_which_bases_it_can_do() -> None:

@@ -23,7 +23,6 @@ DATA_STARTS = {
 }
 """Values of ``init_lora_weights`` -> why not."""
 PROMPTS = ("cartridge", "cpt", "p_tuning", "prefix_tuning", "prompt_tuning")
-EMBEDDED_PROMPTS = ("cpt", "p_tuning", "prompt_tuning")
 """Prompts that stand among the row's embeddings; prefix_tuning and cartridge stand in the attention's cache."""
 
 
@@ -71,11 +70,6 @@ def _prompt(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]
         return (
             f"method: {shown(adapter.method)} on an encoder-decoder is made for text to text alone; a task with a head "
             f"of its own takes lora"
-        )
-    if adapter.method in EMBEDDED_PROMPTS and hasattr(model, "score") and new_modules:
-        return (
-            f"method: {shown(adapter.method)} hides the tokens from the head of a decoder, which would read padding in "
-            f"place of a row's last token; use prefix_tuning or lora"
         )
     return None
 
