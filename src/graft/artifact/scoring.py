@@ -50,7 +50,7 @@ def _together(batches: Sequence[np.ndarray], order: Sequence[int]) -> np.ndarray
     result: np.ndarray = np.full((len(order), *shape), np.nan, dtype=np.float32)
     start = 0
     for one in batches:
-        place = (list(order[start : start + len(one)]), *(slice(size) for size in one.shape[1:]))
+        place: tuple[Any, ...] = (list(order[start : start + len(one)]), *(slice(size) for size in one.shape[1:]))
         result[place] = one
         start += len(one)
     return result
