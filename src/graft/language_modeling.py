@@ -52,13 +52,13 @@ def sizes(table: Table) -> dict[str, float]:
     return {"rows": len(table["nll"]), "tokens": tokens, "bytes": size, "bytes_per_token": round(size / tokens, 3)}
 
 
-def histogram(values: np.ndarray) -> list[dict[str, float]]:
-    """Return how many of ``values`` lie in each of equally wide bins: the middle of the bin, and its rows."""
+def histogram(values: np.ndarray, name: str) -> list[dict[str, float]]:
+    """Return how many of ``values`` lie in each of equally wide bins: the bin's middle as ``name``, and its rows."""
     import numpy as np
 
     rows, edges = np.histogram(values[np.isfinite(values)], bins=HISTOGRAM_BINS)
     middles = (edges[:-1] + edges[1:]) / 2
-    return [{"value": float(value), "rows": int(count)} for value, count in zip(middles, rows, strict=True)]
+    return [{name: float(value), "rows": int(count)} for value, count in zip(middles, rows, strict=True)]
 
 
 class ByteModel:

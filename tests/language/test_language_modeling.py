@@ -50,6 +50,6 @@ def test_bytes_are_those_of_utf8():
 
 
 def test_histogram_counts_every_finite_value():
-    found = histogram(np.array([0.0, 1.0, 1.0, np.inf]))
+    found = histogram(np.array([0.0, 1.0, 1.0, np.inf]), "value")
     assert sum(one["rows"] for one in found) == 3
     assert found[-1]["rows"] == 2

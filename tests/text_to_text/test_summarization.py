@@ -29,7 +29,7 @@ def test_metrics_are_those_of_rouge_score_and_sacrebleu() -> None:
     table = table_of(PREDICTIONS, REFERENCES)
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
     rows = [scorer.score_multi(several, one) for one, several in zip(PREDICTIONS, REFERENCES, strict=True)]
-    for ours, theirs in {"rouge1": "rouge1", "rouge2": "rouge2", "rouge_l": "rougeL"}.items():
+    for ours, theirs in {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougeL"}.items():
         metric = TASK.metric(ours)
         scores = [row[theirs].fmeasure for row in rows]
         assert metric.per_row(table) == pytest.approx(scores)
@@ -101,6 +101,6 @@ def test_chain_with_several_references(tmp_path, make_sequence_project, sequence
         stages.run(name, workspace)
     metrics = json.loads((workspace.evaluation / "metrics.json").read_text())
     assert metrics["measured"]["chrf"].startswith("nrefs:2|")
-    assert metrics["headline"] == "rouge_l"
-    assert set(metrics["lead"]) == set(metrics["nearest"]) == {"rouge_l", "rouge1", "rouge2", "chrf"}
+    assert metrics["headline"] == "rougeL"
+    assert set(metrics["lead"]) == set(metrics["nearest"]) == {"rougeL", "rouge1", "rouge2", "chrf"}
     assert metrics["adapter"]["perplexity"]["value"] < metrics["base"]["perplexity"]["value"]

@@ -265,7 +265,7 @@ class Chat(Task):
         return {"Answers": [sizes(table)]}
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"histogram": histogram(table["nll"] / table["tokens"])}
+        return {"histogram": histogram(table["nll"] / table["tokens"], "nll_per_token")}
 
 
 def _token_row(line: Line, chat: ChatFormat, size: int, last: Mapping[str, Any]) -> dict[str, Any]:

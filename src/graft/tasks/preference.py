@@ -313,7 +313,7 @@ class Preference(Task):
         return {"Answers": rows}
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"histogram": histogram(table["margin"])}
+        return {"histogram": histogram(table["margin"], "margin")}
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ CURVES = (
     {
         "histogram": {
             "x": {"artifacts/evaluation/plots/histogram.csv": "rows"},
-            "y": {"artifacts/evaluation/plots/histogram.csv": "rouge_l"},
+            "y": {"artifacts/evaluation/plots/histogram.csv": "rougeL"},
             "template": "bar_horizontal",
             "title": "Test rows by ROUGE-L",
         }
@@ -111,13 +111,13 @@ class Summarization(SequenceToSequence, Task):
     )
     families = ("encoder-decoder", "decoder")
     metrics = (
-        Metric("rouge_l", rouge_l, per_row=row_rouge_l, generated=True),
+        Metric("rougeL", rouge_l, per_row=row_rouge_l, generated=True),
         Metric("rouge1", rouge1, per_row=row_rouge1, generated=True),
         Metric("rouge2", rouge2, per_row=row_rouge2, generated=True),
         Metric("chrf", chrf, generated=True),
         Metric("perplexity", text_to_text.perplexity, greater_is_better=False),
     )
-    headline = "rouge_l"
+    headline = "rougeL"
     curves = CURVES
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Summarization(SequenceToSequence, Task):
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         return {
-            "histogram": text_to_text.histogram(row_rouge_l(table), "rouge_l", 1),
+            "histogram": text_to_text.histogram(row_rouge_l(table), "rougeL", 1),
             "length_ratio": text_to_text.histogram(text_to_text.length_ratios(table), "length_ratio", 2),
         }
 

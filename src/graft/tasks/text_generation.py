@@ -195,7 +195,7 @@ class TextGeneration(Task):
         return {"Text": [sizes(table)]}
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"histogram": histogram(table["nll"] / table["tokens"])}
+        return {"histogram": histogram(table["nll"] / table["tokens"], "nll_per_token")}
 
 
 def _framed(ids: list[int], start: list[int], end: int) -> list[int]:
