@@ -17,7 +17,8 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -q -m "slow" --timeout 900
+	@$(BIN)/python -m pytest -q -m "slow" --timeout 900 --ignore tests/adapters
+	@$(BIN)/python -m pytest -q -m "slow" --timeout 900 -n 2 tests/adapters
 
 check: $(READY)
 	@$(BIN)/ruff format --check .
