@@ -30,7 +30,7 @@ def serve(start: Callable[..., Any], until: Callable[..., Any], api: Any) -> Cal
     def begin(pool: str, **settings: Any) -> Any:
         before = online(api, pool)
         process = start("graft", "worker", "--pool", pool, **settings)
-        assert until(lambda: online(api, pool) - before, 90), process.poll()
+        assert until(lambda: online(api, pool) - before, 240), process.poll()
         return process
 
     return begin
@@ -67,7 +67,7 @@ def test_runs_from_the_ui_and_from_a_schedule_stay_out_of_the_files(
     on_demand = deployment(api, "finetune/on-demand")["id"]
     parameters = {"overrides": {"training.epochs": 3}, "publish": False}
     begun = api.post(f"deployments/{on_demand}/create_flow_run", {"parameters": parameters})
-    assert until(lambda: finished(api, begun["id"]), 90)["type"] == "COMPLETED"
+    assert until(lambda: finished(api, begun["id"]), 240)["type"] == "COMPLETED"
     assert api.outcomes(begun["id"]) == dict.fromkeys(NAMES, "Completed")
     assert executed() == NAMES
 
@@ -75,8 +75,10 @@ def test_runs_from_the_ui_and_from_a_schedule_stay_out_of_the_files(
     made = api.post(f"deployments/{on_demand}/schedules", [every_second])[0]["id"]
     chosen = {"deployments": {"id": {"any_": [on_demand]}}, "flow_runs": {"tags": {"all_": ["auto-scheduled"]}}}
     ended = {"flow_runs": {**chosen["flow_runs"], "state": {"type": {"any_": ["COMPLETED"]}}}}
-    fired = until(lambda: api.post("flow_runs/filter", {**chosen, **ended, "limit": 5}), 90)
-    httpx.delete(f"{api.url}/deployments/{on_demand}/schedules/{made}", timeout=20).raise_for_status()
+    fired = until(lambda: api.post("flow_runs/filter", {**chosen, **ended, "limit": 5}), 240)
+    # The server answers 503 while another run holds its SQLite database: ask again.
+    place = f"{api.url}/deployments/{on_demand}/schedules/{made}"
+    assert until(lambda: httpx.delete(place, timeout=20).status_code in (204, 404), 60)
     assert fired, "the schedule created no run, or the worker took none"
     assert set(api.outcomes(fired[0]["id"]).values()) == {"Restored"}
 
@@ -94,13 +96,13 @@ def test_cancelling_a_run_of_a_worker_ends_the_training(
     serve("graft", NAP=str(nap))
     on_demand = deployment(api, "finetune/on-demand")["id"]
     begun = api.post(f"deployments/{on_demand}/create_flow_run", {"parameters": {"publish": False}})
-    assert until(lambda: nap.exists() and nap.read_text(), 90)
+    assert until(lambda: nap.exists() and nap.read_text(), 240)
     training = int(nap.read_text())
     runs.cancel(runs.running(clone)[0])
-    assert until(lambda: process_started(training) is None, 30)
-    assert until(lambda: finished(api, begun["id"]), 60)["type"] == "CANCELLED"
+    assert until(lambda: process_started(training) is None, 90)
+    assert until(lambda: finished(api, begun["id"]), 180)["type"] == "CANCELLED"
     assert runs.listed(clone)[0].state == "cancelled"
-    assert until(lambda: "\n" not in git(clone.root, "worktree", "list"), 20)
+    assert until(lambda: "\n" not in git(clone.root, "worktree", "list"), 60)
 
 
 def test_a_placed_stage_is_done_by_a_worker_in_another_clone(
