@@ -25,7 +25,7 @@ from pydantic import model_validator
 
 from graft.config import Section
 from graft.errors import ConfigError, shown
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig, described, generate_ids
 from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded
 from graft.text_metrics import words
@@ -362,6 +362,5 @@ def histogram(values: np.ndarray, name: str, top: float, bins: int = 20) -> list
 
 def generation_settings(config: SequenceConfig) -> dict[str, str]:
     """Return how answers were generated, by the names of the params, for the report."""
-    settings = config.generation.model_dump(exclude={"batch_rows"})
     longest = min(config.generation.max_new_tokens, config.max_target_tokens)
-    return {name: f"{value:g}" for name, value in {**settings, "max_new_tokens": longest}.items()}
+    return described(config.generation.model_copy(update={"max_new_tokens": longest}))

@@ -151,3 +151,9 @@ def test_chain_learns_to_answer(language_project, base, request):
     loaded = artifact.load(project.adapter, project.root)
     answers = artifact.predict(loaded, [{"prompt": "the cat"}, {"messages": TALK["messages"][:3]}])
     assert all(isinstance(one["text"], str) for one in answers)
+
+
+def test_report_says_how_answers_were_generated():
+    found = TASK.measured(CONFIG, {"reference": np.array(["one", "two"], dtype=object)}, {})
+    assert (found["max_new_tokens"], found["num_beams"], found["repetition_penalty"]) == ("6", "1", "1")
+    assert "rouge-score" in found["rouge"]

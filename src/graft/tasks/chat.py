@@ -19,7 +19,7 @@ from pydantic import Field as Limit
 from pydantic import field_validator
 
 from graft.conversations import ANSWERS, disorder, messages_of
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig, described, generate_ids
 from graft.language_modeling import (
     ByteModel,
     bits_per_byte,
@@ -34,7 +34,7 @@ from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded
 from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
-from graft.text_metrics import exact_rows, rouge_rows
+from graft.text_metrics import exact_rows, rouge_rows, signatures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -260,6 +260,10 @@ class Chat(Task):
     def example(self, config: Config, probe: Mapping[str, np.ndarray], processor: Any) -> dict[str, Any]:
         ids = probe["input_ids"][0][(probe["attention_mask"][0] == 1) & (probe["labels"][0] == IGNORED)]
         return {"prompt": processor.decode(ids.tolist(), skip_special_tokens=True).strip()}
+
+    def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
+        rouge = signatures([text] for text in table["reference"])["rouge"]
+        return {"rouge": rouge, **described(config.generation)}
 
     def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         return {"Answers": [sizes(table)]}
