@@ -60,6 +60,13 @@ def test_groups_are_files_and_folders_by_name(template: Workspace) -> None:
     assert [one.name for one in absolute] == ["shop-de"]
 
 
+def test_pattern_starts_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    start = tmp_path / "clients [2]"
+    write_rows(start / "groups" / "a.jsonl", toy_rows(2, 1))
+    found = groups.found(Workspace(tmp_path), "groups/*", start)
+    assert [one.source for one in found] == [start / "groups" / "a.jsonl"]
+
+
 def test_groups_of_another_project_carry_its_name(template: Workspace) -> None:
     reviews = Workspace(template.root / "projects" / "reviews")
     assert groups.found(reviews, "groups/shop-en", template.root)[0].workspace.name == "projects/reviews-shop-en"

@@ -45,7 +45,8 @@ def found(template: Workspace, pattern: str, start: Path) -> list[Group]:
     Raises:
         ConfigError: nothing matches, or two groups would have one name.
     """
-    paths = sorted(Path(one) for one in glob.glob(str(start / pattern)))  # noqa: PTH207 (a pattern may be absolute)
+    # Signs of a pattern in the folder's own name are none; a pattern may be absolute.
+    paths = sorted(start / one for one in glob.glob(pattern, root_dir=start))  # noqa: PTH207
     chosen = [path for path in paths if path.is_dir() or path.suffix in READERS]
     if not chosen:
         raise ConfigError(
