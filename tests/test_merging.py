@@ -110,6 +110,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "output": ({"adapter": {"method": "output_linear"}}, "output_linear cannot become weights of the base"),
     "mean": ({"task": {"pooling": "mean"}}, "task.pooling: mean is a head that plain transformers does not have"),
+    "last": ({"task": {"pooling": "last"}}, "task.pooling: last is a head that plain transformers does not have"),
 }
 
 
@@ -120,6 +121,25 @@ def test_what_has_no_plain_form_is_refused_with_the_reason(train: Train, tmp_pat
     with pytest.raises(ConfigError, match=message):
         merging.merge(workspace.adapter, workspace.root, tmp_path / "merged")
     assert not list(tmp_path.glob("*merged*"))
+
+
+def test_two_texts_apart_have_no_plain_form(train: Train, tmp_path: Path) -> None:
+    workspace = train()
+    path = workspace.adapter / "identity.json"
+    identity = read_json(path)
+    config = {"name": "regression", "pair": "bi"}
+    write_json(path, {**identity, "task": {**identity["task"], "name": "regression", "config": config}})
+    with pytest.raises(ConfigError, match=r"task.pair: bi compares two texts by a head that plain transformers"):
+        merging.merge(workspace.adapter, workspace.root, tmp_path / "merged")
+
+
+def test_proof_counts_every_label_also_where_there_are_as_many_as_tokens() -> None:
+    import torch
+
+    padded = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    assert proof._counted("logits", torch.ones(1, 3), padded).numel() == 3
+    assert proof._counted("start_logits", torch.ones(1, 3), padded).numel() == 2
+    assert proof._counted("logits", torch.ones(1, 3, 5), padded).numel() == 10
 
 
 def test_a_quantised_base_is_refused(train: Train, tmp_path: Path) -> None:
