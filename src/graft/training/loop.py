@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters import Procedure, procedure_of, unfrozen
-from graft.artifact import prediction_columns
+from graft.artifact import answer_columns, judged
 from graft.errors import Interrupted, TrainingDiverged, shown
 from graft.tasks import State, Task, TaskConfig, length_of
 from graft.training.batching import Plan, mixed_seed
@@ -230,7 +230,7 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     """Score the validation split, remember the weights if they are the best so far, return the record's line."""
     started, task, rows = time.perf_counter(), inputs.task, inputs.validation_rows
     inputs.model.eval()
-    table = prediction_columns(
+    table = answer_columns(
         inputs.model,
         task,
         inputs.task_config,
@@ -242,6 +242,7 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
         device=inputs.device,
     )
     inputs.model.train()
+    table = judged(task, inputs.task_config, inputs.state, table)
     values = {metric.name: metric.function(table) for metric in task.metrics if not metric.generated}
     selecting = task.selecting
     value, best = values[selecting.name], progress.best_value
