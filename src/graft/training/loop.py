@@ -92,9 +92,10 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     config, model = inputs.config, inputs.model
     plan = Plan([length_of(row) for row in inputs.train_rows], config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = adamw(weights, config, base_weights(model, weights))
+    own = base_weights(model, weights)
+    optimizer = adamw(weights, config, own)
     if config.loraplus_lr_ratio is not None:
-        split_groups(optimizer, weights, config.loraplus_lr_ratio)
+        split_groups(optimizer, weights, config.loraplus_lr_ratio, own)
     procedure = procedure_of(model)
     procedure.begin(plan.steps)
     progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
