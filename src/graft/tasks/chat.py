@@ -35,6 +35,7 @@ from graft.padding import mask_of, padded
 from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 from graft.text_metrics import exact_rows, rouge_rows, signatures
+from graft.text_to_text import nearest_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Table = Mapping[str, np.ndarray]
-
-TFIDF_FEATURES = 50_000
 
 
 class Config(TaskConfig):
@@ -97,13 +96,8 @@ def nearest(
 ) -> dict[str, np.ndarray]:
     """Answer as the training row with the most similar prompt (TF-IDF); expect bytes by the byte before."""
     import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, max_features=TFIDF_FEATURES, token_pattern=r"\w+|[^\w\s]"
-    )
-    known = words.fit_transform([_prompt_text(row) for row in train_rows])
-    found = (words.transform([_prompt_text(row) for row in test_rows]) @ known.T).toarray().argmax(axis=1)
+    found = nearest_texts([_prompt_text(row) for row in train_rows], [_prompt_text(row) for row in test_rows])
     texts = [answers_of(train_rows[place])[-1] for place in found]
     return {**_byte_columns(2, train_rows, test_rows), "prediction": np.array(texts, dtype=object)}
 
