@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,6 +150,23 @@ def test_a_quantised_base_is_refused(train: Train, tmp_path: Path) -> None:
     write_json(path, {**identity, "base": {**identity["base"], "quantization": {"load_in_4bit": True}}})
     with pytest.raises(ConfigError, match="round the adapter to the base's few bits"):
         merging.merge(workspace.adapter, workspace.root, tmp_path / "merged")
+
+
+def test_a_classifying_decoder_gets_the_padding_token_that_batches_need(tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = LlamaForSequenceClassification(LlamaConfig(**sizes, vocab_size=40, num_labels=3)).eval()
+    assert model.config.pad_token_id is None
+    loaded: Any = SimpleNamespace(pad_token_id=2, base=SimpleNamespace(folder=lambda root: root))
+    (tmp_path / "base").mkdir()
+    merging._write(tmp_path / "merged", model, loaded, tmp_path / "base")
+    plain = LlamaForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.inference_mode():
+        found = plain(torch.tensor([[5, 6, 7], [5, 6, 2]])).logits
+        expected = [plain(torch.tensor([row])).logits[0] for row in ([5, 6, 7], [5, 6])]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-6)
 
 
 @pytest.mark.slow

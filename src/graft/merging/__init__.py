@@ -198,7 +198,12 @@ def _merged(loaded: LoadedAdapter) -> PreTrainedModel:
 
 
 def _write(folder: Path, model: PreTrainedModel, loaded: LoadedAdapter, project_root: Path) -> None:
-    """Save the model; what turns rows into its inputs is copied, byte by byte."""
+    """Save the model; what turns rows into its inputs is copied, byte by byte.
+
+    A decoder that classifies finds a row's last token by its padding token: transformers refuses batches without one.
+    """
+    if type(model).__name__.endswith("SequenceClassification") and model.config.pad_token_id is None:
+        model.config.pad_token_id = loaded.pad_token_id
     with quiet():
         model.save_pretrained(folder)
     source = loaded.base.folder(project_root)
