@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -58,6 +59,13 @@ def test_groups_are_files_and_folders_by_name(template: Workspace) -> None:
     assert found["shop-de"].workspace.root == template.root / "projects" / "shop-de"
     absolute = groups.found(template, str(template.root / "groups" / "*.jsonl"), Path("/"))
     assert [one.name for one in absolute] == ["shop-de"]
+
+
+def test_pattern_starts_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    start = tmp_path / "clients [2]"
+    write_rows(start / "groups" / "a.jsonl", toy_rows(2, 1))
+    found = groups.found(Workspace(tmp_path), "groups/*", start)
+    assert [one.source for one in found] == [start / "groups" / "a.jsonl"]
 
 
 def test_groups_of_another_project_carry_its_name(template: Workspace) -> None:
@@ -119,6 +127,29 @@ def test_bad_rows_leave_the_data_as_it_was(template: Workspace) -> None:
     with pytest.raises(DataError, match=r"Shop DE.jsonl:61"):
         groups.prepare(template, config, group)
     assert {path: path.read_bytes() for path in group.workspace.data.rglob("*.jsonl")} == before
+
+
+def test_rows_are_imported_anew_where_the_task_reads_other_columns(template: Workspace) -> None:
+    table = template.root / "groups" / "priced.csv"
+    rows = [{**row, "price": str(number)} for number, row in enumerate(toy_rows(60, 14))]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "text", "label", "price"])
+        writer.writeheader()
+        writer.writerows(rows)
+    group = named(template)["priced"]
+    groups.prepare(template, params.load(template.params), group)
+    described = yaml.safe_load(template.params.read_text())
+    described["task"]["numeric_columns"] = ["price"]
+    template.params.write_text(yaml.safe_dump(described))
+    groups.prepare(template, params.load(template.params), group)
+    part = next((group.workspace.data / "train").glob("*.jsonl"))
+    assert all(isinstance(json.loads(line)["price"], int) for line in part.read_text().splitlines())
+
+
+def test_a_group_that_cannot_be_read_is_an_error_of_its_own(template: Workspace) -> None:
+    (template.root / "groups" / "gone.jsonl").symlink_to(template.root / "nowhere.jsonl")
+    with pytest.raises(DataError, match=r"gone.jsonl: cannot be read \(No such file or directory\)"):
+        groups.prepare(template, params.load(template.params), named(template)["gone"])
 
 
 def test_a_project_that_somebody_made_is_left_alone(template: Workspace) -> None:

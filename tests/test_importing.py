@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from graft import tasks
 from graft.data import DataConfig, parts
 from graft.errors import DataError
 from graft.identity import digest_folder
@@ -105,6 +106,35 @@ def test_rows_with_equal_text_stay_together(workspace: Workspace, tmp_path: Path
     import_data(save(tmp_path / "in.jsonl", table), workspace)
     texts = [{row["text"] for row in table} for table in load(workspace).values()]
     assert sum(map(len, texts)) == len(set().union(*texts)) == 20
+
+
+@pytest.mark.parametrize("task", ["translation", "preference", "token_classification", "question_answering"])
+def test_rows_that_ask_the_same_stay_together_in_every_task(workspace: Workspace, tmp_path: Path, task: str) -> None:
+    fields = tasks.get(task).fields
+    values = {
+        "source": "same {}",
+        "prompt": "same {}",
+        "tokens": ["same", "{}"],
+        "question": "same {}",
+        "context": "a context",
+    }
+    answers = {"target": "t {}", "chosen": "c {}", "rejected": "r {}", "tags": ["O", "O"]}
+    table = [
+        {"id": str(row), "answers": {"text": [], "answer_start": []}}
+        | {name: _numbered(value, row // 10) for name, value in values.items()}
+        | {name: _numbered(value, row) for name, value in answers.items()}
+        for row in range(200)
+    ]
+    summary = import_data(save(tmp_path / "rows.jsonl", table), workspace, fields=fields)
+    places: dict[str, set[str]] = {}
+    for split, files in parts(workspace.data).items():
+        for row in (json.loads(line) for path in files for line in path.read_text().splitlines()):
+            places.setdefault(json.dumps([row[name] for name in values]), set()).add(split)
+    assert all(len(splits) == 1 for splits in places.values()), summary.notes
+
+
+def _numbered(value: Any, number: int) -> Any:
+    return [one.format(number) for one in value] if isinstance(value, list) else value.format(number)
 
 
 @pytest.mark.parametrize("column", ["day", "user"])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "output": ({"adapter": {"method": "output_linear"}}, "output_linear cannot become weights of the base"),
     "mean": ({"task": {"pooling": "mean"}}, "task.pooling: mean is a head that plain transformers does not have"),
+    "last": ({"task": {"pooling": "last"}}, "task.pooling: last is a head that plain transformers does not have"),
 }
 
 
@@ -122,6 +124,25 @@ def test_what_has_no_plain_form_is_refused_with_the_reason(train: Train, tmp_pat
     assert not list(tmp_path.glob("*merged*"))
 
 
+def test_two_texts_apart_have_no_plain_form(train: Train, tmp_path: Path) -> None:
+    workspace = train()
+    path = workspace.adapter / "identity.json"
+    identity = read_json(path)
+    config = {"name": "regression", "pair": "bi"}
+    write_json(path, {**identity, "task": {**identity["task"], "name": "regression", "config": config}})
+    with pytest.raises(ConfigError, match=r"task.pair: bi compares two texts by a head that plain transformers"):
+        merging.merge(workspace.adapter, workspace.root, tmp_path / "merged")
+
+
+def test_proof_counts_every_label_also_where_there_are_as_many_as_tokens() -> None:
+    import torch
+
+    padded = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    assert proof._counted("logits", torch.ones(1, 3), padded).numel() == 3
+    assert proof._counted("start_logits", torch.ones(1, 3), padded).numel() == 2
+    assert proof._counted("logits", torch.ones(1, 3, 5), padded).numel() == 10
+
+
 def test_a_quantised_base_is_refused(train: Train, tmp_path: Path) -> None:
     workspace = train()
     path = workspace.adapter / "identity.json"
@@ -129,6 +150,23 @@ def test_a_quantised_base_is_refused(train: Train, tmp_path: Path) -> None:
     write_json(path, {**identity, "base": {**identity["base"], "quantization": {"load_in_4bit": True}}})
     with pytest.raises(ConfigError, match="round the adapter to the base's few bits"):
         merging.merge(workspace.adapter, workspace.root, tmp_path / "merged")
+
+
+def test_a_classifying_decoder_gets_the_padding_token_that_batches_need(tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = LlamaForSequenceClassification(LlamaConfig(**sizes, vocab_size=40, num_labels=3)).eval()
+    assert model.config.pad_token_id is None
+    loaded: Any = SimpleNamespace(pad_token_id=2, base=SimpleNamespace(folder=lambda root: root))
+    (tmp_path / "base").mkdir()
+    merging._write(tmp_path / "merged", model, loaded, tmp_path / "base")
+    plain = LlamaForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.inference_mode():
+        found = plain(torch.tensor([[5, 6, 7], [5, 6, 2]])).logits
+        expected = [plain(torch.tensor([row])).logits[0] for row in ([5, 6, 7], [5, 6])]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -281,3 +281,11 @@ def test_duplicates_are_found_by_the_bytes_of_the_picture(data: Path) -> None:
     assert [one.place for one in found] == ["data/train/part.jsonl:1", "data/train/part.jsonl:2"]
     assert cleaning.counts == {"duplicates": 1}
     assert cleaning.disagreements == 0
+
+
+@pytest.mark.parametrize("name", ["files/.hidden/one.png", "files/.one.png", "files/__pycache__/one.png"])
+def test_pictures_that_the_digest_leaves_out_are_refused(data: Path, name: str) -> None:
+    (data / name).parent.mkdir(parents=True, exist_ok=True)
+    (data / name).write_bytes(picture(7))
+    (problem,) = read(part(data, name))
+    assert "expected a picture in data/files that is not hidden" in str(problem)

@@ -40,6 +40,11 @@ class GenerationConfig(Section):
     """Rows that are generated together."""
 
 
+def described(settings: GenerationConfig) -> dict[str, str]:
+    """Return how text was generated, by the names of the params, for the report; batches change no answer."""
+    return {name: f"{value:g}" for name, value in settings.model_dump(exclude={"batch_rows"}).items()}
+
+
 def generate_ids(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],

@@ -45,7 +45,8 @@ def found(template: Workspace, pattern: str, start: Path) -> list[Group]:
     Raises:
         ConfigError: nothing matches, or two groups would have one name.
     """
-    paths = sorted(Path(one) for one in glob.glob(str(start / pattern)))  # noqa: PTH207 (a pattern may be absolute)
+    # Signs of a pattern in the folder's own name are none; a pattern may be absolute.
+    paths = sorted(start / one for one in glob.glob(pattern, root_dir=start))  # noqa: PTH207
     chosen = [path for path in paths if path.is_dir() or path.suffix in READERS]
     if not chosen:
         raise ConfigError(
@@ -122,7 +123,13 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
     from graft.importing import import_data
     from graft.repository import Repository
 
-    digest = digest_json({"rows": _digest(group.source), "data": config.data.model_dump(mode="json")})
+    fields = tasks.get(config.task.name).fields_of(config.task)
+    try:
+        rows = _digest(group.source)
+    except OSError as error:
+        raise DataError(f"{group.source}: cannot be read ({error.strerror}); mend or remove it") from None
+    how = {"data": config.data.model_dump(mode="json"), "fields": [[one.name, one.type] for one in fields]}
+    digest = digest_json({"rows": rows, **how})
     known = read_json(mark)
     if known.get("rows") == digest and place.data_dvc.is_file():
         return
@@ -130,7 +137,7 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
         group.source,
         place,
         data=config.data,
-        fields=tasks.get(config.task.name).fields_of(config.task),
+        fields=fields,
         replace=True,
     )
     Repository(place).add_data()

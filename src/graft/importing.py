@@ -118,10 +118,11 @@ class _Source:
         self.present = {split for split, _ in self.files if split}
         self.complete = self.present == set(SPLITS)
         self.names = {name: data.columns.get(name, name) for name in ("text", "label")}
-        pictures = [one.name for one in fields if one.type == "image"]
-        self.key = data.columns.get(pictures[0], pictures[0]) if pictures else self.names["text"]
-        """The column whose equal values stay in one split."""
-        self.kind = "picture" if pictures else "text"
+        read = _read(fields)
+        self.key = tuple(data.columns.get(name, name) for name in read)
+        """The columns whose equal values stay in one split."""
+        pictured = any(one.type == "image" for one in fields)
+        self.kind = "picture" if pictured else " and ".join(read)
         if self.present and "train" not in self.present:
             raise DataError(f"{self.name}: has {', '.join(sorted(self.present))}, but nothing named train")
 
@@ -152,6 +153,13 @@ class _Source:
         beside = {path for one in read for path in one.parent.iterdir()} if self.folder else set()
         names = sorted(path.name for path in beside - read if path.is_file() and not path.name.startswith("."))
         return [f"left out: {', '.join(names)}"] if names else []
+
+
+def _read(fields: Sequence[Field]) -> tuple[str, ...]:
+    """Return the fields by which rows are the same to a model: the picture, the text, else all texts but the answer."""
+    texts = [one.name for one in fields if one.text and not one.target]
+    first = [one.name for one in fields if one.type == "image"] or [name for name in texts if name == "text"]
+    return tuple(first[:1] or texts or ("text",))
 
 
 def _files(source: Path) -> list[tuple[str | None, Path]]:
@@ -272,9 +280,13 @@ def _group(column: str, values: Mapping[str, Any], number: int) -> str:
     return f"row {number}" if value in (None, "") else f"value {json.dumps(value, sort_keys=True)}"
 
 
-def _text_key(values: Mapping[str, Any], text: str) -> str:
-    """Return a key that rows with the same text share; without a text, rows with the same values."""
-    content = values[text] if isinstance(values.get(text), str) else json.dumps(dict(values), sort_keys=True)
+def _text_key(values: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return a key that rows with the same texts in ``columns`` share; without any, rows with the same values."""
+    texts = [values.get(name) for name in columns]
+    if len(texts) == 1 and isinstance(texts[0], str):
+        content = texts[0]
+    else:
+        content = json.dumps(texts if any(texts) else dict(values), sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 

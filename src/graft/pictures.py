@@ -86,6 +86,9 @@ class Pictures:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or (self.inside and parts[0] != self.inside):
             raise RowError(f"the path of a picture in {where} ({self.inside or '...'}/name.png)", shown(name))
+        if self.inside and any(part.startswith(".") or part == "__pycache__" for part in parts):
+            # The digest of the data leaves such files out, so they could change unseen.
+            raise RowError(f"a picture in {where} that is not hidden", shown(name))
         try:
             real = path.resolve(strict=True)
             if self.inside and not real.is_relative_to((self.folder / self.inside).resolve()):

@@ -25,7 +25,7 @@ from pydantic import model_validator
 
 from graft.config import Section
 from graft.errors import ConfigError, shown
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig, described, generate_ids
 from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded
 from graft.text_metrics import words
@@ -273,7 +273,13 @@ def texts_of(row: Row) -> list[str] | None:
 
 
 def nearest_targets(train_rows: Sequence[Row], test_rows: Sequence[Row]) -> list[str]:
-    """Return the target of the training row whose source is most like each test row's.
+    """Return the target of the training row whose source is most like each test row's."""
+    places = nearest_texts([row["source"] for row in train_rows], [row["source"] for row in test_rows])
+    return [train_rows[place]["target"] for place in places]
+
+
+def nearest_texts(known: Sequence[str], asked: Sequence[str]) -> list[int]:
+    """Return which of the ``known`` texts is most like each one that is ``asked``.
 
     By the cosine of TF-IDF vectors of words and word pairs; of several, the first.
     """
@@ -281,12 +287,11 @@ def nearest_targets(train_rows: Sequence[Row], test_rows: Sequence[Row]) -> list
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectors = TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, max_features=FEATURES)
-    known = vectors.fit_transform([row["source"] for row in train_rows]).T.tocsr()
-    asked = vectors.transform([row["source"] for row in test_rows])
-    found: list[str] = []
-    for start in range(0, len(test_rows), NEAREST_ROWS):
-        likeness = (asked[start : start + NEAREST_ROWS] @ known).toarray()
-        found += [train_rows[int(place)]["target"] for place in np.argmax(likeness, axis=1)]
+    there, wanted = vectors.fit_transform(known).T.tocsr(), vectors.transform(asked)
+    found: list[int] = []
+    for start in range(0, len(asked), NEAREST_ROWS):
+        likeness = (wanted[start : start + NEAREST_ROWS] @ there).toarray()
+        found += np.argmax(likeness, axis=1).tolist()
     return found
 
 
@@ -362,6 +367,5 @@ def histogram(values: np.ndarray, name: str, top: float, bins: int = 20) -> list
 
 def generation_settings(config: SequenceConfig) -> dict[str, str]:
     """Return how answers were generated, by the names of the params, for the report."""
-    settings = config.generation.model_dump(exclude={"batch_rows"})
     longest = min(config.generation.max_new_tokens, config.max_target_tokens)
-    return {name: f"{value:g}" for name, value in {**settings, "max_new_tokens": longest}.items()}
+    return described(config.generation.model_copy(update={"max_new_tokens": longest}))

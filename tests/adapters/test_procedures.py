@@ -208,6 +208,23 @@ def test_loraplus_groups_are_pefts(inputs_of: Any) -> None:
     assert rates(ours, True) == rates(theirs, False)
 
 
+def test_loraplus_leaves_the_rate_of_the_base_alone() -> None:
+    import torch
+
+    from graft.training.loop import adamw
+    from graft.training.loraplus import split_groups
+
+    shapes = {"lora_A": (2, 3), "lora_B": (3, 2), "head.bias": (3,), "norm.bias": (3,), "dense.weight": (3, 3)}
+    weights = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    own = frozenset({"norm.bias", "dense.weight"})
+    optimizer = adamw(weights, TrainingConfig(learning_rate=1e-2, unfreeze_learning_rate=1e-3), own)
+    split_groups(optimizer, weights, 16.0, own)
+    names = {id(value): name for name, value in weights.items()}
+    scales = {names[id(one)]: group["scale"] for group in optimizer.param_groups for one in group["params"]}
+    fast, base = pytest.approx(16.0), pytest.approx(0.1)
+    assert scales == {"lora_A": 1.0, "lora_B": fast, "head.bias": fast, "norm.bias": base, "dense.weight": base}
+
+
 def test_loraplus_needs_a_lora(inputs_of: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.loraplus_lr_ratio: the adapter has no `lora_B`"):
         run(

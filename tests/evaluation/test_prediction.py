@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -73,3 +75,31 @@ def test_progress_prints_the_last_line_always_and_others_seldom(capsys: pytest.C
 def test_progress_tells_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     prediction.progress("base", 400, every_seconds=0)(100)
     assert capsys.readouterr().out.startswith("base: 100/400 rows, ")
+
+
+@pytest.mark.parametrize("batch_rows", [1, 64])
+def test_metrics_over_all_rows_do_not_depend_on_how_many_are_scored_together(batch_rows: int) -> None:
+    import pyarrow as pa
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    from graft import tasks
+
+    class Scored(type(tasks.get("text_classification"))):  # type: ignore[misc]
+        def collate(self, rows: Any, _pad: int) -> Any:
+            return {"scores": torch.tensor([row["score"] for row in rows])}
+
+        def outputs(self, _config: Any, _model: Any, batch: Any) -> Any:
+            return torch.stack([torch.zeros_like(batch["scores"]), batch["scores"]], dim=1)
+
+    drawn = np.random.default_rng(0)
+    labels, scores = drawn.integers(0, 2, 100), drawn.normal(size=100)
+    rows = [
+        {"row": str(number), "input_ids": [1], "label": int(label), "score": float(score + label * number / 50)}
+        for number, (label, score) in enumerate(zip(labels, scores, strict=True))
+    ]
+    task = Scored()
+    loaded = SimpleNamespace(model=None, task=task, config=None, state={}, processor=None, pad_token_id=0, device="cpu")
+    table = prediction.score(loaded, pa.Table.from_pylist(rows), batch_rows=batch_rows)
+    expected = roc_auc_score(labels, [row["score"] for row in rows])
+    assert task.metric("auroc").function(table) == pytest.approx(expected)

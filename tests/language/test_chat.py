@@ -151,3 +151,18 @@ def test_chain_learns_to_answer(language_project, base, request):
     loaded = artifact.load(project.adapter, project.root)
     answers = artifact.predict(loaded, [{"prompt": "the cat"}, {"messages": TALK["messages"][:3]}])
     assert all(isinstance(one["text"], str) for one in answers)
+
+
+def test_report_says_how_answers_were_generated():
+    found = TASK.measured(CONFIG, {"reference": np.array(["one", "two"], dtype=object)}, {})
+    assert (found["max_new_tokens"], found["num_beams"], found["repetition_penalty"]) == ("6", "1", "1")
+    assert "rouge-score" in found["rouge"]
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_nearest_prompt_is_found_in_scripts_without_spaces_and_without_words(blank):
+    known = [("请问明天北京天气怎么样", "晴"), ("如何做西红柿炒鸡蛋", "先炒蛋")]
+    train = [{"prompt": " " if blank else prompt, "completion": answer} for prompt, answer in known]
+    asked = [{"prompt": prompt, "completion": "?"} for prompt in ("明天上海天气怎么样呢", "怎么做西红柿鸡蛋汤")]
+    found = nearest(CONFIG, train, asked, {}, 0)["prediction"].tolist()
+    assert found == (["晴", "晴"] if blank else ["晴", "先炒蛋"])

@@ -34,8 +34,11 @@ def test_metrics_of_a_table_equal_scikit_learn():
     source = np.random.default_rng(0)
     columns = TASK.predictions(CONFIG, source.normal(size=(50, 3)).astype(np.float32), STATE)
     table = {**columns, **TASK.references([{"label": int(one)} for one in source.integers(0, 3, 50)], STATE)}
+    table |= TASK.judge(CONFIG, table, STATE)
     actual, predicted = table["reference"], table["prediction"]
+    areas = [reference.roc_auc_score(actual == one, table["probabilities"][:, one]) for one in range(3)]
     expected = {
+        "auroc": np.mean(areas),
         "accuracy": reference.accuracy_score(actual, predicted),
         "macro_f1": reference.f1_score(actual, predicted, average="macro"),
         "mcc": reference.matthews_corrcoef(actual, predicted),

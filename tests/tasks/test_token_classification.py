@@ -336,6 +336,12 @@ def test_answers_name_entities_by_words():
     assert chinese["entities"][0]["text"] == "热汤"
 
 
+def test_a_row_without_words_has_an_empty_answer():
+    state, row = {"tags": ["O", "B-X"]}, {"tokens": []}
+    found = TASK.predicted(Config(), np.zeros((1, 0, 2), np.float32), [row], state)
+    assert TASK.answers(found, state) == [{"tags": [], "score": 1.0, "entities": []}]
+
+
 def test_baselines_know_words_and_nothing():
     rows = [{"tokens": ["Cat", "soup", "cat"], "tags": ["B-animal", "O", "B-animal"]}]
     asked = [{"tokens": ["CAT", "new"]}]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from graft import stages
+from graft import params, stages
 from graft.adapters import AdapterConfig, attach
 from graft.training import TrainingConfig
 from graft.workspace import Workspace, read_json
@@ -313,3 +314,28 @@ def test_another_base_type_is_computed_anew(make_tokenized: Make, tmp_path: Path
     trained(workspace)
     folders = [path for path in (workspace.store / "frozen").iterdir() if path.is_dir()]
     assert {json.loads((path / "state.json").read_text())["dtype"] for path in folders} == {"float32", "bfloat16"}
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}])
+def test_each_quantization_has_base_outputs_of_its_own(
+    bits: dict[str, Any], make_tokenized: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graft.artifact import planned_identity
+    from graft.training import stage
+
+    workspace = make_tokenized(tmp_path / "one", **{"adapter": None, "adapter.method": "probe"})
+    config = params.load(workspace.params)
+    plain = planned_identity(workspace, config.task, config.base, config.adapter, config.training) | {"device": "cpu"}
+    keys: list[Mapping[str, Any]] = []
+
+    @contextlib.contextmanager
+    def noted(_inputs: Any, _folder: Path, made_of: Mapping[str, Any]) -> Iterator[None]:
+        keys.append(made_of)
+        yield None
+
+    monkeypatch.setattr(stage, "starting_at_the_head", noted)
+    inputs = SimpleNamespace(config=config.training, device="cpu")
+    for base in (plain["base"], {**plain["base"], "quantization": bits}):
+        with stage._frozen(workspace, config.adapter, inputs, {**plain, "base": base}):
+            pass
+    assert keys[0] != keys[1]

@@ -58,3 +58,11 @@ def test_tell_prints_the_last_step_and_few_others(tmp_path: Path, capsys: pytest
         record.tell({"step": step, "loss": 0.5, "tokens_per_second": 1234.4}, 10)
     record.close()
     assert capsys.readouterr().out == "train: step 10/10, loss 0.5000, 1,234 tokens/s, 0 s left\n"
+
+
+def test_metric_that_is_not_defined_becomes_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    record = Record(path, 0)
+    record.add({"step": 1, "validation_accuracy": 0.5, "validation_auroc": float("nan"), "other": float("inf")})
+    record.close()
+    assert list(lines(path)) == [{"step": 1, "validation_accuracy": 0.5, "validation_auroc": None, "other": None}]

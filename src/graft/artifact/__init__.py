@@ -12,7 +12,7 @@ from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
 from graft.artifact.loading import LoadedAdapter, load
 from graft.artifact.planning import base_identity, code_environment, planned_identity
-from graft.artifact.scoring import predict, prediction_columns, raw_outputs
+from graft.artifact.scoring import answer_columns, judged, predict, raw_outputs
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -21,16 +21,17 @@ __all__ = [
     "IDENTITY",
     "PROBE",
     "LoadedAdapter",
+    "answer_columns",
     "apply_to_base",
     "attention",
     "base_identity",
     "changed_weights",
     "code_environment",
+    "judged",
     "load",
     "pick_device",
     "planned_identity",
     "predict",
-    "prediction_columns",
     "raw_outputs",
     "reproducible",
     "save",

@@ -56,7 +56,7 @@ def _together(batches: Sequence[np.ndarray], order: Sequence[int]) -> np.ndarray
     return result
 
 
-def prediction_columns(
+def answer_columns(
     model: nn.Module,
     task: Task,
     config: TaskConfig,
@@ -68,7 +68,7 @@ def prediction_columns(
     batch_rows: int,
     device: str,
 ) -> dict[str, np.ndarray]:
-    """Return references, predictions and what :meth:`Task.judge` makes of them for token rows with their targets.
+    """Return references and predictions of token rows with their targets: a row's are its own, whatever the others.
 
     Text is generated where a metric reads it and a ``processor`` is given; validation in training gives none.
     """
@@ -78,6 +78,11 @@ def prediction_columns(
     table = {**task.references(rows, state), **task.predicted(config, outputs, rows, state)}
     if processor is not None and any(metric.generated for metric in task.metrics):
         table["prediction"] = np.array(task.generate(config, model, rows, processor, pad_token_id), dtype=object)
+    return table
+
+
+def judged(task: Task, config: TaskConfig, state: State, table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return ``table``, which is to hold all rows, with what :meth:`Task.judge` makes of it."""
     return {**table, **task.judge(config, table, state)}
 
 

@@ -41,7 +41,7 @@ def score(loaded: LoadedAdapter, tokens: pa.Table, *, batch_rows: int, name: str
     """
     import numpy as np
 
-    from graft.artifact import prediction_columns
+    from graft.artifact import answer_columns, judged
 
     if not len(tokens):
         raise DataError(f"{name}: no rows to score; the test split needs at least one")
@@ -49,7 +49,7 @@ def score(loaded: LoadedAdapter, tokens: pa.Table, *, batch_rows: int, name: str
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(tokens), batch_rows * SORTED_BATCHES):
         rows = tokens.slice(start, batch_rows * SORTED_BATCHES).to_pylist()
-        columns = prediction_columns(
+        columns = answer_columns(
             loaded.model,
             task,
             loaded.config,
@@ -62,7 +62,8 @@ def score(loaded: LoadedAdapter, tokens: pa.Table, *, batch_rows: int, name: str
         )
         parts.append(columns)
         tell(start + len(rows))
-    return {**places(tokens), **{column: np.concatenate([part[column] for part in parts]) for column in parts[0]}}
+    table = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+    return {**places(tokens), **judged(task, loaded.config, loaded.state, table)}
 
 
 def score_base(

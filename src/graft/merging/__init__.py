@@ -26,7 +26,7 @@ from graft.base.contents import CHAT_TEMPLATE_FILES, CONFIG_FILES, TOKENIZER_FIL
 from graft.errors import ConfigError, IntegrityError
 from graft.identity import digest_folder
 from graft.merging.card import card
-from graft.tasks import quiet
+from graft.tasks import family_of, quiet
 from graft.workspace import TEMPORARY, write_text
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def merge(
         new.chmod(0o755)
         with reproducible(int(identity["threads"])), torch.inference_mode():
             loaded = load(adapter, project_root)
+            _refuse_head(loaded)
             inputs, logits = _expected(loaded, adapter)
             model = _merged(loaded)
             _write(new, model, loaded, project_root)
@@ -123,9 +124,27 @@ def _refuse(identity: Mapping[str, Any], trust_remote_code: bool) -> None:
             "task.pooling: mean is a head that plain transformers does not have; use `model` and train again, or keep "
             "base and adapter apart"
         )
+    if task.get("pair") == "bi":
+        raise ConfigError(
+            "task.pair: bi compares two texts by a head that plain transformers does not have; use `cross` and train "
+            "again, or keep base and adapter apart"
+        )
     if _learns_a_prompt(identity["adapter"]["config"]):
         method = identity["adapter"]["method"]
         raise ConfigError(f"adapter.method: {method} puts learnt vectors before the input; no weight can hold them")
+
+
+def _refuse_head(loaded: LoadedAdapter) -> None:
+    """Refuse an encoder's head on the last token: plain transformers reads the first one.
+
+    Raises:
+        ConfigError: with what to use in its place.
+    """
+    if getattr(loaded.config, "pooling", "") == "last" and family_of(loaded.model.config) == "encoder":
+        raise ConfigError(
+            "task.pooling: last is a head that plain transformers does not have for an encoder; use `model` and train "
+            "again, or keep base and adapter apart"
+        )
 
 
 def _learns_a_prompt(config: Mapping[str, Any]) -> bool:
@@ -179,7 +198,12 @@ def _merged(loaded: LoadedAdapter) -> PreTrainedModel:
 
 
 def _write(folder: Path, model: PreTrainedModel, loaded: LoadedAdapter, project_root: Path) -> None:
-    """Save the model; what turns rows into its inputs is copied, byte by byte."""
+    """Save the model; what turns rows into its inputs is copied, byte by byte.
+
+    A decoder that classifies finds a row's last token by its padding token: transformers refuses batches without one.
+    """
+    if type(model).__name__.endswith("SequenceClassification") and model.config.pad_token_id is None:
+        model.config.pad_token_id = loaded.pad_token_id
     with quiet():
         model.save_pretrained(folder)
     source = loaded.base.folder(project_root)

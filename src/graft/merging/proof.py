@@ -31,21 +31,22 @@ def main(folder: str, architecture: str, probe: str) -> int:
         return 1
     with torch.inference_mode():
         outputs = model.eval()(**inputs)
-    differences = [_counted(outputs[name] - value, inputs) for name, value in expected.items()]
+    differences = [_counted(name, outputs[name] - value, inputs) for name, value in expected.items()]
     found = {
         "architecture": architecture,
         "rows": len(next(iter(inputs.values()))),
         "difference": max(one.abs().max().item() for one in differences),
-        "largest": max(_counted(value, inputs).abs().max().item() for value in expected.values()),
+        "largest": max(_counted(name, value, inputs).abs().max().item() for name, value in expected.items()),
     }
     print(json.dumps(found))
     return 0
 
 
-def _counted(scores: Any, inputs: dict[str, Any]) -> Any:
-    """Return the scores [..., C] of real tokens, where there is one per token."""
+def _counted(name: str, scores: Any, inputs: dict[str, Any]) -> Any:
+    """Return the scores of real tokens, where there is one per token: [B, T, C], or [B, T] of starts and ends."""
     mask = inputs.get("attention_mask")
-    if mask is None or "labels" in inputs or scores.shape[:2] != mask.shape:
+    per_token = scores.ndim == 3 or name in ("start_logits", "end_logits")
+    if mask is None or "labels" in inputs or not per_token or scores.shape[:2] != mask.shape:
         return scores
     return scores[mask.bool()]
 

@@ -19,7 +19,7 @@ from pydantic import Field as Limit
 from pydantic import field_validator
 
 from graft.conversations import ANSWERS, disorder, messages_of
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig, described, generate_ids
 from graft.language_modeling import (
     ByteModel,
     bits_per_byte,
@@ -34,7 +34,8 @@ from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded
 from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
-from graft.text_metrics import exact_rows, rouge_rows
+from graft.text_metrics import exact_rows, rouge_rows, signatures
+from graft.text_to_text import nearest_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Table = Mapping[str, np.ndarray]
-
-TFIDF_FEATURES = 50_000
 
 
 class Config(TaskConfig):
@@ -97,13 +96,8 @@ def nearest(
 ) -> dict[str, np.ndarray]:
     """Answer as the training row with the most similar prompt (TF-IDF); expect bytes by the byte before."""
     import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, max_features=TFIDF_FEATURES, token_pattern=r"\w+|[^\w\s]"
-    )
-    known = words.fit_transform([_prompt_text(row) for row in train_rows])
-    found = (words.transform([_prompt_text(row) for row in test_rows]) @ known.T).toarray().argmax(axis=1)
+    found = nearest_texts([_prompt_text(row) for row in train_rows], [_prompt_text(row) for row in test_rows])
     texts = [answers_of(train_rows[place])[-1] for place in found]
     return {**_byte_columns(2, train_rows, test_rows), "prediction": np.array(texts, dtype=object)}
 
@@ -260,6 +254,10 @@ class Chat(Task):
     def example(self, config: Config, probe: Mapping[str, np.ndarray], processor: Any) -> dict[str, Any]:
         ids = probe["input_ids"][0][(probe["attention_mask"][0] == 1) & (probe["labels"][0] == IGNORED)]
         return {"prompt": processor.decode(ids.tolist(), skip_special_tokens=True).strip()}
+
+    def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
+        rouge = signatures([text] for text in table["reference"])["rouge"]
+        return {"rouge": rouge, **described(config.generation)}
 
     def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         return {"Answers": [sizes(table)]}

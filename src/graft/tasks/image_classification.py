@@ -19,6 +19,7 @@ from graft.classification import (
     CONFUSION,
     accuracy,
     answers_of,
+    auroc,
     check_pinned,
     correct,
     ece,
@@ -32,6 +33,7 @@ from graft.classification import (
     plot_rows,
     prediction_columns,
     probabilities_of,
+    row_columns,
     row_log_loss,
 )
 from graft.errors import shown
@@ -107,6 +109,7 @@ class ImageClassification(Task):
         Metric("accuracy", accuracy, per_row=correct),
         Metric("macro_f1", macro_f1),
         Metric("mcc", mcc),
+        Metric("auroc", auroc),
         Metric("ece", ece, greater_is_better=False),
         Metric("log_loss", log_loss, greater_is_better=False, per_row=row_log_loss),
     )
@@ -197,6 +200,9 @@ class ImageClassification(Task):
         import numpy as np
 
         return {"reference": np.array([row["label"] for row in rows], dtype=np.int32)}
+
+    def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
+        return row_columns(table)
 
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
         return {"majority": majority, "logistic_regression": logistic_regression}

@@ -84,7 +84,7 @@ def entities(tags: str) -> set[tuple[str, int, int]]:
     """Return the entities (type, first word, last word) of tags that are parted by spaces, as seqeval finds them."""
     from seqeval.metrics.sequence_labeling import get_entities
 
-    return set(get_entities(tags.split(" ")))
+    return set(get_entities(tags.split(" "))) if tags else set()
 
 
 def by_type(table: Table) -> dict[str, np.ndarray]:
@@ -349,8 +349,8 @@ class TokenClassification(Task):
         columns = (predictions[name] for name in ("prediction", "confidence", "tokens"))
         return [
             {
-                "tags": tags.split(" "),
-                "score": float(min(scores)),
+                "tags": tags.split(" ") if len(words) else [],
+                "score": float(min(scores, default=1.0)),
                 "entities": [
                     {
                         "type": kind,

@@ -34,6 +34,8 @@ ADAPTER_TAG = "graft.adapter"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 CORE_REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "pandas")
 """What loading needs, also where no import in the code names it."""
+QUANTIZING = "bitsandbytes"
+"""What transformers keeps a base in few bits with; no import names it."""
 OTHER_NAMES = {"yaml": "PyYAML", "sklearn": "scikit-learn", "PIL": "pillow"}
 
 
@@ -105,6 +107,8 @@ def requirements(files: Iterable[Path], base: Mapping[str, Any]) -> list[str]:
     modules = {name for file in files for name in _imported(file)} - set(sys.stdlib_module_names) - {"graft", "mlflow"}
     if base["kind"] == "package":
         modules.add(base["source"].removeprefix("package:").partition("/")[0].partition(".")[0])
+    if base.get("quantization"):
+        modules.add(QUANTIZING)
     names = set(CORE_REQUIREMENTS) | {name for module in modules if (name := _distribution(module))}
     # A local version (2.13.0+cpu) names a build that an index may not have.
     return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)

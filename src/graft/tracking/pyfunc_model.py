@@ -47,7 +47,7 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         if isinstance(given, pd.DataFrame):
             # pandas reads an empty cell as NaN, which is no text: it counts as missing and is refused by its row.
             return [
-                {str(name): value for name, value in row.items() if not _missing(value)}
+                {str(name): _plain(value) for name, value in row.items() if not _missing(value)}
                 for row in given.to_dict(orient="records")
             ]
         values = [given] if isinstance(given, str | dict) else list(given)
@@ -57,6 +57,11 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's arrays and numbers, which tables from Parquet or Spark hold, as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 set_model(AdapterModel())

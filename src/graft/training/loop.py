@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters import Procedure, procedure_of, unfrozen
-from graft.artifact import prediction_columns
+from graft.artifact import answer_columns, judged
 from graft.errors import Interrupted, TrainingDiverged, shown
 from graft.tasks import State, Task, TaskConfig, length_of
 from graft.training.batching import Plan, mixed_seed
@@ -92,9 +92,10 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     config, model = inputs.config, inputs.model
     plan = Plan([length_of(row) for row in inputs.train_rows], config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = adamw(weights, config, base_weights(model, weights))
+    own = base_weights(model, weights)
+    optimizer = adamw(weights, config, own)
     if config.loraplus_lr_ratio is not None:
-        split_groups(optimizer, weights, config.loraplus_lr_ratio)
+        split_groups(optimizer, weights, config.loraplus_lr_ratio, own)
     procedure = procedure_of(model)
     procedure.begin(plan.steps)
     progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
@@ -230,7 +231,7 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     """Score the validation split, remember the weights if they are the best so far, return the record's line."""
     started, task, rows = time.perf_counter(), inputs.task, inputs.validation_rows
     inputs.model.eval()
-    table = prediction_columns(
+    table = answer_columns(
         inputs.model,
         task,
         inputs.task_config,
@@ -242,6 +243,7 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
         device=inputs.device,
     )
     inputs.model.train()
+    table = judged(task, inputs.task_config, inputs.state, table)
     values = {metric.name: metric.function(table) for metric in task.metrics if not metric.generated}
     selecting = task.selecting
     value, best = values[selecting.name], progress.best_value

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 UPPER = "lora_B"
 
 
-def split_groups(optimizer: torch.optim.Optimizer, weights: Mapping[str, torch.nn.Parameter], ratio: float) -> None:
+def split_groups(
+    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, torch.nn.Parameter],
+    ratio: float,
+    own: frozenset[str] = frozenset(),
+) -> None:
     """Give the B matrices, and vectors, as PEFT does, ``ratio`` times the learning rate of the rest.
 
-    A group's ``scale`` is its learning rate as a multiple of the schedule's.
+    A group's ``scale`` is its learning rate as a multiple of the schedule's. That of ``own``, weights of the base that
+    are trained too, is what ``training.unfreeze_learning_rate`` says.
 
     Raises:
         ConfigError: the adapter has no B matrices.
@@ -28,7 +34,7 @@ def split_groups(optimizer: torch.optim.Optimizer, weights: Mapping[str, torch.n
     faster = {id(value) for name, value in weights.items() if UPPER in name}
     if not faster:
         raise ConfigError("training.loraplus_lr_ratio: the adapter has no `lora_B` to learn faster; leave it out")
-    faster |= {id(value) for value in weights.values() if value.ndim == 1}
+    faster |= {id(value) for name, value in weights.items() if value.ndim == 1 and name not in own}
     for group in list(optimizer.param_groups):
         moved = [value for value in group["params"] if id(value) in faster]
         group["params"] = [value for value in group["params"] if id(value) not in faster]

@@ -7,6 +7,7 @@ that the file never lacks a line from before it; on resume, lines after it are c
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -31,8 +32,12 @@ class Record:
         self._begun, self._first = time.monotonic(), after_step
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        """Append one line; a number that is not finite (an undefined metric) becomes null."""
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in line.items()
+        }
+        self._file.write(json.dumps(values, allow_nan=False) + "\n")
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 

@@ -140,7 +140,8 @@ def _frozen(
     made_of = {name: identity[name] for name in names}
     card = torch.cuda.get_device_name() if inputs.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     splits = read_json(workspace.tokens / "manifest.json")["splits"]
-    made_of |= {"base": identity["base"]["digest"], "dtype": identity["base"]["dtype"], "card": card}
+    base = identity["base"]
+    made_of |= {"base": base["digest"], "dtype": base["dtype"], "quantization": base.get("quantization"), "card": card}
     made_of |= {"rows": [splits[name]["digest"] for name in ("train", "validation")]}
     with starting_at_the_head(inputs, workspace.store / "frozen", made_of) as feed:
         yield feed
