@@ -346,7 +346,7 @@ def test_each_quantization_has_base_outputs_of_its_own(
         yield None
 
     monkeypatch.setattr(stage, "starting_at_the_head", noted)
-    inputs = SimpleNamespace(config=config.training, device="cpu")
+    inputs: Any = SimpleNamespace(config=config.training, device="cpu")
     for base in (plain["base"], {**plain["base"], "quantization": bits}):
         with stage._frozen(workspace, config.adapter, inputs, {**plain, "base": base}):
             pass
