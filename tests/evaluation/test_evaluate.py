@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,3 +241,19 @@ def test_section_decides_the_level(copy: Workspace) -> None:
     assert params.load(copy.params).evaluation.confidence == metrics["confidence"] == 0.8
     assert before["low"] < metrics["base"]["accuracy"]["low"] < metrics["base"]["accuracy"]["high"] < before["high"]
     assert "80\N{NO-BREAK SPACE}% interval" in (copy.evaluation / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_cheap_predictor_may_lack_a_metric_and_a_model_may_not() -> None:
+    from types import SimpleNamespace
+
+    from graft.evaluation.assessment import measure
+    from graft.evaluation.intervals import Drawn
+    from graft.tasks import Metric
+
+    metrics = (Metric("a", lambda table: float(table["a"].mean())), Metric("b", lambda table: float(table["b"].mean())))
+    task: Any = SimpleNamespace(headline="a", metrics=metrics)
+    whole, less = {"a": np.arange(4.0), "b": np.arange(4.0)}, {"a": np.arange(4.0)}
+    found = measure({"adapter": whole, "trivial": less}, task=task, digest="", config=Drawn(resamples=100))
+    assert (set(found["adapter"]), set(found["trivial"])) == ({"a", "b"}, {"a"})
+    with pytest.raises(KeyError):
+        measure({"adapter": less}, task=task, digest="", config=Drawn(resamples=100))

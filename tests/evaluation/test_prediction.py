@@ -99,7 +99,9 @@ def test_metrics_over_all_rows_do_not_depend_on_how_many_are_scored_together(bat
         for number, (label, score) in enumerate(zip(labels, scores, strict=True))
     ]
     task = Scored()
-    loaded = SimpleNamespace(model=None, task=task, config=None, state={}, processor=None, pad_token_id=0, device="cpu")
+    loaded: Any = SimpleNamespace(
+        model=None, task=task, config=None, state={}, processor=None, pad_token_id=0, device="cpu"
+    )
     table = prediction.score(loaded, pa.Table.from_pylist(rows), batch_rows=batch_rows)
     expected = roc_auc_score(labels, [row["score"] for row in rows])
     assert task.metric("auroc").function(table) == pytest.approx(expected)

@@ -306,6 +306,18 @@ def test_methods_share_what_the_base_put_out(
     assert len([path for path in (tmp_path / "home/.graft/store/frozen").iterdir() if path.is_dir()]) == 1
 
 
+@pytest.mark.parametrize("kind", ["pooled", "tokens"])
+def test_rows_are_looked_at_only_where_their_length_counts(kind: str) -> None:
+    from graft.adapters import trained_modules
+    from graft.training.frozen import Feed
+
+    inputs = inputs_of(kind, "probe")
+    feed = Feed(inputs.model, trained_modules(inputs.model), pooled=kind == "pooled", vector_bytes=10)
+    if kind == "pooled":
+        inputs = SimpleNamespace(train_rows=range(4), validation_rows=range(2))  # a number has no length
+    assert feed.expected_bytes(inputs) == 10 * (6 if kind == "pooled" else sum(LENGTHS))
+
+
 def test_another_base_type_is_computed_anew(make_tokenized: Make, tmp_path: Path) -> None:
     workspace = make_tokenized(tmp_path / "one", **{"adapter": None, "adapter.method": "probe"})
     trained(workspace)
@@ -334,7 +346,7 @@ def test_each_quantization_has_base_outputs_of_its_own(
         yield None
 
     monkeypatch.setattr(stage, "starting_at_the_head", noted)
-    inputs = SimpleNamespace(config=config.training, device="cpu")
+    inputs: Any = SimpleNamespace(config=config.training, device="cpu")
     for base in (plain["base"], {**plain["base"], "quantization": bits}):
         with stage._frozen(workspace, config.adapter, inputs, {**plain, "base": base}):
             pass

@@ -204,8 +204,9 @@ class Feed:
 
     def expected_bytes(self, inputs: Inputs) -> int:
         """Return what the vectors of all rows take, about: one per row, or one per token."""
-        rows = [*inputs.train_rows, *inputs.validation_rows]
-        return self.vector_bytes * (len(rows) if self.pooled else sum(map(length_of, rows)))
+        splits = inputs.train_rows, inputs.validation_rows
+        # One vector a row needs no look at the rows: those of pictures would all be read from the disk.
+        return self.vector_bytes * sum(len(rows) if self.pooled else sum(map(length_of, rows)) for rows in splits)
 
     def facts(self) -> dict[str, Any]:
         """Return what the file cost and saved, for the training's summary."""
