@@ -525,3 +525,14 @@ def test_table_is_aligned_without_colour_elsewhere(capsys: pytest.CaptureFixture
     printing.table(["kind", "size"], [["store", 1], ["x", 20]])
     assert capsys.readouterr().out == "kind   size\nstore  1\nx      20\n"
     assert printing.styled("x", "bold red") == "x"
+
+
+def test_table_takes_all_columns_of_its_first_rows_and_refuses_later_ones(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with writer(path) as write:
+        write([{"text": "a"}, {"text": "b", "id": 2}])
+    assert path.read_text() == "text,id\na,\nb,2\n"
+    with pytest.raises(InputError, match=r"a later row has the column 'id', .* write \.jsonl"), writer(path) as write:
+        write([{"text": "a"}])
+        write([{"text": "b", "id": 2}])
+    assert path.read_text() == "text,id\na,\nb,2\n"

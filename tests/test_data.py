@@ -275,3 +275,11 @@ def test_rows_of_stops_at_the_first_problem(tmp_path: Path) -> None:
         DataError, match=re.escape("data/train/z.jsonl:1: expected one JSON object per line, found broken")
     ):
         list(rows_of(folder, "train", FIELDS, DataConfig()))
+
+
+def test_number_that_was_imported_as_text_says_how_to_mend_it(tmp_path: Path) -> None:
+    path = part(tmp_path, [{"size": "1"}, {"size": "big"}])
+    first, second = messages(read(path, (Field("size", "number"),)))
+    assert "import the table again" in first
+    assert "graft import --replace" in first
+    assert "import" not in second

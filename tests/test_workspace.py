@@ -203,3 +203,10 @@ def test_command_is_typed_by_its_path_where_the_environment_is_not_active(
     assert command("ui") == f"{own.relative_to('/')} ui"
     monkeypatch.setenv("PATH", f"{own.parent}:/usr/bin")
     assert command("ui") == "graft ui"
+
+
+def test_replaced_folder_can_be_read_by_everybody(tmp_path: Path) -> None:
+    with replaced(tmp_path / "out") as folder:
+        (folder / "weights.safetensors").write_bytes(b"x")
+        (folder / "weights.safetensors").chmod(0o600)
+    assert (tmp_path / "out" / "weights.safetensors").stat().st_mode & 0o777 == 0o644

@@ -192,10 +192,18 @@ def replaced(folder: Path) -> Iterator[Path]:
     new.chmod(0o755)
     try:
         yield new
+        make_readable(new)
         _take_place(new, folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+
+
+def make_readable(folder: Path) -> None:
+    """Let everybody read what is in ``folder``: safetensors writes files that only their owner may read."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | 0o444)
 
 
 def _take_place(new: Path, folder: Path) -> None:

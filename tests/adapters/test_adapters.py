@@ -228,3 +228,10 @@ def test_switching_off_twice_stays_off_until_the_outer_block_ends(tiny_base: Pat
     with pytest.raises(KeyError, match="inside"), wrapped.disable_adapter():
         raise KeyError("inside")
     assert torch.equal(wrapped(**batch).logits, adapted)
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+def test_prompt_without_its_length_names_the_key(tiny_base: Path, method: str) -> None:
+    model, new = load(tiny_base)
+    with pytest.raises(ConfigError, match=rf"adapter\.num_virtual_tokens: '{method}' needs it"):
+        attach(model, AdapterConfig(method=method), new)

@@ -64,6 +64,8 @@ def _prompt(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]
     kind = task_type_of(type(model).__name__)
     if getattr(model, "main_input_name", "input_ids") != "input_ids":
         return f"method: {shown(adapter.method)} stands before tokens, and {config.model_type} reads pictures; use lora"
+    if adapter.method != "cpt" and not adapter.keys.get("num_virtual_tokens"):
+        return f"num_virtual_tokens: {shown(adapter.method)} needs it: how many tokens stand before a row, such as 20"
     if adapter.method == "cpt" and kind != "CAUSAL_LM":
         return "method: 'cpt' is made for causal language models alone; use prompt_tuning"
     if getattr(config, "is_encoder_decoder", False) and (new_modules or kind != "SEQ_2_SEQ_LM"):

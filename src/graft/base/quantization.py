@@ -34,8 +34,8 @@ def arguments(settings: Mapping[str, Any] | None, device: str) -> dict[str, Any]
     config = quantization_config(settings)
     if importlib.util.find_spec(LIBRARY) is None:
         raise ResourceMissing(
-            f"base.quantization: needs {LIBRARY}, which is not installed; `pip install 'graft[quantized]'`, or leave "
-            f"base.quantization out"
+            f"base.quantization: needs {LIBRARY}, which is not installed: `make venv EXTRAS=demo,dev,quantized`, "
+            "or leave base.quantization out"
         )
     return {"quantization_config": config, "device_map": {"": device}}
 

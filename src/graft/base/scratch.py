@@ -26,7 +26,7 @@ from graft.config import read_yaml
 from graft.data import DataConfig, Record, parts, read_part
 from graft.errors import ConfigError, DataError, shown
 from graft.tasks import TaskConfig
-from graft.workspace import TEMPORARY, Workspace, write_json
+from graft.workspace import TEMPORARY, Workspace, make_readable, write_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -53,6 +53,7 @@ def make(workspace: Workspace, config: BaseConfig) -> Path:
     try:
         new.chmod(0o755)
         _write(new, workspace, config)
+        make_readable(new)
         digest = fingerprint(new, config.name).digest
         folder = place / f"{config.name.removeprefix('scratch:')}-{digest[:16]}"
         if folder.exists() and _digest(folder, config) != digest:

@@ -98,9 +98,14 @@ def _cells(file: TextIO, delimiter: str) -> Callable[[Sequence[Row]], None]:
     writers: list[csv.DictWriter[str]] = []
 
     def write(rows: Sequence[Row]) -> None:
+        names = list(dict.fromkeys(name for row in rows for name in row))
         if not writers:
-            writers.append(csv.DictWriter(file, list(rows[0]), **quoting))
+            writers.append(csv.DictWriter(file, names, **quoting))
             writers[0].writeheader()
+        if later := [name for name in names if name not in writers[0].fieldnames]:
+            raise InputError(
+                f"--out: a later row has the column {shown(later[0])}, which a table cannot take on; write .jsonl"
+            )
         writers[0].writerows({name: _cell(value, delimiter) for name, value in row.items()} for row in rows)
 
     return write

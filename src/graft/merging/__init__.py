@@ -27,7 +27,7 @@ from graft.errors import ConfigError, IntegrityError
 from graft.identity import digest_folder
 from graft.merging.card import card
 from graft.tasks import family_of, quiet
-from graft.workspace import TEMPORARY, write_text
+from graft.workspace import TEMPORARY, make_readable, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +94,7 @@ def merge(
         found = _proved(new, type(model).__name__, inputs, logits, tolerance)
         merged = _result(out, new, loaded, found)
         write_text(new / "README.md", card(merged, identity, digest_folder(adapter), version))
+        make_readable(new)
         if out.exists():
             out.rmdir()
         new.rename(out)
