@@ -45,7 +45,7 @@ def test_what_bitsandbytes_refuses_is_named_by_its_path(settings: dict[str, Any]
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     quantization_config(NF4)  # transformers itself looks for it
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ResourceMissing, match=r"needs bitsandbytes, which is not installed; `pip install"):
+    with pytest.raises(ResourceMissing, match=r"needs bitsandbytes, which is not installed: `make venv EXTRAS="):
         arguments(NF4, "cpu")
     assert arguments(None, "cpu") == {}
 

@@ -255,5 +255,5 @@ def test_a_cheap_predictor_may_lack_a_metric_and_a_model_may_not() -> None:
     whole, less = {"a": np.arange(4.0), "b": np.arange(4.0)}, {"a": np.arange(4.0)}
     found = measure({"adapter": whole, "trivial": less}, task=task, digest="", config=Drawn(resamples=100))
     assert (set(found["adapter"]), set(found["trivial"])) == ({"a", "b"}, {"a"})
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="'b'"):
         measure({"adapter": less}, task=task, digest="", config=Drawn(resamples=100))

@@ -45,11 +45,13 @@ def test_record_goes_on_after_the_step(tmp_path: Path) -> None:
         record.close()
 
 
-def test_record_refuses_what_is_no_json(tmp_path: Path) -> None:
+def test_record_holds_null_for_a_metric_that_is_not_defined(tmp_path: Path) -> None:
     record = Record(tmp_path / "metrics.jsonl", 0)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        record.add({"step": 1, "loss": float("nan")})
+    record.add({"step": 1, "validation_auroc": float("nan"), "validation_accuracy": 0.5})
     record.close()
+    assert list(lines(tmp_path / "metrics.jsonl")) == [
+        {"step": 1, "validation_auroc": None, "validation_accuracy": 0.5}
+    ]
 
 
 def test_tell_prints_the_last_step_and_few_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
