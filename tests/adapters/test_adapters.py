@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,25 @@ def test_switching_off_twice_stays_off_until_the_outer_block_ends(tiny_base: Pat
     with pytest.raises(KeyError, match="inside"), wrapped.disable_adapter():
         raise KeyError("inside")
     assert torch.equal(wrapped(**batch).logits, adapted)
+
+
+def test_adaption_prompt_is_switched_off_and_on_again(family_base: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(family_base("decoder")).eval()
+    ids = torch.arange(20).view(2, 10)
+    alone = model(input_ids=ids).logits
+    wrapped = attach(model, AdapterConfig(method="adaption_prompt", adapter_len=3, adapter_layers=2), []).eval()
+    for name, value in wrapped.named_parameters():
+        if name.endswith("adaption_gate"):  # 0 at first, and the base's outputs with it
+            torch.nn.init.constant_(value, 1.0)
+    adapted = wrapped(input_ids=ids).logits
+    with wrapped.disable_adapter():
+        assert torch.equal(wrapped(input_ids=ids).logits, alone)
+    assert torch.equal(wrapped(input_ids=ids).logits, adapted)
+    assert not torch.allclose(adapted, alone)
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])

@@ -254,11 +254,15 @@ def _switched_off(model: PeftModel, off: Callable[[PeftModel], AbstractContextMa
 
 
 def _without_layers(model: PeftModel) -> AbstractContextManager[None]:
-    """Run ``model`` with PEFT's layers off; a method without any (``full``) has nothing to switch, and PEFT refuses."""
+    """Run ``model`` with PEFT's layers off; a method without any (``full``) has nothing to switch, and PEFT refuses.
+
+    ``adaption_prompt`` has none either: PEFT takes its modules out of the model and puts them back.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    if not any(isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in model.modules()):
+    swapped = model.peft_config[model.active_adapter].is_adaption_prompt
+    if not swapped and not any(isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in model.modules()):
         return contextlib.nullcontext()
     off: AbstractContextManager[None] = type(model).disable_adapter(model)
     return off
