@@ -56,8 +56,8 @@ def filled(value: Any, places: dict[str, str]) -> Any:
     return value
 
 
-def gathered(files: str | dict[str, str], folder: Path, where: dict[str, list[Any]]) -> Path:
-    """Return the source to import: a folder as it is, or one made of a file for each split.
+def gathered(files: str | dict[str, str | list[str]], folder: Path, where: dict[str, list[Any]]) -> Path:
+    """Return the source to import: a folder as it is, or one made of the file or the files of each split.
 
     ``where`` keeps the rows of a folder's JSONL files that have one of the given values in each column.
     """
@@ -72,8 +72,10 @@ def gathered(files: str | dict[str, str], folder: Path, where: dict[str, list[An
             elif path.is_dir():
                 (folder / path.name).symlink_to(path.resolve())  # what rows name: pictures
         return folder
-    for split, file in files.items():
-        shutil.copyfile(file, folder / f"{split}{Path(file).suffix}")
+    for split, given in files.items():
+        names = [given] if isinstance(given, str) else given
+        texts = (Path(name).read_text(encoding="utf-8") for name in names)
+        (folder / f"{split}{Path(names[0]).suffix}").write_text("".join(texts), encoding="utf-8")
     return folder
 
 

@@ -101,11 +101,11 @@ def test_graded_rows_are_listed_from_the_worst_score() -> None:
     loss = Metric(
         "loss", lambda columns: float(columns["loss"].mean()), greater_is_better=False, per_row=lambda t: t["loss"]
     )
-    found = mistakes(loss, made, ["a", "b", "c"], [{"text": "x"}, {"text": "y"}, {"label": ["z", "w"]}], ["", "", ""])
+    found = mistakes(loss, made, ["a", "b", "c"], [{"text": "x"}, {"tags": ["O", "B-y"]}, {"label": ["z", "w"]}], [""] * 3)
     assert found is not None
     assert found.title == "The 3 rows with the worst loss, of 3"
     assert [(one.expected, one.got, one.score) for one in found.shown] == [
-        ("b", "y", "loss 3.000"),
+        ("b", "O B-y", "loss 3.000"),
         ("c", "z, w", "loss 0.500"),
         ("a", "x", "loss 0.100"),
     ]

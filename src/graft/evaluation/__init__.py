@@ -223,6 +223,6 @@ def _target(name: str, fields: Sequence[Field]) -> bool:
 
 
 def _readable(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(f"{one['role']}: {one['content']}" if isinstance(one, dict) else str(one) for one in value)
-    return str(value)
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return "\n".join(f"{one['role']}: {one['content']}" for one in value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -135,7 +135,9 @@ def _confidence(answer: Mapping[str, Any]) -> str:
 
 def _said(answer: Mapping[str, Any]) -> str:
     """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
-    said = next((answer[name] for name in ("label", "labels", "text", "tags") if name in answer), dict(answer))
+    if "tags" in answer:
+        return shortened(" ".join(answer["tags"]))
+    said = next((answer[name] for name in ("label", "labels", "text") if name in answer), dict(answer))
     return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
 
 
