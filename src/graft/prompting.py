@@ -107,9 +107,9 @@ def continued(
     stops: int | list[int],
 ) -> list[str]:
     """Return the text that ``model`` gives after each prompt, up to one of ``stops``; prompts are :func:`fitted`."""
-    cut_prompts = fitted(prompts, model, settings, tokenizer)
-    found = generate_ids(model, cut_prompts, settings, pad_token_id=pad_token_id, eos_token_id=stops)
-    return [continuation(tokenizer, prompt, tokens) for prompt, tokens in zip(cut_prompts, found, strict=True)]
+    read = fitted(prompts, model, settings, tokenizer)
+    found = generate_ids(model, read, settings, pad_token_id=pad_token_id, eos_token_id=stops)
+    return [continuation(tokenizer, prompt, tokens) for prompt, tokens in zip(read, found, strict=True)]
 
 
 def prompt_text(probe: Mapping[str, np.ndarray], tokenizer: Any) -> str:
