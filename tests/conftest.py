@@ -12,7 +12,9 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import yaml  # noqa: E402
 
 import graft  # noqa: E402, F401
-from graft.workspace import Workspace  # noqa: E402
+from graft.workspace import SPLITS, Workspace, write_json  # noqa: E402
 
 TOPICS = {
     "animals": ("cat", "dog", "horse", "tail", "paw", "fur", "barks", "meows"),
@@ -169,6 +171,57 @@ def write_project(path: Path, base: Path, overrides: Mapping[str, Any]) -> Works
     return workspace
 
 
+def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace:
+    """Write what validate would write about the data as it is, without the seconds that importing its library takes."""
+    from graft import params
+    from graft.data import data_digest
+
+    rows = {
+        split: sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (workspace.data / split).iterdir())
+        for split in SPLITS
+    }
+    verdict = {
+        "passed": True,
+        "data": data_digest(workspace.data),
+        "state": {"labels": sorted(labels)},
+        "splits": {split: {"rows": count} for split, count in rows.items()},
+        **params.load(workspace.params).data.model_dump(mode="json", include={"clean", "columns"}),
+    }
+    write_json(workspace.validation / "verdict.json", verdict)
+    return workspace
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder as a person with a name would; return what it prints."""
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def write_clone(root: Path, files: Mapping[str, str]) -> None:
+    """Commit ``files`` and what is at ``root`` already, ``data/`` by DVC, and push it to ``origin.git`` beside it."""
+    from graft.repository import Repository
+
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    git(root.parent, "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
+    git(root.parent, "init", "--quiet", "--initial-branch=main", str(root))
+    Repository(Workspace(root)).add_data()
+    git(root, "add", "-A")
+    git(root, "commit", "--quiet", "-m", "start")
+    git(root, "remote", "add", "origin", "../origin.git")
+    git(root, "push", "--quiet", "origin", "main")
+
+
+def copied_clone(template: Path, folder: Path) -> Workspace:
+    """Copy a clone and its git remote; its DVC remote is ``shared``, beside it."""
+    for part in ("clone", "origin.git"):
+        shutil.copytree(template / part, folder / part, symlinks=True)
+    return Workspace(folder / "clone")
+
+
 def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``PARAMS`` with ``overrides`` put in."""
     result: dict[str, Any] = json.loads(json.dumps(PARAMS))
@@ -200,6 +253,19 @@ def environment_restored() -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No git identity and no DVC settings of the person who runs the tests, from here to the end of the session."""
+    place = tmp_path_factory.mktemp("settings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+        patch.setenv("GRAFT_PYTHON", sys.executable)
+        for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
+            patch.setenv(f"DVC_{name}_DIR", str(place / name))
+        yield
 
 
 @pytest.fixture(scope="session")

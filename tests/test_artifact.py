@@ -12,10 +12,10 @@ import pytest
 from graft import stages
 from graft.artifact import LoadedAdapter, attention, load, predict, raw_outputs, reproducible, verified
 from graft.base import lock, locked
-from graft.data import data_digest
 from graft.errors import DataError, IntegrityError, ResourceMissing
 from graft.identity import code_of, digest_file
 from graft.workspace import Workspace, read_json, write_json
+from tests.conftest import validated
 
 WEIGHTS = "adapter_model.safetensors"
 MADE: dict[str, Workspace] = {}
@@ -32,15 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[...
         )
         for part in workspace.data.rglob("*.jsonl"):
             part.write_text(part.read_text().replace('"text"', '"body"'))
-        verdict = {
-            "passed": True,
-            "clean": ["whitespace", "duplicates"],
-            "columns": {"text": "body"},
-            "data": data_digest(workspace.data),
-            "state": {"labels": ["animals", "cooking", "weather"]},
-            "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
-        }
-        write_json(workspace.validation / "verdict.json", verdict)
+        validated(workspace)
         for stage in ("tokenize", "train"):
             stages.run(stage, workspace)
         MADE["project"] = workspace

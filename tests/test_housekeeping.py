@@ -21,15 +21,10 @@ from graft.housekeeping.doctor import _disk, _locks, _packages, _pins, _remotes,
 from graft.housekeeping.waste import bytes_of
 from graft.repository import Repository
 from graft.workspace import Workspace, locked, replaced
+from tests.conftest import git
 
 ROOT = Path(__file__).parent.parent
 DAY = 86_400.0
-
-
-def git(folder: Path, *arguments: str) -> str:
-    settings = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    command = ["git", *settings, *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ from graft import merging, stages
 from graft.artifact import load
 from graft.base import BaseConfig, load_tokenizer, lock
 from graft.cli import main
-from graft.data import data_digest
 from graft.errors import ConfigError, IntegrityError
 from graft.merging import proof
 from graft.workspace import Workspace, read_json, write_json
-from tests.conftest import TOPICS
+from tests.conftest import TOPICS, validated
 
 Train = Callable[..., Workspace]
 
@@ -37,15 +36,7 @@ def train(tmp_path: Path, make_project: Callable[..., Workspace]) -> Train:
         if adapter:  # in place of the default one's keys, not among them
             described = yaml.safe_load(workspace.params.read_text())
             workspace.params.write_text(yaml.safe_dump({**described, "adapter": adapter}))
-        verdict = {
-            "passed": True,
-            "clean": [],
-            "columns": {},
-            "data": data_digest(workspace.data),
-            "state": {"labels": sorted(TOPICS)},
-            "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
-        }
-        write_json(workspace.validation / "verdict.json", verdict)
+        validated(workspace)
         for stage in ("tokenize", "train"):
             stages.run(stage, workspace)
         return workspace

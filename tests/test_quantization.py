@@ -14,10 +14,9 @@ from graft import params, stages
 from graft.artifact import load, verified
 from graft.base import BaseConfig
 from graft.base.quantization import arguments, quantization_config, refuse_method
-from graft.data import data_digest
 from graft.errors import ConfigError, ResourceMissing
-from graft.workspace import Workspace, read_json, write_json
-from tests.conftest import TOPICS
+from graft.workspace import Workspace, read_json
+from tests.conftest import validated
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 INT8 = {"load_in_8bit": True}
@@ -81,15 +80,7 @@ def tokenized(tmp_path: Path, make_project: Callable[..., Workspace]) -> Callabl
         workspace = make_project(
             tmp_path / "project", training=settings, **{"base.quantization": quantization}, **overrides
         )
-        verdict = {
-            "passed": True,
-            "clean": [],
-            "columns": {},
-            "data": data_digest(workspace.data),
-            "state": {"labels": sorted(TOPICS)},
-            "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
-        }
-        write_json(workspace.validation / "verdict.json", verdict)
+        validated(workspace)
         stages.run("tokenize", workspace)
         return workspace
 

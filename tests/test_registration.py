@@ -11,28 +11,15 @@ import pytest
 
 from graft import params, stages
 from graft.base import BaseConfig, lock
-from graft.data import data_digest
 from graft.errors import IntegrityError, ResourceMissing
 from graft.identity import digest_file, digest_folder
 from graft.registration import judged, main, prove, prove_in_new_process
 from graft.workspace import Workspace, read_json, write_json
+from tests.conftest import validated
 
 WEIGHTS = "adapter_model.safetensors"
 MADE: dict[str, Workspace] = {}
 BASE = BaseConfig(source="./base")
-
-
-def write_verdict(workspace: Workspace) -> None:
-    """Write what validate would write, without the seconds that importing its library takes."""
-    verdict = {
-        "passed": True,
-        "clean": [],
-        "columns": {},
-        "data": data_digest(workspace.data),
-        "state": {"labels": ["animals", "cooking", "weather"]},
-        "splits": {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}},
-    }
-    write_json(workspace.validation / "verdict.json", verdict)
 
 
 @pytest.fixture
@@ -42,7 +29,7 @@ def trained(
     """A copy of a trained project; trained once per process."""
     if not MADE:
         workspace = make_project(tmp_path_factory.mktemp("trained") / "project")
-        write_verdict(workspace)
+        validated(workspace)
         for stage in ("tokenize", "train"):
             stages.run(stage, workspace)
         MADE["project"] = workspace
@@ -118,7 +105,7 @@ def test_other_methods_are_reloaded_to_the_bit(
     tmp_path: Path, make_project: Callable[..., Workspace], changes: dict[str, Any]
 ) -> None:
     workspace = make_project(tmp_path / "project", **changes, **{"training.max_steps": 4})
-    write_verdict(workspace)
+    validated(workspace)
     for stage in ("tokenize", "train"):
         stages.run(stage, workspace)
     proof = judged(prove(workspace.adapter, workspace.root), 1e-6)

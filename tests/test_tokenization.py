@@ -6,21 +6,10 @@ from graft import params, stages, tokenization
 from graft.data import data_digest
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_folder
-from graft.workspace import SPLITS, Workspace, write_json
+from graft.workspace import Workspace, write_json
+from tests.conftest import validated
 
 LABELS = ["animals", "cooking", "weather"]
-
-
-def validated(workspace: Workspace) -> Workspace:
-    """Write the verdict that validate writes about the data as it is."""
-    splits = {
-        split: {"rows": sum(len(path.read_text().splitlines()) for path in (workspace.data / split).iterdir())}
-        for split in SPLITS
-    }
-    read_as = params.load(workspace.params).data.model_dump(mode="json", include={"clean", "columns"})
-    about = {"passed": True, "data": data_digest(workspace.data), "state": {"labels": LABELS}, "splits": splits}
-    write_json(workspace.validation / "verdict.json", {**about, **read_as})
-    return workspace
 
 
 def append(workspace: Workspace, split: str, *rows: dict, part: str = "part-0000.jsonl") -> None:

@@ -1,4 +1,4 @@
-"""One label of several: prediction tables, metrics and cheap predictors that texts and pictures share.
+"""One label of several: what texts and pictures share, so that each task file holds what is its own.
 
 A table has ``reference`` and ``prediction`` (int32 [N], index of the label) and ``probabilities`` (float32 [N, C],
 columns in label order). Metrics are numpy counts instead of scikit-learn's functions, since a bootstrap calls them
@@ -6,29 +6,24 @@ thousands of times; tests hold the two together. What takes all C probabilities 
 (:func:`row_columns`): a resample then gathers numbers and not rows of C.
 """
 
-# ruff: noqa: ARG001  (a cheap predictor's signature holds more than each one needs)
+# ruff: noqa: ARG001, ARG002  (the contract's signatures hold more than each one needs)
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator
 
 from graft.errors import DataError, shown
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     Table = Mapping[str, np.ndarray]
 
-CONFUSION = {
-    "confusion": {
-        "x": "actual",
-        "y": {"artifacts/evaluation/plots/confusion.csv": "predicted"},
-        "template": "confusion",
-        "title": "Confusion matrix (test)",
-    }
-}
 CALIBRATION_BINS = 15
 
 
@@ -59,6 +54,30 @@ def check_pinned(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if labels is not None and (len(labels) < 2 or len(set(labels)) != len(labels)):
         raise ValueError("labels must be two or more distinct strings")
     return labels
+
+
+PinnedLabels = Annotated[tuple[str, ...] | None, AfterValidator(check_pinned)]
+"""The type of the labels that a task section may pin."""
+
+
+def label_names(labels: Sequence[str]) -> dict[str, Any]:
+    """Return what a head of these labels is configured with: their number, and their names both ways."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": numbers_of(labels),
+    }
+
+
+def numbers_of(labels: Sequence[str]) -> dict[Any, int]:
+    """Return each label's number: its place."""
+    return {label: number for number, label in enumerate(labels)}
+
+
+def label_problems(label: str, labels: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield field, what is expected and what is found where a row's label is none of ``labels``."""
+    if label not in labels:
+        yield "label", f"one of {listed(labels)}", shown(label)
 
 
 def listed(labels: Sequence[str], most: int = 10) -> str:
@@ -101,6 +120,25 @@ def majority(
     counts = Counter(row["label"] for row in train_rows)
     shares = np.array([counts[label] for label in state["labels"]], dtype=np.float64) / len(train_rows)
     return prediction_columns(np.tile(shares, (len(test_rows), 1)))
+
+
+# -- the loss
+
+
+def add_labels(batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return ``batch`` with the token rows' ``labels`` (int64 [B]) where all have one."""
+    import torch
+
+    if all(row.get("label") is not None for row in rows):
+        batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
+    return batch
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return the summed cross-entropy of logits [B, C], in nats, and the number of rows."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits, labels, reduction="sum"), labels.numel()
 
 
 # -- metrics over a prediction table; R is the confusion matrix: R[i, j] rows of label i that were predicted as j
@@ -206,6 +244,17 @@ def auroc(table: Table) -> float:
     return float(table["auroc_part"].mean())
 
 
+METRICS: tuple[Mapping[str, Any], ...] = (
+    {"name": "accuracy", "function": accuracy, "per_row": correct},
+    {"name": "macro_f1", "function": macro_f1},
+    {"name": "mcc", "function": mcc},
+    {"name": "auroc", "function": auroc},
+    {"name": "ece", "function": ece, "greater_is_better": False},
+    {"name": "log_loss", "function": log_loss, "greater_is_better": False, "per_row": row_log_loss},
+)
+"""What :class:`graft.tasks.Metric` is made with, which stands below this module."""
+
+
 # -- columns that are computed once per table
 
 
@@ -295,13 +344,20 @@ def answers_of(predictions: Table, labels: Sequence[str]) -> list[dict[str, Any]
 def per_label(table: Table, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and the number of rows of each label."""
     counts = confusion(table)
+    return label_scores(labels, counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0))
+
+
+def label_scores(
+    labels: Sequence[str], hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return precision, recall, F1 and the number of rows of each label from counts: int64 [C] each."""
     return [
         {
             "label": label,
-            "precision": _share(counts[number, number], counts[:, number].sum()),
-            "recall": _share(counts[number, number], counts[number].sum()),
-            "f1": _share(2 * counts[number, number], counts[number].sum() + counts[:, number].sum()),
-            "support": int(counts[number].sum()),
+            "precision": share(hits[number], predicted[number]),
+            "recall": share(hits[number], actual[number]),
+            "f1": share(2 * hits[number], actual[number] + predicted[number]),
+            "support": int(actual[number]),
         }
         for number, label in enumerate(labels)
     ]
@@ -310,15 +366,57 @@ def per_label(table: Table, labels: Sequence[str]) -> list[dict[str, Any]]:
 def plot_rows(table: Table, labels: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the data of a confusion matrix (a row per row of the table) and of a reliability diagram (per bin)."""
     pairs = zip(table["reference"], table["prediction"], strict=True)
-    filled = ((rows, summed, right) for rows, summed, right in zip(*_calibration(table), strict=True) if rows)
     return {
         "confusion": [{"actual": labels[actual], "predicted": labels[predicted]} for actual, predicted in pairs],
-        "reliability": [
-            {"confidence": float(summed / rows), "accuracy": float(right / rows), "rows": int(rows)}
-            for rows, summed, right in filled
-        ],
+        "reliability": reliability(*_calibration(table)),
     }
 
 
-def _share(part: float, whole: float) -> float:
+def reliability(rows: np.ndarray, summed: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
+    """Return the mean confidence and the share of right answers of each bin that has rows: float64 [bins] each."""
+    return [
+        {"confidence": float(total / count), "accuracy": float(hits / count), "rows": int(count)}
+        for count, total, hits in zip(rows, summed, right, strict=True)
+        if count
+    ]
+
+
+def confusion_curve(title: str) -> dict[str, Any]:
+    """Return the entry for dvc.yaml's ``plots`` that shows the plot rows ``confusion``."""
+    y = {"artifacts/evaluation/plots/confusion.csv": "predicted"}
+    return {"confusion": {"x": "actual", "y": y, "template": "confusion", "title": title}}
+
+
+def share(part: float, whole: float) -> float:
+    """Return a part of a whole; 0 where there is none."""
     return float(part / whole) if whole else 0.0
+
+
+# -- a task's methods
+
+
+class OneLabel:
+    """The contract's methods that do not depend on what is labelled; a task class inherits from it first."""
+
+    headline = "accuracy"
+    curves: ClassVar[tuple[Mapping[str, Any], ...]] = (confusion_curve("Confusion matrix (test)"),)
+
+    def predictions(self, config: Any, outputs: np.ndarray, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return probabilities_of(outputs)
+
+    def references(self, rows: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        import numpy as np
+
+        return {"reference": np.array([row["label"] for row in rows], dtype=np.int32)}
+
+    def judge(self, config: Any, table: Table, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return row_columns(table)
+
+    def answers(self, predictions: Table, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return answers_of(predictions, state["labels"])
+
+    def details(self, table: Table, state: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        return {"Per label": per_label(table, state["labels"])}
+
+    def plots(self, table: Table, state: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        return plot_rows(table, state["labels"])

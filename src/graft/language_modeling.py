@@ -21,6 +21,7 @@ END = 256
 """The symbol after the last byte of a text, and the one before the first."""
 SYMBOLS = 257
 HISTOGRAM_BINS = 20
+DECIMALS = 3
 
 
 def nll_per_token(table: Table) -> float:
@@ -52,12 +53,20 @@ def sizes(table: Table) -> dict[str, float]:
     return {"rows": len(table["nll"]), "tokens": tokens, "bytes": size, "bytes_per_token": round(size / tokens, 3)}
 
 
-def histogram(values: np.ndarray, name: str) -> list[dict[str, float]]:
-    """Return how many of ``values`` lie in each of equally wide bins: the bin's middle as ``name``, and its rows."""
+def histogram(values: np.ndarray, name: str, top: float | None = None) -> list[dict[str, float]]:
+    """Return how many of ``values`` lie in each of equally wide bins: the bin's middle as ``name``, and its rows.
+
+    The bins go from the smallest value to the largest, or from 0 to ``top``: then the last one is open, and the middles
+    are rounded.
+    """
     import numpy as np
 
-    rows, edges = np.histogram(values[np.isfinite(values)], bins=HISTOGRAM_BINS)
+    if top is None:
+        rows, edges = np.histogram(values[np.isfinite(values)], bins=HISTOGRAM_BINS)
+    else:
+        rows, edges = np.histogram(np.clip(values, 0, top), bins=HISTOGRAM_BINS, range=(0, top))
     middles = (edges[:-1] + edges[1:]) / 2
+    middles = middles if top is None else middles.round(DECIMALS)
     return [{name: float(value), "rows": int(count)} for value, count in zip(middles, rows, strict=True)]
 
 

@@ -46,6 +46,20 @@ def supervised(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[tor
     return sums, tokens
 
 
+def total_likelihood(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """Return the sum of :func:`supervised` over the rows, and over how many tokens: a task's loss."""
+    sums, tokens = supervised(model, batch)
+    return sums.sum(), int(tokens.sum())
+
+
+def row_likelihoods(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return both columns of :func:`supervised` as a task's outputs: float32 [R, 2]."""
+    import torch
+
+    sums, tokens = supervised(model, batch)
+    return torch.stack([sums.float(), tokens.float()], dim=1)
+
+
 def _logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     given = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
     inner = _inner(model)

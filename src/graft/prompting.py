@@ -14,17 +14,20 @@ only where it would leave the prompt less than a quarter of the length. A cut an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from graft.conversations import ANSWERS, Messages, roles_of, without_oldest
 from graft.errors import ConfigError, DataError
-from graft.generation import GenerationConfig
+from graft.generation import GenerationConfig, generate_ids
 from graft.likelihood import IGNORED
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
@@ -95,6 +98,26 @@ def fitted(
     return [[prompt[place] for place in _places(prompt, room, special)] for prompt in prompts]
 
 
+def continued(
+    prompts: Sequence[Sequence[int]],
+    model: nn.Module,
+    settings: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pad_token_id: int,
+    stops: int | list[int],
+) -> list[str]:
+    """Return the text that ``model`` gives after each prompt, up to one of ``stops``; prompts are :func:`fitted`."""
+    read = fitted(prompts, model, settings, tokenizer)
+    found = generate_ids(model, read, settings, pad_token_id=pad_token_id, eos_token_id=stops)
+    return [continuation(tokenizer, prompt, tokens) for prompt, tokens in zip(read, found, strict=True)]
+
+
+def prompt_text(probe: Mapping[str, np.ndarray], tokenizer: Any) -> str:
+    """Return what is not supervised of the first row of the batch ``probe``, as text."""
+    ids = probe["input_ids"][0][(probe["attention_mask"][0] == 1) & (probe["labels"][0] == IGNORED)]
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+
+
 def _places(prompt: Sequence[int], room: int, special: frozenset[int]) -> list[int]:
     """Return the places of a prompt's last tokens, ``room`` of them; a special token at its start is one of them."""
     if len(prompt) <= room:
@@ -118,6 +141,10 @@ def valid_template(template: str | None) -> str | None:
         except TemplateError as error:
             raise ValueError(f"not a chat template: {error}") from None
     return template
+
+
+ChatTemplate = Annotated[str | None, AfterValidator(valid_template)]
+"""The type of a template in a task's section."""
 
 
 # -- conversations to tokens

@@ -11,24 +11,24 @@ target's length: at predict there is none, and a source should be cut where it w
 end, inside the template, so that what the template says after it stays.
 """
 
-# ruff: noqa: ARG002  (the task contract's signatures hold more than one task needs)
+# ruff: noqa: ARG001, ARG002  (the task contract's signatures hold more than one task needs)
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field as Limit
 from pydantic import model_validator
 
+from graft import text_metrics
 from graft.config import Section
 from graft.errors import ConfigError, shown
 from graft.generation import GenerationConfig, described, generate_ids
-from graft.likelihood import IGNORED, supervised
+from graft.language_modeling import histogram, likelihood_columns
+from graft.likelihood import IGNORED, row_likelihoods, total_likelihood
 from graft.padding import mask_of, padded
-from graft.text_metrics import words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any]
 
 SOURCE = "{source}"
-DECIMALS = 3
 FEATURES = 50_000
 NEAREST_ROWS = 256
 """Test rows compared with all training rows at once: bounds the memory."""
@@ -149,15 +148,10 @@ class SequenceToSequence:
         }
 
     def loss(self, config: Any, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        sums, tokens = supervised(model, batch)
-        return sums.sum(), int(tokens.sum())
+        return total_likelihood(model, batch)
 
     def outputs(self, config: Any, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return each row's summed negative log-likelihood (nats) and its supervised tokens: float32 [B, 2]."""
-        import torch
-
-        sums, tokens = supervised(model, batch)
-        return torch.stack((sums.float(), tokens.float()), dim=1)
+        return row_likelihoods(model, batch)
 
     def generate(
         self, config: Any, model: nn.Module, rows: Sequence[Row], processor: Any, pad_token_id: int
@@ -175,7 +169,7 @@ class SequenceToSequence:
         return [text.strip() for text in texts]
 
     def predictions(self, config: Any, outputs: np.ndarray, state: Any) -> dict[str, np.ndarray]:
-        return {"nll": outputs[:, 0].astype("float64"), "tokens": outputs[:, 1].astype("int64")}
+        return likelihood_columns(outputs)
 
     def references(self, rows: Sequence[Row], state: Any) -> dict[str, np.ndarray]:
         return {
@@ -194,6 +188,9 @@ class SequenceToSequence:
         text = processor.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         before, after = (part.strip() for part in config.template.split(SOURCE))
         return {"source": text.strip().removeprefix(before).removesuffix(after).strip()}
+
+    def details(self, table: Table, state: Any) -> dict[str, list[dict[str, Any]]]:
+        return {"Length": lengths(table)}
 
 
 # -- rows to tokens
@@ -269,7 +266,26 @@ def texts_of(row: Row) -> list[str] | None:
     return several
 
 
+def row_problems(row: Row) -> Iterator[tuple[str, str, str]]:
+    """Yield field, what is expected and what is found where a row cannot be read."""
+    if row.get("references") == []:
+        yield "references", "one text or more, or no such field", "an empty list"
+
+
+def token_problems(row: Row) -> Iterator[tuple[str, str, str]]:
+    """Yield field, what is expected and what is found where a token row has nothing to be learnt."""
+    if not row["labels"]:
+        yield "target", "text that the base's tokenizer has tokens for", shown(row["references"][0])
+
+
 # -- a cheap predictor
+
+
+def nearest(
+    config: Any, train_rows: Sequence[Row], test_rows: Sequence[Row], state: Any, seed: int
+) -> dict[str, np.ndarray]:
+    """Give the target of the training row whose source is most like it, by TF-IDF of words and word pairs."""
+    return {"prediction": objects(nearest_targets(train_rows, test_rows))}
 
 
 def nearest_targets(train_rows: Sequence[Row], test_rows: Sequence[Row]) -> list[str]:
@@ -296,7 +312,7 @@ def nearest_texts(known: Sequence[str], asked: Sequence[str]) -> list[int]:
 
 
 def _words_and_pairs(text: str) -> list[str]:
-    found = words(text)
+    found = text_metrics.words(text)
     # A text without words still needs a feature: a vectorizer refuses an empty vocabulary.
     return [*found, *map(" ".join, pairwise(found))] or [""]
 
@@ -314,10 +330,9 @@ def objects(values: Sequence[Any]) -> np.ndarray:
     return found
 
 
-def perplexity(table: Table) -> float:
-    """Return ``exp`` of the mean negative log-likelihood per target token, end included; infinite beyond a float."""
-    mean = float(table["nll"].sum() / table["tokens"].sum())
-    return math.exp(mean) if mean < 700 else math.inf
+def chrf(table: Table) -> float:
+    """Return the corpus chrF, 0 to 100."""
+    return text_metrics.chrf(table["chrf_counts"])
 
 
 def length_ratios(table: Table) -> np.ndarray:
@@ -347,22 +362,18 @@ def lengths(table: Table) -> list[dict[str, Any]]:
     return found
 
 
-def histogram(values: np.ndarray, name: str, top: float, bins: int = 20) -> list[dict[str, float]]:
-    """Return how many ``rows`` fall into each of ``bins`` from 0 to ``top``, by the bin's middle; the last one is open.
+def plot_rows(table: Table, scores: np.ndarray, name: str, top: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the data of two histograms: of the rows' ``scores`` (0 to ``top``), and of their ratios of lengths."""
+    return {
+        "histogram": histogram(scores, name, top),
+        "length_ratio": histogram(length_ratios(table), "length_ratio", 2),
+    }
 
-    Args:
-        values: float64 [N], 0 or more.
-        name: the column of the middles.
-        top: where the last bin ends.
-        bins: how many there are.
-    """
-    import numpy as np
 
-    counts, edges = np.histogram(np.clip(values, 0, top), bins=bins, range=(0, top))
-    middles = (edges[:-1] + edges[1:]) / 2
-    return [
-        {name: round(float(middle), DECIMALS), "rows": int(rows)} for middle, rows in zip(middles, counts, strict=True)
-    ]
+def histogram_curve(name: str, title: str) -> dict[str, Any]:
+    """Return the entry for dvc.yaml's ``plots`` that shows the plot rows ``histogram`` of the scores ``name``."""
+    path = "artifacts/evaluation/plots/histogram.csv"
+    return {"histogram": {"x": {path: "rows"}, "y": {path: name}, "template": "bar_horizontal", "title": title}}
 
 
 def generation_settings(config: SequenceConfig) -> dict[str, str]:

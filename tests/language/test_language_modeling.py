@@ -53,3 +53,10 @@ def test_histogram_counts_every_finite_value():
     found = histogram(np.array([0.0, 1.0, 1.0, np.inf]), "value")
     assert sum(one["rows"] for one in found) == 3
     assert found[-1]["rows"] == 2
+
+
+def test_histogram_up_to_a_given_value_counts_every_row_once():
+    rows = histogram(np.array([0, 4.9, 50, 99, 100, 300]), "chrf", 100)
+    assert len(rows) == 20
+    assert {row["chrf"]: row["rows"] for row in rows if row["rows"]} == {2.5: 2, 52.5: 1, 97.5: 3}
+    assert [row["chrf"] for row in histogram(np.zeros(1), "chrf", 1)][:2] == [0.025, 0.075]

@@ -20,9 +20,9 @@ import httpx
 import pytest
 
 from graft import runs, services
-from graft.repository import Repository
 from graft.stages import STAGES
 from graft.workspace import Workspace
+from tests.conftest import copied_clone, write_clone
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """\
@@ -90,54 +90,28 @@ FILES = {
 }
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """Run git as a person with a name would."""
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No git identity and no DVC settings of the person who runs the tests."""
-    place = tmp_path_factory.mktemp("settings")
+def _settings(own_settings: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        patch.setenv("GRAFT_PYTHON", sys.executable)
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
-            patch.setenv(f"DVC_{name}_DIR", str(place / name))
         yield
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, _settings: None) -> Path:
     """The committed clone with its data in DVC, and its git remote; tests copy it."""
     root = tmp_path_factory.mktemp("template") / "clone"
-    for name, text in FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
     for name in ("pipelines", "src"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "prefect.yaml", root / "prefect.yaml")
-    git(root.parent, "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
-    git(root.parent, "init", "--quiet", "--initial-branch=main", str(root))
-    Repository(Workspace(root)).add_data()
-    git(root, "add", "-A")
-    git(root, "commit", "--quiet", "-m", "start")
-    git(root, "remote", "add", "origin", "../origin.git")
-    git(root, "push", "--quiet", "origin", "main")
+    write_clone(root, FILES)
     return root.parent
 
 
 @pytest.fixture
 def clone(template: Path, tmp_path: Path) -> Workspace:
     """A copy of the template: ``tmp/clone``, its git remote ``tmp/origin.git``, its DVC remote ``tmp/shared``."""
-    for part in ("clone", "origin.git"):
-        shutil.copytree(template / part, tmp_path / part, symlinks=True)
-    return Workspace(tmp_path / "clone")
+    return copied_clone(template, tmp_path)
 
 
 class Api:
@@ -180,7 +154,7 @@ class Api:
 
 
 @pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Iterator[Api]:
+def api(tmp_path_factory: pytest.TempPathFactory, _settings: None) -> Iterator[Api]:
     """A real Prefect server with scheduler, for all tests of a process."""
     place = Workspace(tmp_path_factory.mktemp("server"))
     with pytest.MonkeyPatch.context() as patch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,12 @@ from graft import runs
 from graft.runs import process_started
 from graft.stages import STAGES
 from graft.workspace import Workspace
+from tests.conftest import git
 
 pytestmark = pytest.mark.slow
 NAMES = [stage.name for stage in STAGES]
 Finished = tuple[int, runs.Run, str]
 Run = Callable[..., Finished]
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_every_stage_runs_once_and_is_then_shown_as_cached(

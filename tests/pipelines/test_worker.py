@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,10 @@ from graft import runs
 from graft.runs import process_started
 from graft.stages import STAGES
 from graft.workspace import Workspace
+from tests.conftest import git
 
 pytestmark = pytest.mark.slow
 NAMES = [stage.name for stage in STAGES]
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from graft.repository import Repository
 from graft.workspace import Workspace
+from tests.conftest import copied_clone, git, write_clone
 
 DVC_YAML = """\
 stages:
@@ -87,15 +84,9 @@ FILES = {
     ".dvcignore": ".graft/\n",
     ".dvc/config": CONFIG,
     ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    "data/train/a.txt": "good text\n",
+    "data/test/b.txt": "other text\n",
 }
-
-
-def run_git(folder: Path, *arguments: str) -> str:
-    """Run git as a person with a name would."""
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def write_text(folder: Path, name: str, text: str) -> None:
@@ -105,10 +96,10 @@ def write_text(folder: Path, name: str, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(scope="session")
-def git() -> Callable[..., str]:
+@pytest.fixture(scope="session", name="git")
+def _git() -> Callable[..., str]:
     """Return the function that runs git in a folder."""
-    return run_git
+    return git
 
 
 @pytest.fixture(scope="session")
@@ -118,42 +109,22 @@ def write() -> Callable[[Path, str, str], None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No git identity and no DVC settings of the person who runs the tests."""
-    place = tmp_path_factory.mktemp("settings")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
-            patch.setenv(f"DVC_{name}_DIR", str(place / name))
-        patch.setenv("GRAFT_PYTHON", sys.executable)
-        yield
+def _settings(own_settings: None) -> None:
+    """Let no test of this folder see them."""
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory, _own_settings: None) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, own_settings: None) -> Path:
     """One committed repository with its data in DVC; tests copy it."""
     root = tmp_path_factory.mktemp("template") / "clone"
-    for name, text in FILES.items():
-        write_text(root, name, text)
-    run_git(root.parent, "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
-    run_git(root.parent, "init", "--quiet", "--initial-branch=main", str(root))
-    write_text(root, "data/train/a.txt", "good text\n")
-    write_text(root, "data/test/b.txt", "other text\n")
-    Repository(Workspace(root)).add_data()
-    run_git(root, "add", "-A")
-    run_git(root, "commit", "--quiet", "-m", "start")
-    run_git(root, "remote", "add", "origin", "../origin.git")
-    run_git(root, "push", "--quiet", "origin", "main")
+    write_clone(root, FILES)
     return root.parent
 
 
 @pytest.fixture
 def clone(template: Path, tmp_path: Path) -> Workspace:
     """A copy of the template: ``tmp/clone``, its git remote ``tmp/origin.git``, its DVC remote ``tmp/shared``."""
-    for part in ("clone", "origin.git"):
-        shutil.copytree(template / part, tmp_path / part, symlinks=True)
-    return Workspace(tmp_path / "clone")
+    return copied_clone(template, tmp_path)
 
 
 @pytest.fixture
@@ -164,7 +135,7 @@ def repository(clone: Workspace) -> Repository:
 @pytest.fixture
 def second_clone(clone: Workspace, tmp_path: Path) -> Workspace:
     """Another clone of the same git remote, beside the first: the DVC remote is the same folder."""
-    run_git(tmp_path, "clone", "--quiet", "origin.git", "second")
+    git(tmp_path, "clone", "--quiet", "origin.git", "second")
     return Workspace(tmp_path / "second")
 
 

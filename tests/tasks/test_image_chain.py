@@ -17,13 +17,12 @@ import yaml
 from graft import artifact, params, stages, tokenization
 from graft.base import lock
 from graft.checks import check
-from graft.data import data_digest
 from graft.errors import DataError
 from graft.identity import digest_bytes, digest_folder
 from graft.importing import import_data
 from graft.tasks.image_classification import TASK
-from graft.workspace import Workspace, read_json, write_json
-from tests.conftest import PARAMS, write_rows
+from graft.workspace import Workspace, read_json
+from tests.conftest import PARAMS, validated, write_rows
 
 LABELS = ("left", "right", "top")
 ROWS = {"train": 60, "validation": 15, "test": 15}
@@ -54,20 +53,6 @@ def write_image_project(root: Path, base: Path, picture_of: Callable[[str, int],
     return workspace
 
 
-def validated(workspace: Workspace) -> Workspace:
-    """Write what validate would write, without the seconds that importing its library takes."""
-    verdict = {
-        "passed": True,
-        "clean": [],
-        "columns": {},
-        "data": data_digest(workspace.data),
-        "state": {"labels": list(LABELS)},
-        "splits": {split: {"rows": rows} for split, rows in ROWS.items()},
-    }
-    write_json(workspace.validation / "verdict.json", verdict)
-    return workspace
-
-
 @pytest.fixture
 def images(tmp_path: Path, tiny_vit: Path, picture_of: Any) -> Workspace:
     return write_image_project(tmp_path, tiny_vit, picture_of)
@@ -76,7 +61,7 @@ def images(tmp_path: Path, tiny_vit: Path, picture_of: Any) -> Workspace:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, picture_of: Any) -> Workspace:
     """A project that went through the stages up to evaluate. Read it; do not change it."""
-    workspace = validated(write_image_project(tmp_path_factory.mktemp("images"), tiny_vit, picture_of))
+    workspace = validated(write_image_project(tmp_path_factory.mktemp("images"), tiny_vit, picture_of), LABELS)
     for stage in ("tokenize", "train", "evaluate"):
         stages.run(stage, workspace)
     return workspace
@@ -113,7 +98,7 @@ def test_validate_names_a_bad_picture_and_counts_repeated_ones(images: Workspace
 
 def test_token_tables_hold_pixels_and_count_repeated_pictures(images: Workspace, capsys: Any) -> None:
     shutil.copyfile(picture_at(images, "train", 0), picture_at(images, "test", 0))
-    stages.run("tokenize", validated(images))
+    stages.run("tokenize", validated(images, LABELS))
     manifest = tokenization.read_manifest(images.tokens)
     test = manifest["splits"]["test"]
     assert (test["rows"], test["tokens"], test["truncated"], test["unknown_tokens"]) == (15, 75, 0, 0)
@@ -126,7 +111,7 @@ def test_token_tables_hold_pixels_and_count_repeated_pictures(images: Workspace,
 
 
 def test_tokenize_twice_and_in_other_batches_gives_the_same_bytes(images: Workspace, monkeypatch: Any) -> None:
-    stages.run("tokenize", validated(images))
+    stages.run("tokenize", validated(images, LABELS))
     first, rows = digest_folder(images.tokens), tokenization.read_tokens(images.tokens, "train").to_pylist()
     stages.run("tokenize", images)
     assert digest_folder(images.tokens) == first
@@ -141,7 +126,7 @@ def test_tokenize_twice_and_in_other_batches_gives_the_same_bytes(images: Worksp
 
 
 def test_a_picture_that_changed_after_validation_is_refused(images: Workspace, picture_of: Any) -> None:
-    validated(images)
+    validated(images, LABELS)
     picture_at(images, "train", 0).write_bytes(picture_of("top", 999))
     with pytest.raises(DataError, match="data: changed since it was validated"):
         stages.run("tokenize", images)

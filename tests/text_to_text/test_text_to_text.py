@@ -191,8 +191,7 @@ def test_decoder_is_supervised_on_the_target_alone(sequence_llama) -> None:
 
 def test_perplexity_is_that_of_all_tokens_together() -> None:
     table = TASK.predictions(CONFIG, np.array([[4.0, 2], [3.0, 5]], dtype=np.float32), {})
-    assert text_to_text.perplexity(table) == pytest.approx(np.exp(1.0))
-    assert text_to_text.perplexity({"nll": np.array([1e6]), "tokens": np.array([1])}) == np.inf
+    assert TASK.metric("perplexity").function(table) == pytest.approx(np.exp(1.0))
 
 
 # -- generation
@@ -274,12 +273,6 @@ def test_example_is_a_source_without_its_template(kind) -> None:
 
 
 # -- tables
-
-
-def test_histogram_counts_every_row_once() -> None:
-    rows = text_to_text.histogram(np.array([0, 4.9, 50, 99, 100, 300]), "chrf", 100)
-    assert len(rows) == 20
-    assert {row["chrf"]: row["rows"] for row in rows if row["rows"]} == {2.5: 2, 52.5: 1, 97.5: 3}
 
 
 def test_length_ratio_and_lengths_count_characters() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from graft import stages, tasks
 from graft.adapters import AdapterConfig, attach
-from graft.data import data_digest
 from graft.training import TrainingConfig
-from graft.workspace import Workspace, write_json
+from graft.workspace import Workspace
+from tests.conftest import validated
 
 STATE = {"labels": ["animals", "cooking", "weather"]}
 
@@ -23,10 +23,7 @@ def make_tokenized(make_project: Callable[..., Workspace]) -> Callable[..., Work
 
     def make(path: Path, **overrides: Any) -> Workspace:
         workspace = make_project(path, **overrides)
-        splits = {"train": {"rows": 60}, "validation": {"rows": 15}, "test": {"rows": 15}}
-        verdict = {"passed": True, "data": data_digest(workspace.data), "state": STATE, "splits": splits}
-        verdict |= {"clean": [], "columns": {}}
-        write_json(workspace.validation / "verdict.json", verdict)
+        validated(workspace)
         stages.run("tokenize", workspace)
         return workspace
 

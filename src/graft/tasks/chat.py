@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
-from pydantic import field_validator
 
 from graft.conversations import ANSWERS, disorder, messages_of
-from graft.generation import GenerationConfig, described, generate_ids
+from graft.generation import GenerationConfig, described
 from graft.language_modeling import (
     ByteModel,
     bits_per_byte,
@@ -30,9 +29,9 @@ from graft.language_modeling import (
     perplexity,
     sizes,
 )
-from graft.likelihood import IGNORED, supervised
+from graft.likelihood import IGNORED, row_likelihoods, total_likelihood
 from graft.padding import mask_of, padded
-from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
+from graft.prompting import ChatFormat, ChatTemplate, Line, continued, prompt_text
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 from graft.text_metrics import exact_rows, rouge_rows, signatures
 from graft.text_to_text import nearest_texts
@@ -53,17 +52,12 @@ class Config(TaskConfig):
     name: Literal["chat"] = "chat"
     """The task: answers to prompts."""
 
-    template: str | None = None
+    template: ChatTemplate = None
     """A chat template (Jinja), as tokenizers carry them. Default: the tokenizer's own; where it has none, a line for
     each message, and the end token after each answer."""
 
     generation: GenerationConfig = Limit(default_factory=GenerationConfig)
     """How answers are generated, for the metrics that read them and by `graft predict`."""
-
-    @field_validator("template")
-    @classmethod
-    def _check_template(cls, template: str | None) -> str | None:
-        return valid_template(template)
 
 
 # -- metrics over a prediction table
@@ -210,22 +204,17 @@ class Chat(Task):
         }
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        sums, tokens = supervised(model, batch)
-        return sums.sum(), int(tokens.sum())
+        return total_likelihood(model, batch)
 
     def outputs(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        import torch
-
-        sums, tokens = supervised(model, batch)
-        return torch.stack([sums.float(), tokens.float()], dim=1)
+        return row_likelihoods(model, batch)
 
     def generate(
         self, config: Config, model: nn.Module, rows: Sequence[Mapping[str, Any]], processor: Any, pad_token_id: int
     ) -> list[str]:
-        prompts = fitted([row["input_ids"][: row["prompt"]] for row in rows], model, config.generation, processor)
+        prompts = [row["input_ids"][: row["prompt"]] for row in rows]
         stops = ChatFormat(processor, config.template).stops
-        found = generate_ids(model, prompts, config.generation, pad_token_id=pad_token_id, eos_token_id=stops)
-        return [continuation(processor, prompt, tokens) for prompt, tokens in zip(prompts, found, strict=True)]
+        return continued(prompts, model, config.generation, processor, pad_token_id, stops)
 
     def predictions(self, config: Config, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         return likelihood_columns(outputs)
@@ -252,8 +241,7 @@ class Chat(Task):
         return [{"text": text} for text in predictions["prediction"]]
 
     def example(self, config: Config, probe: Mapping[str, np.ndarray], processor: Any) -> dict[str, Any]:
-        ids = probe["input_ids"][0][(probe["attention_mask"][0] == 1) & (probe["labels"][0] == IGNORED)]
-        return {"prompt": processor.decode(ids.tolist(), skip_special_tokens=True).strip()}
+        return {"prompt": prompt_text(probe, processor)}
 
     def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
         rouge = signatures([text] for text in table["reference"])["rouge"]

@@ -11,32 +11,22 @@ from __future__ import annotations
 import base64
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import field_validator
-
 from graft.classification import (
-    CONFUSION,
-    accuracy,
-    answers_of,
-    auroc,
-    check_pinned,
-    correct,
-    ece,
+    METRICS,
+    OneLabel,
+    PinnedLabels,
+    add_labels,
+    cross_entropy,
+    label_names,
+    label_problems,
     labels_of,
-    listed,
-    log_loss,
-    macro_f1,
     majority,
-    mcc,
-    per_label,
-    plot_rows,
+    numbers_of,
     prediction_columns,
-    probabilities_of,
-    row_columns,
-    row_log_loss,
 )
-from graft.errors import shown
 from graft.pictures import converted, opened, png
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
@@ -59,13 +49,8 @@ class Config(TaskConfig):
     name: Literal["image_classification"] = "image_classification"
     """The task: one label per picture."""
 
-    labels: tuple[str, ...] | None = None
+    labels: PinnedLabels = None
     """The labels in their order; rows with another label are refused. Default: those of the training rows, sorted."""
-
-    @field_validator("labels")
-    @classmethod
-    def _check_labels(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return check_pinned(labels)
 
 
 def logistic_regression(
@@ -76,7 +61,7 @@ def logistic_regression(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    numbers = {label: number for number, label in enumerate(state["labels"])}
+    numbers = numbers_of(state["labels"])
     targets = np.array([numbers[row["label"]] for row in train_rows])
     if len(set(targets.tolist())) < 2:
         return majority(config, train_rows, test_rows, state, seed)
@@ -98,30 +83,20 @@ def _grey(rows: Sequence[Row]) -> np.ndarray:
     return np.stack([np.asarray(picture, dtype=np.float64).ravel() for picture in pictures]) / 255
 
 
-class ImageClassification(Task):
+class ImageClassification(OneLabel, Task):
     """The contract's methods for one label per picture."""
 
     name = "image_classification"
     fields = (Field("image", "image"), Field("label", "label", target=True))
     families = ("vision",)
     processor = "image"
-    metrics = (
-        Metric("accuracy", accuracy, per_row=correct),
-        Metric("macro_f1", macro_f1),
-        Metric("mcc", mcc),
-        Metric("auroc", auroc),
-        Metric("ece", ece, greater_is_better=False),
-        Metric("log_loss", log_loss, greater_is_better=False, per_row=row_log_loss),
-    )
-    headline = "accuracy"
-    curves = (CONFUSION,)
+    metrics = tuple(Metric(**one) for one in METRICS)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         return {"labels": list(config.labels) if config.labels is not None else labels_of(rows)}
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
-        if row["label"] not in state["labels"]:
-            yield RowProblem("label", f"one of {listed(state['labels'])}", shown(row["label"]))
+        return starmap(RowProblem, label_problems(row["label"], state["labels"]))
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa
@@ -140,7 +115,7 @@ class ImageClassification(Task):
     def encode(
         self, config: Config, rows: Sequence[Row], tokenizer: Any, state: State, max_length_tokens: int
     ) -> list[dict[str, Any]]:
-        numbers = {label: number for number, label in enumerate(state["labels"])}
+        numbers = numbers_of(state["labels"])
         normal = {name: getattr(tokenizer, name) for name in ("rescale_factor", "image_mean", "image_std")}
         encoded = []
         for row in rows:
@@ -162,15 +137,12 @@ class ImageClassification(Task):
         return bytes(row["pixels"])
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
-        labels = state["labels"]
         return load_with_head(
             "AutoModelForImageClassification",
             folder,
             self.families,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: number for number, label in enumerate(labels)},
             problem_type="single_label_classification",
+            **label_names(state["labels"]),
             **kwargs,
         )
 
@@ -178,49 +150,24 @@ class ImageClassification(Task):
         import numpy as np
         import torch
 
-        batch = {"pixel_values": torch.from_numpy(np.stack([_pixel_values(row) for row in rows]))}
-        if all(row.get("label") is not None for row in rows):
-            batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
-        return batch
+        pictures = torch.from_numpy(np.stack([_pixel_values(row) for row in rows]))
+        return add_labels({"pixel_values": pictures}, rows)
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        from torch.nn.functional import cross_entropy
-
-        labels = batch["labels"]
-        return cross_entropy(self.outputs(config, model, batch), labels, reduction="sum"), labels.numel()
+        return cross_entropy(self.outputs(config, model, batch), batch["labels"])
 
     def outputs(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
         return logits.float()
 
-    def predictions(self, config: Config, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
-        return probabilities_of(outputs)
-
-    def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
-        import numpy as np
-
-        return {"reference": np.array([row["label"] for row in rows], dtype=np.int32)}
-
-    def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
-        return row_columns(table)
-
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
         return {"majority": majority, "logistic_regression": logistic_regression}
-
-    def answers(self, predictions: Table, state: State) -> list[dict[str, Any]]:
-        return answers_of(predictions, state["labels"])
 
     def example(self, config: Config, probe: Mapping[str, np.ndarray], processor: Any) -> dict[str, Any]:
         from PIL import Image
 
         picture = Image.fromarray(processor.picture(probe["pixel_values"][0]))
         return {"image": base64.b64encode(png(picture)).decode("ascii")}
-
-    def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"Per label": per_label(table, state["labels"])}
-
-    def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return plot_rows(table, state["labels"])
 
 
 def _pixel_values(row: Mapping[str, Any]) -> np.ndarray:

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 from pydantic import field_validator
 
-from graft.classification import CALIBRATION_BINS, auroc, auroc_rows, listed
+from graft.classification import (
+    CALIBRATION_BINS,
+    auroc,
+    auroc_rows,
+    label_names,
+    label_scores,
+    listed,
+    numbers_of,
+    reliability,
+)
 from graft.errors import DataError, shown
 from graft.pooling import Pooling, pool
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
@@ -259,7 +268,7 @@ class MultiLabelClassification(Task):
         state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
-        numbers = {label: number for number, label in enumerate(state["labels"])}
+        numbers = numbers_of(state["labels"])
         encoded = encode_texts(rows, tokenizer, max_length_tokens, state)
         return [
             {**one, "labels": None if row.get("labels") is None else _marks(row["labels"], numbers)}
@@ -272,10 +281,8 @@ class MultiLabelClassification(Task):
             "AutoModelForSequenceClassification",
             folder,
             self.families,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: number for number, label in enumerate(labels)},
             problem_type="multi_label_classification",
+            **label_names(labels),
             **kwargs,
         )
         return model, pool(model, config.pooling, family_of(model.config), len(labels), new_modules)
@@ -330,17 +337,7 @@ class MultiLabelClassification(Task):
 
         truth, predicted = (table[name].astype(np.int64) for name in ("truth", "predicted"))
         hits, actual, given = (truth * predicted).sum(axis=0), truth.sum(axis=0), predicted.sum(axis=0)
-        rows = [
-            {
-                "label": label,
-                "precision": _share(hits[number], given[number]),
-                "recall": _share(hits[number], actual[number]),
-                "f1": _share(2 * hits[number], actual[number] + given[number]),
-                "support": int(actual[number]),
-            }
-            for number, label in enumerate(state["labels"])
-        ]
-        return {"Per label": rows}
+        return {"Per label": label_scores(state["labels"], hits, actual, given)}
 
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         probabilities = table["probabilities"].astype("float64")
@@ -348,13 +345,7 @@ class MultiLabelClassification(Task):
             _by_bin(probabilities, values).sum(axis=0)
             for values in (probabilities * 0 + 1, probabilities, table["truth"].astype("float64"))
         )
-        return {
-            "reliability": [
-                {"confidence": float(total / count), "accuracy": float(right / count), "rows": int(count)}
-                for count, total, right in zip(rows, summed, present, strict=True)
-                if count
-            ]
-        }
+        return {"reliability": reliability(rows, summed, present)}
 
 
 def _marks(labels: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
@@ -369,10 +360,6 @@ def _marks(labels: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
 def _names(marks: np.ndarray, labels: Sequence[str]) -> list[str]:
     """Return the labels of each row of marks [N, C] as text; a row without any says so."""
     return [", ".join(label for label, one in zip(labels, row, strict=True) if one) or "(none)" for row in marks]
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else 0.0
 
 
 TASK = MultiLabelClassification()

@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
-from pydantic import field_validator
 
 from graft.conversations import ANSWERS, disorder, messages_of
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig
 from graft.language_modeling import count_bytes, histogram
 from graft.likelihood import IGNORED, supervised
 from graft.padding import mask_of, padded, split_windows
-from graft.prompting import ChatFormat, Line, continuation, fitted, valid_template
+from graft.prompting import ChatFormat, ChatTemplate, Line, continued, prompt_text
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
 if TYPE_CHECKING:
@@ -65,17 +64,12 @@ class Config(TaskConfig):
     """Weight of the chosen answer's negative log-likelihood per token, added to the loss (Pang et al., 2024, equation
     1): keeps the chosen answer likely, which DPO alone does not."""
 
-    template: str | None = None
+    template: ChatTemplate = None
     """A chat template (Jinja), as tokenizers carry them. Default: the tokenizer's own; where it has none, a line for
     each message, and the end token after each answer."""
 
     generation: GenerationConfig = Limit(default_factory=GenerationConfig)
     """How `graft predict` answers."""
-
-    @field_validator("template")
-    @classmethod
-    def _check_template(cls, template: str | None) -> str | None:
-        return valid_template(template)
 
 
 # -- metrics over a prediction table
@@ -262,10 +256,9 @@ class Preference(Task):
     def generate(
         self, config: Config, model: nn.Module, rows: Sequence[Mapping[str, Any]], processor: Any, pad_token_id: int
     ) -> list[str]:
-        prompts = fitted([row["input_ids"][: row["prompts"][0]] for row in rows], model, config.generation, processor)
+        prompts = [row["input_ids"][: row["prompts"][0]] for row in rows]
         stops = ChatFormat(processor, config.template).stops
-        found = generate_ids(model, prompts, config.generation, pad_token_id=pad_token_id, eos_token_id=stops)
-        return [continuation(processor, prompt, tokens) for prompt, tokens in zip(prompts, found, strict=True)]
+        return continued(prompts, model, config.generation, processor, pad_token_id, stops)
 
     def predictions(self, config: Config, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         import numpy as np
@@ -296,8 +289,7 @@ class Preference(Task):
         ]
 
     def example(self, config: Config, probe: Mapping[str, np.ndarray], processor: Any) -> dict[str, Any]:
-        ids = probe["input_ids"][0][(probe["attention_mask"][0] == 1) & (probe["labels"][0] == IGNORED)]
-        return {"prompt": processor.decode(ids.tolist(), skip_special_tokens=True).strip()}
+        return {"prompt": prompt_text(probe, processor)}
 
     def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         rows = [

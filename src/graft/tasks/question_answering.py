@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 
 from graft import squad
+from graft.classification import confusion_curve
 from graft.errors import ConfigError, shown
 from graft.padding import mask_of, padded, split_windows, windows_of
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, np.ndarray]
 
-CONFUSION = {
-    "confusion": {
-        "x": "actual",
-        "y": {"artifacts/evaluation/plots/confusion.csv": "predicted"},
-        "template": "confusion",
-        "title": "Questions with and without an answer (test)",
-    }
-}
 OUTSIDE, NULL = -1, -2
 """Instead of a character of the context: the token is not of it; it is a window's first, which stands for no answer."""
 SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\n]+")
@@ -142,7 +135,7 @@ class QuestionAnswering(Task):
     metrics = (Metric("f1", f1, per_row=f1_rows), Metric("exact_match", exact_match, per_row=exact_rows))
     headline = "f1"
     worst = "exact_match"
-    curves = (CONFUSION,)
+    curves = (confusion_curve("Questions with and without an answer (test)"),)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         return {}

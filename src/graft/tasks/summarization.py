@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft import text_metrics, text_to_text
-from graft.errors import shown
+from graft.language_modeling import perplexity
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 from graft.text_to_text import SequenceConfig, SequenceToSequence
 
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, np.ndarray]
 
-CURVES = (
-    {
-        "histogram": {
-            "x": {"artifacts/evaluation/plots/histogram.csv": "rows"},
-            "y": {"artifacts/evaluation/plots/histogram.csv": "rougeL"},
-            "template": "bar_horizontal",
-            "title": "Test rows by ROUGE-L",
-        }
-    },
-)
 _SENTENCE = re.compile(r"[^\n.!?。！？]*(?:[.!?。！？]+|\n|$)\s*")
 """A sentence or a line, such as a turn of a dialogue."""
 
@@ -65,11 +56,6 @@ rouge2, row_rouge2 = _rouge(1)
 rouge_l, row_rouge_l = _rouge(2)
 
 
-def chrf(table: Table) -> float:
-    """Return the corpus chrF, 0 to 100."""
-    return text_metrics.chrf(table["chrf_counts"])
-
-
 # -- cheap predictors
 
 
@@ -93,13 +79,6 @@ def first_sentences(text: str, wanted: int) -> str:
     return " ".join(chosen.split())
 
 
-def nearest(
-    config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
-) -> dict[str, np.ndarray]:
-    """Give the summary of the training row whose source is most like it, by TF-IDF of words and word pairs."""
-    return {"prediction": text_to_text.objects(text_to_text.nearest_targets(train_rows, test_rows))}
-
-
 class Summarization(SequenceToSequence, Task):
     """The contract's methods for summarization."""
 
@@ -114,22 +93,20 @@ class Summarization(SequenceToSequence, Task):
         Metric("rougeL", rouge_l, per_row=row_rouge_l, generated=True),
         Metric("rouge1", rouge1, per_row=row_rouge1, generated=True),
         Metric("rouge2", rouge2, per_row=row_rouge2, generated=True),
-        Metric("chrf", chrf, generated=True),
-        Metric("perplexity", text_to_text.perplexity, greater_is_better=False),
+        Metric("chrf", text_to_text.chrf, generated=True),
+        Metric("perplexity", perplexity, greater_is_better=False),
     )
     headline = "rougeL"
-    curves = CURVES
+    curves = (text_to_text.histogram_curve("rougeL", "Test rows by ROUGE-L"),)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         return {}
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
-        if row.get("references") == []:
-            yield RowProblem("references", "one text or more, or no such field", "an empty list")
+        return starmap(RowProblem, text_to_text.row_problems(row))
 
     def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if not row["labels"]:
-            yield RowProblem("target", "text that the base's tokenizer has tokens for", shown(row["references"][0]))
+        return starmap(RowProblem, text_to_text.token_problems(row))
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         auto_class = text_to_text.auto_class(config, folder, kwargs.get("trust_remote_code"))
@@ -145,20 +122,14 @@ class Summarization(SequenceToSequence, Task):
         }
 
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
-        return {"lead": lead, "nearest": nearest}
+        return {"lead": lead, "nearest": text_to_text.nearest}
 
     def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
         signatures = text_metrics.signatures(table["references"].tolist())
         return {"rouge": signatures["rouge"], "chrf": signatures["chrf"], **text_to_text.generation_settings(config)}
 
-    def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"Length": text_to_text.lengths(table)}
-
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {
-            "histogram": text_to_text.histogram(row_rouge_l(table), "rougeL", 1),
-            "length_ratio": text_to_text.histogram(text_to_text.length_ratios(table), "length_ratio", 2),
-        }
+        return text_to_text.plot_rows(table, row_rouge_l(table), "rougeL", 1)
 
 
 TASK = Summarization()

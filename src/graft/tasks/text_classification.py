@@ -11,32 +11,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from graft.classification import (
-    CONFUSION,
-    accuracy,
-    answers_of,
-    auroc,
-    check_pinned,
-    correct,
-    ece,
+    METRICS,
+    OneLabel,
+    PinnedLabels,
+    add_labels,
+    cross_entropy,
+    label_names,
+    label_problems,
     labels_of,
-    listed,
-    log_loss,
-    macro_f1,
     majority,
-    mcc,
-    per_label,
-    plot_rows,
+    numbers_of,
     prediction_columns,
-    probabilities_of,
-    row_columns,
-    row_log_loss,
 )
-from graft.errors import shown
 from graft.pooling import Pooling, pool
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
 from graft.text_inputs import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
@@ -64,7 +56,7 @@ class Config(TaskConfig):
     name: Literal["text_classification"] = "text_classification"
     """The task: one label per text."""
 
-    labels: tuple[str, ...] | None = None
+    labels: PinnedLabels = None
     """The labels in their order; rows with another label are refused. Default: those of the training rows, sorted."""
 
     pooling: Pooling = "model"
@@ -74,11 +66,6 @@ class Config(TaskConfig):
     numeric_columns: tuple[str, ...] = ()
     """Number columns beside the text. They are standardised on the training rows; output adapters read them, other
     adapter methods do not."""
-
-    @field_validator("labels")
-    @classmethod
-    def _check_labels(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return check_pinned(labels)
 
     @field_validator("numeric_columns")
     @classmethod
@@ -92,7 +79,7 @@ def tfidf(
     """Predict by logistic regression on TF-IDF."""
     import numpy as np
 
-    numbers = {label: number for number, label in enumerate(state["labels"])}
+    numbers = numbers_of(state["labels"])
     targets = np.array([numbers[row["label"]] for row in train_rows])
     if len(set(targets.tolist())) < 2:
         return majority(config, train_rows, test_rows, state, seed)
@@ -100,22 +87,13 @@ def tfidf(
     return prediction_columns(label_probabilities(texts[0], targets, texts[1], len(numbers), seed))
 
 
-class TextClassification(Task):
+class TextClassification(OneLabel, Task):
     """The contract's methods for one label per text."""
 
     name = "text_classification"
     fields = FIELDS
     families = ("encoder", "decoder", "encoder-decoder")
-    metrics = (
-        Metric("accuracy", accuracy, per_row=correct),
-        Metric("macro_f1", macro_f1),
-        Metric("mcc", mcc),
-        Metric("auroc", auroc),
-        Metric("ece", ece, greater_is_better=False),
-        Metric("log_loss", log_loss, greater_is_better=False, per_row=row_log_loss),
-    )
-    headline = "accuracy"
-    curves = (CONFUSION,)
+    metrics = tuple(Metric(**one) for one in METRICS)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         moments = Moments(config.numeric_columns)
@@ -129,8 +107,7 @@ class TextClassification(Task):
         return (*self.fields, *(Field(name, "number") for name in config.numeric_columns))
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
-        if row["label"] not in state["labels"]:
-            yield RowProblem("label", f"one of {listed(state['labels'])}", shown(row["label"]))
+        return starmap(RowProblem, label_problems(row["label"], state["labels"]))
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa
@@ -150,7 +127,7 @@ class TextClassification(Task):
         state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
-        numbers = {label: number for number, label in enumerate(state["labels"])}
+        numbers = numbers_of(state["labels"])
         encoded = encode_texts(rows, tokenizer, max_length_tokens, state)
         return [{**one, "label": numbers.get(row.get("label"))} for row, one in zip(rows, encoded, strict=True)]
 
@@ -160,53 +137,23 @@ class TextClassification(Task):
             "AutoModelForSequenceClassification",
             folder,
             self.families,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: number for number, label in enumerate(labels)},
             problem_type="single_label_classification",
+            **label_names(labels),
             **kwargs,
         )
         return model, pool(model, config.pooling, family_of(model.config), len(labels), new_modules)
 
     def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-        import torch
-
-        batch = collate_texts(rows, pad_token_id)
-        if all(row.get("label") is not None for row in rows):
-            batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
-        return batch
+        return add_labels(collate_texts(rows, pad_token_id), rows)
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        from torch.nn.functional import cross_entropy
-
-        labels = batch["labels"]
-        return cross_entropy(self.outputs(config, model, batch), labels, reduction="sum"), labels.numel()
+        return cross_entropy(self.outputs(config, model, batch), batch["labels"])
 
     def outputs(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return logits_of(model, batch).float()
 
-    def predictions(self, config: Config, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
-        return probabilities_of(outputs)
-
-    def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
-        import numpy as np
-
-        return {"reference": np.array([row["label"] for row in rows], dtype=np.int32)}
-
-    def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
-        return row_columns(table)
-
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
         return {"majority": majority, "tfidf": tfidf}
-
-    def answers(self, predictions: Table, state: State) -> list[dict[str, Any]]:
-        return answers_of(predictions, state["labels"])
-
-    def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"Per label": per_label(table, state["labels"])}
-
-    def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return plot_rows(table, state["labels"])
 
 
 TASK = TextClassification()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
 
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig
 from graft.language_modeling import (
     ByteModel,
     bits_per_byte,
@@ -29,9 +29,9 @@ from graft.language_modeling import (
     perplexity,
     sizes,
 )
-from graft.likelihood import IGNORED, supervised
+from graft.likelihood import IGNORED, row_likelihoods, total_likelihood
 from graft.padding import mask_of, padded, split_windows
-from graft.prompting import beginning_of, continuation, end_of_text, fitted
+from graft.prompting import beginning_of, continued, end_of_text
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ class TextGeneration(Task):
         }
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        sums, tokens = supervised(model, batch)
-        return sums.sum(), int(tokens.sum())
+        return total_likelihood(model, batch)
 
     def outputs(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch
@@ -158,17 +157,15 @@ class TextGeneration(Task):
         found = owners.new_zeros((int(owners.max()) + 1, 2), dtype=torch.float32)
         for start in range(0, len(owners), WINDOWS_TOGETHER):
             piece = {name: value[start : start + WINDOWS_TOGETHER] for name, value in batch.items()}
-            sums, tokens = supervised(model, piece)
-            found[: len(sums)] += torch.stack([sums.float(), tokens.float()], dim=1)
+            part = row_likelihoods(model, piece)
+            found[: len(part)] += part
         return found
 
     def generate(
         self, config: Config, model: nn.Module, rows: Sequence[Mapping[str, Any]], processor: Any, pad_token_id: int
     ) -> list[str]:
-        end = end_of_text(processor)
-        prompts = fitted([_joined(row)[:-1] for row in rows], model, config.generation, processor)
-        found = generate_ids(model, prompts, config.generation, pad_token_id=pad_token_id, eos_token_id=end)
-        return [continuation(processor, prompt, tokens) for prompt, tokens in zip(prompts, found, strict=True)]
+        prompts = [_joined(row)[:-1] for row in rows]
+        return continued(prompts, model, config.generation, processor, pad_token_id, end_of_text(processor))
 
     def predictions(self, config: Config, outputs: np.ndarray, state: State) -> dict[str, np.ndarray]:
         return likelihood_columns(outputs)

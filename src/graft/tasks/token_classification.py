@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
 
+from graft.classification import confusion_curve, share
 from graft.errors import DataError, shown
 from graft.likelihood import IGNORED
 from graft.padding import mask_of, padded, split_windows, windows_of
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, np.ndarray]
 
-CONFUSION = {
-    "confusion": {
-        "x": "actual",
-        "y": {"artifacts/evaluation/plots/confusion.csv": "predicted"},
-        "template": "confusion",
-        "title": "Confusion matrix of words by entity type (test)",
-    }
-}
 OUTSIDE = "O"
 UNREAD, ABSENT = -1, -2
 """Instead of the position of a word: it has no sub-token; the row has no such word."""
@@ -110,23 +103,23 @@ def kind_of(tag: str) -> str:
 
 def precision(table: Table) -> float:
     """Return the share of the predicted entities that are right; 0 where none is predicted."""
-    return _share(table["correct_entities"].sum(), table["predicted_entities"].sum())
+    return share(table["correct_entities"].sum(), table["predicted_entities"].sum())
 
 
 def recall(table: Table) -> float:
     """Return the share of the actual entities that are found; 0 where there are none."""
-    return _share(table["correct_entities"].sum(), table["actual_entities"].sum())
+    return share(table["correct_entities"].sum(), table["actual_entities"].sum())
 
 
 def f1(table: Table) -> float:
     """Return the micro-averaged F1 of entities: 2 x correct / (predicted + actual); 0 where there are none."""
     found = table["predicted_entities"].sum() + table["actual_entities"].sum()
-    return _share(2 * table["correct_entities"].sum(), found)
+    return share(2 * table["correct_entities"].sum(), found)
 
 
 def token_accuracy(table: Table) -> float:
     """Return the share of words whose tag is right."""
-    return _share(table["correct_words"].sum(), table["words"].sum())
+    return share(table["correct_words"].sum(), table["words"].sum())
 
 
 def right_rows(table: Table) -> np.ndarray:
@@ -140,10 +133,6 @@ def right_rows(table: Table) -> np.ndarray:
 def row_accuracy(table: Table) -> float:
     """Return the share of rows whose tags are all right."""
     return float(right_rows(table).mean())
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else 0.0
 
 
 # -- cheap predictors
@@ -183,7 +172,7 @@ class TokenClassification(Task):
     )
     headline = "f1"
     worst = "row_accuracy"
-    curves = (CONFUSION,)
+    curves = (confusion_curve("Confusion matrix of words by entity type (test)"),)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         tags = {tag for row in rows for tag in row["tags"]} - {OUTSIDE}
@@ -369,9 +358,9 @@ class TokenClassification(Task):
         rows = [
             {
                 "entity": kind,
-                "precision": _share(correct, predicted),
-                "recall": _share(correct, actual),
-                "f1": _share(2 * correct, predicted + actual),
+                "precision": share(correct, predicted),
+                "recall": share(correct, actual),
+                "f1": share(2 * correct, predicted + actual),
                 "support": int(actual),
             }
             for kind, (correct, predicted, actual) in by_type(table).items()

@@ -11,10 +11,11 @@ rows' statistics of :mod:`graft.text_metrics`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft import text_metrics, text_to_text
-from graft.errors import shown
+from graft.language_modeling import perplexity
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 from graft.text_metrics import BleuTokenizer, bleu_tokenizer_for
 from graft.text_to_text import SequenceConfig, SequenceToSequence
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     Table = Mapping[str, np.ndarray]
-
-CURVES = (
-    {
-        "histogram": {
-            "x": {"artifacts/evaluation/plots/histogram.csv": "rows"},
-            "y": {"artifacts/evaluation/plots/histogram.csv": "chrf"},
-            "template": "bar_horizontal",
-            "title": "Test rows by chrF",
-        }
-    },
-)
 
 
 class Config(SequenceConfig, TaskConfig):
@@ -67,11 +57,6 @@ def bleu(table: Table) -> float:
     return text_metrics.bleu(table["bleu_counts"])
 
 
-def chrf(table: Table) -> float:
-    """Return the corpus chrF, 0 to 100."""
-    return text_metrics.chrf(table["chrf_counts"])
-
-
 def row_chrf(table: Table) -> np.ndarray:
     """Return each row's own chrF, 0 to 100: float64 [N]."""
     return text_metrics.chrf_rows(table["chrf_counts"])
@@ -102,13 +87,6 @@ def copy(
     return {"prediction": text_to_text.objects([row["source"] for row in test_rows])}
 
 
-def translation_memory(
-    config: Config, train_rows: Sequence[Row], test_rows: Sequence[Row], state: State, seed: int
-) -> dict[str, np.ndarray]:
-    """Give the target of the training row whose source is most like it, by TF-IDF of words and word pairs."""
-    return {"prediction": text_to_text.objects(text_to_text.nearest_targets(train_rows, test_rows))}
-
-
 class Translation(SequenceToSequence, Task):
     """The contract's methods for translation."""
 
@@ -121,26 +99,24 @@ class Translation(SequenceToSequence, Task):
     families = ("encoder-decoder", "decoder")
     metrics = (
         Metric("bleu", bleu, generated=True),
-        Metric("chrf", chrf, generated=True),
+        Metric("chrf", text_to_text.chrf, generated=True),
         Metric("mean_row_chrf", mean_row_chrf, per_row=row_chrf, generated=True),
         Metric("exact_match", exact_match, per_row=exact, generated=True),
-        Metric("perplexity", text_to_text.perplexity, greater_is_better=False),
+        Metric("perplexity", perplexity, greater_is_better=False),
     )
     headline = "bleu"
     worst = "mean_row_chrf"
-    curves = CURVES
+    curves = (text_to_text.histogram_curve("chrf", "Test rows by chrF"),)
 
     def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
         text_metrics.check_tokenizer(config.words)
         return {}
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
-        if row.get("references") == []:
-            yield RowProblem("references", "one text or more, or no such field", "an empty list")
+        return starmap(RowProblem, text_to_text.row_problems(row))
 
     def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if not row["labels"]:
-            yield RowProblem("target", "text that the base's tokenizer has tokens for", shown(row["references"][0]))
+        return starmap(RowProblem, text_to_text.token_problems(row))
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         auto_class = text_to_text.auto_class(config, folder, kwargs.get("trust_remote_code"))
@@ -157,7 +133,7 @@ class Translation(SequenceToSequence, Task):
         }
 
     def baselines(self) -> Mapping[str, Callable[..., dict[str, np.ndarray]]]:
-        return {"copy": copy, "translation_memory": translation_memory}
+        return {"copy": copy, "translation_memory": text_to_text.nearest}
 
     def measured(self, config: Config, table: Table, state: State) -> dict[str, str]:
         signatures = text_metrics.signatures(table["references"].tolist(), config.words)
@@ -169,14 +145,8 @@ class Translation(SequenceToSequence, Task):
             **text_to_text.generation_settings(config),
         }
 
-    def details(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {"Length": text_to_text.lengths(table)}
-
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
-        return {
-            "histogram": text_to_text.histogram(row_chrf(table), "chrf", 100),
-            "length_ratio": text_to_text.histogram(text_to_text.length_ratios(table), "length_ratio", 2),
-        }
+        return text_to_text.plot_rows(table, row_chrf(table), "chrf", 100)
 
 
 TASK = Translation()
