@@ -89,7 +89,12 @@ def prepared(name: str, case: dict[str, Any], replace: bool) -> Path:
         params = project / "params.yaml"
         params.write_text(checked(params.read_text(encoding="utf-8"), case.get("set", {})), encoding="utf-8")
         with tempfile.TemporaryDirectory() as temporary:
-            source = gathered(case["files"], Path(temporary), case.get("where", {}))
+            if "script" in case:
+                source = Path(temporary)
+                script, *files = case["script"]
+                subprocess.run([sys.executable, str(CASES.with_name(script)), str(source), *files], check=True, stdout=sys.stderr)
+            else:
+                source = gathered(case["files"], Path(temporary), case.get("where", {}))
             graft(project, "import", str(source), *map(str, case.get("import", [])))
         for command in case.get("before", []):
             graft(None, *command)
