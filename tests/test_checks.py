@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from graft import checks
 from graft.checks import Finding, Report, check
@@ -197,6 +198,46 @@ def test_wrong_adapter_is_refused_by_name(
     project = make_project(tmp_path / "p", adapter=adapter)
     (found,) = failures(project, adapter=True)["adapter"]
     assert re.search(message, found)
+
+
+@pytest.mark.parametrize("method", ["ia3", "full", "lora"])
+def test_loraplus_needs_a_matrix_that_learns_faster(
+    make_project: Callable[..., Workspace], tmp_path: Path, method: str
+) -> None:
+    keys = {"target_modules": ["query"], **({"feedforward_modules": []} if method == "ia3" else {})}
+    adapter = {"method": method, **({} if method == "full" else keys)}
+    project = make_project(tmp_path / "p", **{"adapter": None, "training.loraplus_lr_ratio": 16})
+    write_adapter(project, adapter)
+    found = failures(project, adapter=True)
+    text = "training.loraplus_lr_ratio: the adapter has no `lora_B` to learn faster; leave it out"
+    assert found == ({} if method == "lora" else {"training": [text]})
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({}, None),
+        (
+            {"tinit": 10, "tfinal": 6},
+            "adapter.tinit: 10 steps before and 6 (adapter.tfinal) after the budget",
+        ),
+        ({"total_step": 17}, "adapter.total_step: 17, but training has 16 steps"),
+    ],
+)
+def test_phases_of_adalora_fit_the_steps(
+    make_project: Callable[..., Workspace], tmp_path: Path, keys: dict[str, int], text: str | None
+) -> None:
+    project = make_project(tmp_path / "p", adapter=None)  # 60 rows in batches of 8, twice: 16 steps
+    write_adapter(project, {"method": "adalora", "target_modules": ["query"], **keys})
+    found = failures(project, adapter=True)
+    assert list(found) == ([] if text is None else ["adapter"])
+    assert text is None or found["adapter"][0].startswith(text)
+
+
+def write_adapter(project: Workspace, adapter: dict[str, object]) -> None:
+    """Give ``project`` another section ``adapter``, none of the fixture's keys among it."""
+    described = yaml.safe_load(project.params.read_text())
+    project.params.write_text(yaml.safe_dump({**described, "adapter": adapter}))
 
 
 def test_problem_of_params_alone_imports_no_torch(project: Workspace) -> None:

@@ -46,6 +46,8 @@ class AdapterSummary:
     method: str
     modules: tuple[str, ...]
     """Full names of the base's modules that the method changes."""
+    trained: tuple[str, ...]
+    """Full names of all trained weights, as they are in the adapted model."""
     saved_modules: tuple[str, ...]
     """Modules that are trained and saved in full."""
     trainable_parameters: int
@@ -130,14 +132,15 @@ def describe(model: PeftModel) -> AdapterSummary:
     """Return what the adapter on ``model`` trains; works on the meta device too."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    trainable = sum(size_of(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     config = model.peft_config[model.active_adapter]
     inner = model.get_base_model()
     return AdapterSummary(
         method=str(config.peft_type.value).lower(),
         modules=tuple(getattr(model.base_model, "targeted_module_names", ())),
         saved_modules=tuple(name for name, part in inner.named_modules() if isinstance(part, AuxiliaryTrainingWrapper)),
-        trainable_parameters=trainable,
+        trained=tuple(trained),
+        trainable_parameters=sum(map(size_of, trained.values())),
         total_parameters=sum(size_of(parameter) for parameter in model.parameters()),
         adapter_bytes=file_bytes(model) + 4 * sum(value.numel() for value in unfrozen(model).values()),
         unfrozen=tuple(unfrozen(model)),
