@@ -147,6 +147,10 @@ class TextGeneration(Task):
             "window_row": torch.tensor(owners, dtype=torch.int64),
         }
 
+    def pieces(self, batch: Mapping[str, torch.Tensor], most: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        for start in range(0, len(batch["window_row"]), most):
+            yield {name: value[start : start + most] for name, value in batch.items()}
+
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         sums, tokens = supervised(model, batch)
         return sums.sum(), int(tokens.sum())
@@ -156,8 +160,7 @@ class TextGeneration(Task):
 
         owners = batch["window_row"]
         found = owners.new_zeros((int(owners.max()) + 1, 2), dtype=torch.float32)
-        for start in range(0, len(owners), WINDOWS_TOGETHER):
-            piece = {name: value[start : start + WINDOWS_TOGETHER] for name, value in batch.items()}
+        for piece in self.pieces(batch, WINDOWS_TOGETHER):
             sums, tokens = supervised(model, piece)
             found[: len(sums)] += torch.stack([sums.float(), tokens.float()], dim=1)
         return found
