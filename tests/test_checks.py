@@ -240,6 +240,26 @@ def write_adapter(project: Workspace, adapter: dict[str, object]) -> None:
     project.params.write_text(yaml.safe_dump({**described, "adapter": adapter}))
 
 
+@pytest.mark.parametrize(
+    ("adapter", "unread"),
+    [
+        ({"method": "lora", "target_modules": ["query"]}, "`lora`"),
+        ({"method": "output_linear"}, "`output_linear` without `features: columns`"),
+        ({"method": "output_linear", "features": "columns"}, None),
+        ({"method": "output_mlp", "features": "columns"}, None),
+    ],
+)
+def test_columns_that_no_adapter_reads_are_named(
+    make_project: Callable[..., Workspace], tmp_path: Path, adapter: dict[str, object], unread: str | None
+) -> None:
+    project = make_project(tmp_path / "p", **{"task.numeric_columns": ["price", "stars"]})
+    write_adapter(project, adapter)
+    found = [one for one in check(project, adapter=False, data=False).findings if one.check == "task"]
+    text = f"task.numeric_columns: price, stars are not read by adapter.method {unread}; only output_linear and "
+    assert [one.state for one in found] == (["warn"] if unread else [])
+    assert all(one.text.startswith(text) for one in found)
+
+
 def test_problem_of_params_alone_imports_no_torch(project: Workspace) -> None:
     project.params.write_text(project.params.read_text().replace("epochs:", "epoch:"))
     code = (

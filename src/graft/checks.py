@@ -99,6 +99,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += found
     findings += _tokenization(base, sections)
     findings += _generation(base, sections)
+    findings += _columns(sections)
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
@@ -249,6 +250,23 @@ def _reads_pictures(sections: dict[str, Any]) -> bool:
     from graft import tasks
 
     return tasks.get(sections["task"].name).processor == "image"
+
+
+def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say where numeric columns are named and the adapter does not read them."""
+    from graft.adapters import OUTPUT_METHODS
+
+    columns, adapter = getattr(sections.get("task"), "numeric_columns", ()), sections.get("adapter")
+    if adapter is None or not columns:
+        return
+    fits = adapter.method in OUTPUT_METHODS
+    if not (fits and adapter.keys.get("features") == "columns"):
+        unread = f"`{adapter.method}`" + (" without `features: columns`" if fits else "")
+        text = (
+            f"task.numeric_columns: {', '.join(columns)} are not read by adapter.method {unread}; only "
+            f"{' and '.join(OUTPUT_METHODS)} with `features: columns` read them: use one, or leave the columns out"
+        )
+        yield Finding("task", "warn", text)
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:
