@@ -185,6 +185,23 @@ def test_c_names_the_project(project: Workspace, monkeypatch: pytest.MonkeyPatch
     assert invoke("-C", str(project.data / "train"), "check", "--quick") == 2
 
 
+def test_commands_that_messages_suggest_name_the_project_as_it_was_typed(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.root.parent)
+    place = project.root.name
+    project.sources_lock.unlink()
+    assert invoke("-C", place, "check", "--quick") == 2
+    assert f"sources.lock: not there; run `graft -C {place} lock`" in capsys.readouterr().out
+    assert invoke("-C", place, "run") == 2
+    error = capsys.readouterr().err
+    assert f"(`graft -C {place} check` says more)" in error
+    assert f"run `graft -C {place} lock`" in error
+    monkeypatch.chdir(project.root)
+    assert invoke("check", "--quick") == 2
+    assert "not there; run `graft lock`" in capsys.readouterr().out
+
+
 def test_c_of_a_missing_folder_names_projects(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke("-C", "/nowhere/at/all", "check") == 2
     assert "-C /nowhere/at/all: no such folder; `graft projects` lists the projects" in capsys.readouterr().err
@@ -203,7 +220,7 @@ def whole(project: Workspace) -> Workspace:
 
 def test_check_prints_findings_and_json(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke("-C", str(whole.root), "check", "--quick") == 0
-    assert capsys.readouterr().out.endswith("ready: graft run\n")
+    assert capsys.readouterr().out.endswith(f"ready: `graft -C {whole.root} run`\n")
     assert invoke("-C", str(whole.root), "check", "--quick", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is True

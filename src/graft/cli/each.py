@@ -47,6 +47,7 @@ def _run(template: Workspace, config: Params, group: Group, flags: Sequence[str]
     from graft.cli.child import run_module
     from graft.cli.current import current
     from graft.cli.running import refuse_problems
+    from graft.workspace import suggested
 
     place, passed_on = group.workspace, list[int]()
     try:
@@ -59,7 +60,7 @@ def _run(template: Workspace, config: Params, group: Group, flags: Sequence[str]
     except GraftError as error:
         if passed_on:
             raise
-        print(f"error: {error}", flush=True)
+        print(f"error: {suggested(str(error))}", flush=True)
         return groups.failed(group, str(error), error.exit_code)
     if passed_on:
         raise Interrupted(f"group {group.name}: interrupted; the same command goes on from here")
