@@ -167,7 +167,8 @@ def test_adapter_is_described_with_its_parameters(project: Workspace) -> None:
 def test_kept_base_outputs_are_named_with_their_size(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", **{"adapter": None, "adapter.method": "output_linear"})
     trained, kept = [one.text for one in check(project).findings if one.check == "adapter"]
-    assert trained.startswith("output_linear trains 99 of ")  # a weight of 32 x 3 and its bias
+    # A weight of 32 x 3 and its bias.
+    assert trained.startswith("output_linear trains 99 of 23,523 parameters (0.42%), ")
     assert "base outputs are computed once, about 128 bytes a row" in kept  # 32 float32 numbers
 
 
@@ -179,6 +180,13 @@ def test_unfrozen_parts_are_named(make_project: Callable[..., Workspace], tmp_pa
     (found,) = [one for one in check(wrong).findings if one.check == "adapter"]
     assert found.state == "fail"
     assert found.text.startswith("training.unfreeze[0]: 'pooler' matches the full name of no parameter")
+    assert found.text.endswith("bert.encoder.layer.N.attention.self.value.weight and 18 more kinds")
+    whole = make_project(tmp_path / "r", adapter=None)
+    write_adapter(whole, {"method": "full"})
+    (found,) = [one for one in check(whole).findings if one.check == "adapter"]
+    assert found.text.startswith(
+        "full trains all 23,523 parameters, 0.1 MB; in full: classifier; 39 of the base's own: "
+    )
 
 
 @pytest.mark.parametrize(

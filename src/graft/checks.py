@@ -443,17 +443,15 @@ def _described(summary: AdapterSummary) -> str:
     for name in summary.modules:
         last = name.rpartition(".")[2]
         kinds[last] = kinds.get(last, 0) + 1
-    modules = ", ".join(f"{name} ({count})" for name, count in kinds.items()) or "no module of the base"
+    modules = ", ".join(f"{name} ({count})" for name, count in kinds.items())
+    on = f", on {modules}" if modules else "" if summary.unfrozen else ", on no module of the base"
     saved = f"; in full: {', '.join(summary.saved_modules)}" if summary.saved_modules else ""
     if summary.unfrozen:
         shown = ", ".join(summary.unfrozen[:SHOWN_UNFROZEN]) + (
             ", ..." if len(summary.unfrozen) > SHOWN_UNFROZEN else ""
         )
         saved += f"; {len(summary.unfrozen)} of the base's own: {shown}"
-    return (
-        f"{summary.method} trains {summary.trainable_parameters:,} of {summary.total_parameters:,} parameters "
-        f"({summary.share:.2%}), {size:.1f} MB, on {modules}{saved}"
-    )
+    return f"{summary.method} trains {summary.counted}, {size:.1f} MB{on}{saved}"
 
 
 def _kept(workspace: Workspace, sections: dict[str, Any], summary: AdapterSummary) -> str:
