@@ -295,7 +295,7 @@ def test_run_refuses_what_check_finds(whole: Workspace, capsys: pytest.CaptureFi
     assert invoke("-C", str(whole.root), "run") == 2
     err = capsys.readouterr().err
     assert "data/test: no part files" in err
-    assert "sources.lock: not there; run `graft lock`" in err
+    assert f"sources.lock: not there; run `graft -C {whole.root} lock`" in err
 
 
 def test_stage_by_an_unknown_name(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +354,7 @@ def test_logs_follow_until_the_run_is_cancelled(
     first = [follower.stdout.readline() for _ in range(4)]
     assert first == [f"line {number}\n" for number in range(4)]
     assert invoke("-C", str(project.root), "cancel") == 0
-    assert re.search(r"cancelled; `graft run` resumes", capsys.readouterr().out)
+    assert re.search(r"cancelled; `graft -C \S+ run` resumes", capsys.readouterr().out)
     running.wait(5)
     rest = follower.stdout.read()
     assert follower.wait(10) == 0
@@ -367,7 +367,7 @@ def test_cancel_and_logs_without_a_run(project: Workspace, capsys: pytest.Captur
     assert invoke("-C", str(project.root), "logs") == 7
     err = capsys.readouterr().err
     assert "nothing to cancel: no run of this project runs" in err
-    assert "no run here yet; `graft run`" in err
+    assert f"no run here yet; `graft -C {project.root} run`" in err
 
 
 def test_logs_list_names_a_killed_run(
