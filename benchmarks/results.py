@@ -92,7 +92,9 @@ def prepared(name: str, case: dict[str, Any], replace: bool) -> Path:
             if "script" in case:
                 source = Path(temporary)
                 script, *files = case["script"]
-                subprocess.run([sys.executable, str(CASES.with_name(script)), str(source), *files], check=True, stdout=sys.stderr)
+                subprocess.run(
+                    [sys.executable, str(CASES.with_name(script)), str(source), *files], check=True, stdout=sys.stderr
+                )
             else:
                 source = gathered(case["files"], Path(temporary), case.get("where", {}))
             graft(project, "import", str(source), *map(str, case.get("import", [])))

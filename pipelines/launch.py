@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from graft import runs, services
 from graft.errors import GraftError, Interrupted, ResourceMissing
-from graft.workspace import Workspace
+from graft.workspace import Workspace, suggested
 
 FIRST_START = "making Prefect's database (first run of this clone, some seconds) ..."
 
@@ -78,5 +78,5 @@ def flush() -> None:
 
 def said(message: str, exit_code: int) -> int:
     """Print ``message`` on standard error; return ``exit_code``."""
-    print(message, file=sys.stderr, flush=True)
+    print(suggested(message), file=sys.stderr, flush=True)
     return exit_code

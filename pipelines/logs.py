@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from graft.errors import GraftError
+from graft.workspace import suggested
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 CHATTER = ("Beginning flow run", "Finished in state", "View at", "Crash detected!", "Running stage '", "> ")
@@ -63,6 +64,14 @@ class Plain(logging.Formatter):
         return "\n".join(f"{stage:<{NAME_WIDTH}} {line}" for line in lines)
 
 
+class Shown(Plain):
+    """The line as a person at a terminal reads it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with the project that the user named in the commands that it suggests."""
+        return suggested(super().format(record))
+
+
 def without_chatter(record: logging.LogRecord) -> bool:
     """Return whether a person at a terminal wants the record: the run's own lines, warnings, unknown errors."""
     if hasattr(record, "known_error"):  # the command itself ends with the message
@@ -103,7 +112,7 @@ def terminal(stream: TextIO | None = None) -> Iterator[None]:
     loggers = [root, logging.getLogger("prefect"), *(logging.getLogger(name) for name in RUN_LOGGERS)]
     replaced = [(one, console) for one in loggers for console in one.handlers if is_console(console)]
     handler = logging.StreamHandler(stream or sys.stdout)
-    handler.setFormatter(Plain("%(message)s"))
+    handler.setFormatter(Shown("%(message)s"))
     handler.addFilter(without_chatter)
     for logger, console in replaced:
         logger.removeHandler(console)

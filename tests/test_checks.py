@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from graft import checks
 from graft.checks import Finding, Report, check
@@ -166,7 +167,8 @@ def test_adapter_is_described_with_its_parameters(project: Workspace) -> None:
 def test_kept_base_outputs_are_named_with_their_size(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", **{"adapter": None, "adapter.method": "output_linear"})
     trained, kept = [one.text for one in check(project).findings if one.check == "adapter"]
-    assert trained.startswith("output_linear trains 99 of ")  # a weight of 32 x 3 and its bias
+    # A weight of 32 x 3 and its bias.
+    assert trained.startswith("output_linear trains 99 of 23,523 parameters (0.42%), ")
     assert "base outputs are computed once, about 128 bytes a row" in kept  # 32 float32 numbers
 
 
@@ -178,6 +180,13 @@ def test_unfrozen_parts_are_named(make_project: Callable[..., Workspace], tmp_pa
     (found,) = [one for one in check(wrong).findings if one.check == "adapter"]
     assert found.state == "fail"
     assert found.text.startswith("training.unfreeze[0]: 'pooler' matches the full name of no parameter")
+    assert found.text.endswith("bert.encoder.layer.N.attention.self.value.weight and 18 more kinds")
+    whole = make_project(tmp_path / "r", adapter=None)
+    write_adapter(whole, {"method": "full"})
+    (found,) = [one for one in check(whole).findings if one.check == "adapter"]
+    assert found.text.startswith(
+        "full trains all 23,523 parameters, 0.1 MB; in full: classifier; 39 of the base's own: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,6 +206,66 @@ def test_wrong_adapter_is_refused_by_name(
     project = make_project(tmp_path / "p", adapter=adapter)
     (found,) = failures(project, adapter=True)["adapter"]
     assert re.search(message, found)
+
+
+@pytest.mark.parametrize("method", ["ia3", "full", "lora"])
+def test_loraplus_needs_a_matrix_that_learns_faster(
+    make_project: Callable[..., Workspace], tmp_path: Path, method: str
+) -> None:
+    keys = {"target_modules": ["query"], **({"feedforward_modules": []} if method == "ia3" else {})}
+    adapter = {"method": method, **({} if method == "full" else keys)}
+    project = make_project(tmp_path / "p", **{"adapter": None, "training.loraplus_lr_ratio": 16})
+    write_adapter(project, adapter)
+    found = failures(project, adapter=True)
+    text = "training.loraplus_lr_ratio: the adapter has no `lora_B` to learn faster; leave it out"
+    assert found == ({} if method == "lora" else {"training": [text]})
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({}, None),
+        (
+            {"tinit": 10, "tfinal": 6},
+            "adapter.tinit: 10 steps before and 6 (adapter.tfinal) after the budget",
+        ),
+        ({"total_step": 17}, "adapter.total_step: 17, but training has 16 steps"),
+    ],
+)
+def test_phases_of_adalora_fit_the_steps(
+    make_project: Callable[..., Workspace], tmp_path: Path, keys: dict[str, int], text: str | None
+) -> None:
+    project = make_project(tmp_path / "p", adapter=None)  # 60 rows in batches of 8, twice: 16 steps
+    write_adapter(project, {"method": "adalora", "target_modules": ["query"], **keys})
+    found = failures(project, adapter=True)
+    assert list(found) == ([] if text is None else ["adapter"])
+    assert text is None or found["adapter"][0].startswith(text)
+
+
+def write_adapter(project: Workspace, adapter: dict[str, object]) -> None:
+    """Give ``project`` another section ``adapter``, none of the fixture's keys among it."""
+    described = yaml.safe_load(project.params.read_text())
+    project.params.write_text(yaml.safe_dump({**described, "adapter": adapter}))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "unread"),
+    [
+        ({"method": "lora", "target_modules": ["query"]}, "`lora`"),
+        ({"method": "output_linear"}, "`output_linear` without `features: columns`"),
+        ({"method": "output_linear", "features": "columns"}, None),
+        ({"method": "output_mlp", "features": "columns"}, None),
+    ],
+)
+def test_columns_that_no_adapter_reads_are_named(
+    make_project: Callable[..., Workspace], tmp_path: Path, adapter: dict[str, object], unread: str | None
+) -> None:
+    project = make_project(tmp_path / "p", **{"task.numeric_columns": ["price", "stars"]})
+    write_adapter(project, adapter)
+    found = [one for one in check(project, adapter=False, data=False).findings if one.check == "task"]
+    text = f"task.numeric_columns: price, stars are not read by adapter.method {unread}; only output_linear and "
+    assert [one.state for one in found] == (["warn"] if unread else [])
+    assert all(one.text.startswith(text) for one in found)
 
 
 def test_problem_of_params_alone_imports_no_torch(project: Workspace) -> None:

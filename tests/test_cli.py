@@ -185,6 +185,23 @@ def test_c_names_the_project(project: Workspace, monkeypatch: pytest.MonkeyPatch
     assert invoke("-C", str(project.data / "train"), "check", "--quick") == 2
 
 
+def test_commands_that_messages_suggest_name_the_project_as_it_was_typed(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.root.parent)
+    place = project.root.name
+    project.sources_lock.unlink()
+    assert invoke("-C", place, "check", "--quick") == 2
+    assert f"sources.lock: not there; run `graft -C {place} lock`" in capsys.readouterr().out
+    assert invoke("-C", place, "run") == 2
+    error = capsys.readouterr().err
+    assert f"(`graft -C {place} check` says more)" in error
+    assert f"run `graft -C {place} lock`" in error
+    monkeypatch.chdir(project.root)
+    assert invoke("check", "--quick") == 2
+    assert "not there; run `graft lock`" in capsys.readouterr().out
+
+
 def test_c_of_a_missing_folder_names_projects(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke("-C", "/nowhere/at/all", "check") == 2
     assert "-C /nowhere/at/all: no such folder; `graft projects` lists the projects" in capsys.readouterr().err
@@ -203,7 +220,7 @@ def whole(project: Workspace) -> Workspace:
 
 def test_check_prints_findings_and_json(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke("-C", str(whole.root), "check", "--quick") == 0
-    assert capsys.readouterr().out.endswith("ready: graft run\n")
+    assert capsys.readouterr().out.endswith(f"ready: `graft -C {whole.root} run`\n")
     assert invoke("-C", str(whole.root), "check", "--quick", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is True
@@ -278,7 +295,7 @@ def test_run_refuses_what_check_finds(whole: Workspace, capsys: pytest.CaptureFi
     assert invoke("-C", str(whole.root), "run") == 2
     err = capsys.readouterr().err
     assert "data/test: no part files" in err
-    assert "sources.lock: not there; run `graft lock`" in err
+    assert f"sources.lock: not there; run `graft -C {whole.root} lock`" in err
 
 
 def test_stage_by_an_unknown_name(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,7 +354,7 @@ def test_logs_follow_until_the_run_is_cancelled(
     first = [follower.stdout.readline() for _ in range(4)]
     assert first == [f"line {number}\n" for number in range(4)]
     assert invoke("-C", str(project.root), "cancel") == 0
-    assert re.search(r"cancelled; `graft run` resumes", capsys.readouterr().out)
+    assert re.search(r"cancelled; `graft -C \S+ run` resumes", capsys.readouterr().out)
     running.wait(5)
     rest = follower.stdout.read()
     assert follower.wait(10) == 0
@@ -350,7 +367,7 @@ def test_cancel_and_logs_without_a_run(project: Workspace, capsys: pytest.Captur
     assert invoke("-C", str(project.root), "logs") == 7
     err = capsys.readouterr().err
     assert "nothing to cancel: no run of this project runs" in err
-    assert "no run here yet; `graft run`" in err
+    assert f"no run here yet; `graft -C {project.root} run`" in err
 
 
 def test_logs_list_names_a_killed_run(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import yaml
 
 from graft import groups, params
 from graft.base import locked
-from graft.errors import ConfigError, DataError
+from graft.errors import ConfigError, DataError, Interrupted
 from graft.groups import Group, Outcome
 from graft.stages import render
 from graft.workspace import Workspace, read_json
@@ -80,6 +83,86 @@ def test_no_group_and_two_of_one_name_are_refused(template: Workspace) -> None:
     write_rows(template.root / "groups" / "shop de.csv", [])
     with pytest.raises(ConfigError, match=r"more than one group is called shop-de; rename"):
         groups.found(template, "groups/*", template.root)
+
+
+def test_every_name_gives_a_project_of_its_own(template: Workspace) -> None:
+    for name in ("Café", "Cafe", "東京", "大阪", "!!"):
+        write_rows(template.root / "towns" / f"{name}.jsonl", toy_rows(3, 1))
+    found = groups.found(template, "towns/*", template.root)
+    names = {one.source.stem: one.name for one in found}
+    assert names["Cafe"] == "cafe"
+    assert re.fullmatch(r"cafe-[0-9a-f]{8}", names["Café"])
+    assert all(re.fullmatch(r"group-[0-9a-f]{8}", names[name]) for name in ("東京", "大阪", "!!"))
+    assert len(set(names.values())) == 5
+    # A file system that takes names apart (macOS) gives the same project.
+    (template.root / "apart").mkdir()
+    write_rows(template.root / "apart" / f"{unicodedata.normalize('NFD', 'Café')}.jsonl", [])
+    assert groups.found(template, "apart/*", template.root)[0].name == names["Café"]
+
+
+def test_a_killed_group_fails_alone_and_a_signal_to_us_stops_all(
+    template: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from graft.cli import child
+    from graft.cli.each import run_each
+
+    def killed(place: Workspace, _module: str, _arguments: list[str], passed_on: list[int]) -> int:
+        passed_on += to_us
+        if place.name.endswith("de"):
+            raise Interrupted("the run was ended by SIGKILL; the same command resumes")
+        return 75
+
+    to_us: list[int] = []
+    monkeypatch.setattr(child, "run_module", killed)
+    assert run_each(template, "groups/*", [], template.root) == 75
+    *_, one, other, summary = capsys.readouterr().out.splitlines()
+    assert "failed (75): the run was ended by SIGKILL" in one
+    assert other.startswith("shop-en")
+    assert "failed (75)" in other
+    assert summary == "0 of 2 groups have their adapter, 2 failed"
+    to_us.append(signal.SIGINT)
+    with pytest.raises(Interrupted, match="ended by SIGKILL"):
+        run_each(template, "groups/*", [], template.root)
+    assert "shop-en" not in capsys.readouterr().out
+
+
+def test_a_base_that_is_not_locked_stops_before_the_first_group(template: Workspace) -> None:
+    from graft.cli.each import run_each
+
+    template.sources_lock.unlink()
+    with pytest.raises(ConfigError, match=r"sources.lock: not there; run `graft lock`"):
+        run_each(template, "groups/*", [], template.root)
+    assert not (template.root / "projects").exists()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_changed_pictures_behind_the_same_rows_are_imported_anew(
+    template: Workspace, picture_of: Callable[[str, int], bytes], tmp_path: Path, as_folder: bool
+) -> None:
+    described = yaml.safe_load(template.params.read_text())
+    described["task"] = {"name": "image_classification"}
+    template.params.write_text(yaml.safe_dump(described))
+    place = template.root / "groups" / "shots"
+    (tmp_path / "elsewhere").mkdir()
+    place.mkdir()
+    (place / "pictures").symlink_to(tmp_path / "elsewhere")
+    for number in range(12):
+        (place / "pictures" / f"{number}.png").write_bytes(picture_of("left", number))
+    rows = [{"image": f"pictures/{number}.png", "label": "ab"[number % 2]} for number in range(12)]
+    write_rows(place / "rows.jsonl", rows)
+    found = groups.found(template, "groups/shots" if as_folder else "groups/shots/*.jsonl", template.root)
+
+    def pictures() -> dict[str, int]:
+        (group,) = found
+        groups.prepare(template, params.load(template.params), group)
+        files = [path for path in (group.workspace.data / "files").rglob("*") if path.is_file()]
+        return {path.name: path.stat().st_mtime_ns for path in files}
+
+    before = pictures()
+    assert pictures() == before
+    (place / "pictures" / "3.png").write_bytes(picture_of("right", 99))
+    after = pictures()
+    assert len(after.keys() - before.keys()) == len(before.keys() - after.keys()) == 1
 
 
 def test_a_group_gets_params_base_and_rows(template: Workspace) -> None:

@@ -196,6 +196,10 @@ def test_command_writes_folder_and_card(train: Train, tmp_path: Path, capsys: py
     assert read_json(workspace.adapter / "identity.json")["base"]["digest"] in card
     assert "base_model_relation: finetune" in card
     assert str(tmp_path) not in card
+    code = card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(out))
+    loaded: dict[str, Any] = {}
+    exec(code, loaded)
+    assert loaded["model"](**loaded["tokenizer"]("the cat", return_tensors="pt")).logits.shape == (1, 3)
     with pytest.raises(SystemExit, match="2"):
         main(command)
     assert "is there already" in capsys.readouterr().err

@@ -15,11 +15,13 @@ from graft.errors import ConfigError, Locked
 from graft.workspace import (
     HOME_VARIABLE,
     TEMPORARY,
+    TYPED_VARIABLE,
     Workspace,
     command,
     locked,
     read_json,
     replaced,
+    suggested,
     write_json,
     write_text,
 )
@@ -203,6 +205,19 @@ def test_command_is_typed_by_its_path_where_the_environment_is_not_active(
     assert command("ui") == f"{own.relative_to('/')} ui"
     monkeypatch.setenv("PATH", f"{own.parent}:/usr/bin")
     assert command("ui") == "graft ui"
+
+
+def test_suggested_commands_name_the_project_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "x: run `graft lock`, or `graft run --force`; `graft init` makes one, graft is here"
+    assert suggested(text) == text
+    monkeypatch.setenv(TYPED_VARIABLE, "my projects/x")
+    found = suggested(text)
+    assert found == (
+        "x: run `graft -C 'my projects/x' lock`, or `graft -C 'my projects/x' run --force`; `graft init` makes one, "
+        "graft is here"
+    )
+    assert suggested(found) == found
+    assert command("ui").endswith("graft -C 'my projects/x' ui")
 
 
 def test_replaced_folder_can_be_read_by_everybody(tmp_path: Path) -> None:

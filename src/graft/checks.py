@@ -98,6 +98,8 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     base, found = _base(workspace, sections)
     findings += found
     findings += _tokenization(base, sections)
+    findings += _generation(base, sections)
+    findings += _columns(sections)
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
@@ -218,11 +220,53 @@ def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator
         yield Finding("tokenization", "ok", f"max_length_tokens: {wanted} of {limit}")
 
 
+def _generation(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Compare prompt and answer with the base's positions, which a decoder has for both together."""
+    from graft.generation import room_of_prompt
+    from graft.text_to_text import SequenceConfig
+
+    task = sections.get("task")
+    settings = getattr(task, "generation", None)
+    # A source leaves the room that its target needs.
+    if base is None or base.positions is None or settings is None or isinstance(task, SequenceConfig):
+        return
+    try:
+        room = room_of_prompt(settings, base.positions)
+    except GraftError as error:
+        yield _failed("generation", error)
+        return
+    longest = sections["tokenization"].max_length_tokens if "tokenization" in sections else 0
+    if longest > room:
+        text = (
+            f"task.generation.max_new_tokens: {settings.max_new_tokens} and a prompt of {longest} tokens "
+            f"(tokenization.max_length_tokens) are more than the base's {base.positions} positions: where text is "
+            f"generated, a prompt keeps its last {room} tokens; lower one of the two"
+        )
+        yield Finding("generation", "warn", text)
+
+
 def _reads_pictures(sections: dict[str, Any]) -> bool:
     """Say whether the task has pictures, whose size the base's image processor decides: no limit applies to them."""
     from graft import tasks
 
     return tasks.get(sections["task"].name).processor == "image"
+
+
+def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say where numeric columns are named and the adapter does not read them."""
+    from graft.adapters import OUTPUT_METHODS
+
+    columns, adapter = getattr(sections.get("task"), "numeric_columns", ()), sections.get("adapter")
+    if adapter is None or not columns:
+        return
+    fits = adapter.method in OUTPUT_METHODS
+    if not (fits and adapter.keys.get("features") == "columns"):
+        unread = f"`{adapter.method}`" + (" without `features: columns`" if fits else "")
+        text = (
+            f"task.numeric_columns: {', '.join(columns)} are not read by adapter.method {unread}; only "
+            f"{' and '.join(OUTPUT_METHODS)} with `features: columns` read them: use one, or leave the columns out"
+        )
+        yield Finding("task", "warn", text)
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:
@@ -320,7 +364,9 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     """Ask PEFT what the adapter would train, on a model without weights."""
     from graft import tasks
     from graft.adapters import peft_config, preview
+    from graft.adapters.adalora import refuse_phases
     from graft.base.quantization import refuse_method
+    from graft.training.batching import Plan
 
     task, config = tasks.get(sections["task"].name), sections["task"]
     try:
@@ -328,7 +374,11 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
         if sections["base"].quantization:
             unfreezes = "training" in sections and bool(sections["training"].unfreeze)
             refuse_method(sections["adapter"].method, unfreezes, found.is_prompt_learning)
-        state = _state(workspace, sections)
+        rows = _training_rows(workspace, sections)
+        if found.peft_type == "ADALORA" and rows and "training" in sections:
+            # Cleaning may leave fewer rows, and so fewer steps: then the training says it when it starts.
+            refuse_phases(found, Plan([0] * len(rows), sections["training"]).steps)
+        state = _state(sections, rows)
         if state is None:
             yield Finding(
                 "adapter", "warn", "keys are right; its targets were not tried, since there is no training data"
@@ -347,21 +397,41 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     except GraftError as error:
         yield from _problems("adapter", error)
         return
+    yield from _faster(sections, summary)
     yield Finding("adapter", "ok", _described(summary))
     if summary.head_input:
         yield Finding("adapter", "ok", _kept(workspace, sections, summary))
 
 
-def _state(workspace: Workspace, sections: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the task learns from the training rows that can be read; None where there are none."""
-    from graft import tasks
+def _faster(sections: dict[str, Any], summary: AdapterSummary) -> Iterator[Finding]:
+    """Refuse LoRA+ where there is nothing that it could let learn faster."""
+    from graft.training.loraplus import refuse_without_upper
+
+    if "training" in sections and sections["training"].loraplus_lr_ratio is not None:
+        try:
+            refuse_without_upper(summary.trained)
+        except GraftError as error:
+            yield _failed("training", error)
+
+
+def _training_rows(workspace: Workspace, sections: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the training rows that can be read."""
     from graft.data import Record, parts, read_part
 
     try:
         files = parts(workspace.data)["train"]
         fields = _fields(sections)
         found = (one for path in files for one in read_part(path, workspace.root, fields, sections["data"]))
-        rows = [one.row for one in found if isinstance(one, Record)]
+        return [one.row for one in found if isinstance(one, Record)]
+    except GraftError:
+        return []
+
+
+def _state(sections: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what the task learns from the training rows; None where there are none, or not what it needs."""
+    from graft import tasks
+
+    try:
         return tasks.get(sections["task"].name).learn(sections["task"], iter(rows)) if rows else None
     except GraftError:
         return None
@@ -373,17 +443,15 @@ def _described(summary: AdapterSummary) -> str:
     for name in summary.modules:
         last = name.rpartition(".")[2]
         kinds[last] = kinds.get(last, 0) + 1
-    modules = ", ".join(f"{name} ({count})" for name, count in kinds.items()) or "no module of the base"
+    modules = ", ".join(f"{name} ({count})" for name, count in kinds.items())
+    on = f", on {modules}" if modules else "" if summary.unfrozen else ", on no module of the base"
     saved = f"; in full: {', '.join(summary.saved_modules)}" if summary.saved_modules else ""
     if summary.unfrozen:
         shown = ", ".join(summary.unfrozen[:SHOWN_UNFROZEN]) + (
             ", ..." if len(summary.unfrozen) > SHOWN_UNFROZEN else ""
         )
         saved += f"; {len(summary.unfrozen)} of the base's own: {shown}"
-    return (
-        f"{summary.method} trains {summary.trainable_parameters:,} of {summary.total_parameters:,} parameters "
-        f"({summary.share:.2%}), {size:.1f} MB, on {modules}{saved}"
-    )
+    return f"{summary.method} trains {summary.counted}, {size:.1f} MB{on}{saved}"
 
 
 def _kept(workspace: Workspace, sections: dict[str, Any], summary: AdapterSummary) -> str:

@@ -311,7 +311,7 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
             return value
     if field.type == "number" and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         advice = (
-            "import the table again, since columns become numbers where the task reads them: graft import --replace"
+            "import the table again, since columns become numbers where the task reads them: `graft import --replace`"
         )
         raise RowError(_EXPECTED["number"], f"{describe(value)}; {advice}")
     raise RowError(_EXPECTED[field.type], describe(value))

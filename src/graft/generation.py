@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field as Limit
 
 from graft.config import Section
+from graft.errors import ConfigError
 from graft.padding import mask_of, padded
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ class GenerationConfig(Section):
 def described(settings: GenerationConfig) -> dict[str, str]:
     """Return how text was generated, by the names of the params, for the report; batches change no answer."""
     return {name: f"{value:g}" for name, value in settings.model_dump(exclude={"batch_rows"}).items()}
+
+
+def room_of_prompt(settings: GenerationConfig, positions: int) -> int:
+    """Return how many tokens a prompt may have where it shares ``positions`` with its answer.
+
+    Raises:
+        ConfigError: the answer alone has no room.
+    """
+    room = positions - settings.max_new_tokens
+    if room < 2:
+        raise ConfigError(
+            f"task.generation.max_new_tokens: {settings.max_new_tokens} leave a prompt no room, the base has "
+            f"{positions} positions; set fewer"
+        )
+    return room
 
 
 def generate_ids(

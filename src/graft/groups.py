@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError, DataError, shown
-from graft.identity import digest_file, digest_files, digest_json
-from graft.projects import FOLDER, NAME, derived, relative
+from graft.identity import digest_bytes, digest_json
+from graft.projects import FOLDER, derived, relative
 from graft.reading import READERS
 from graft.workspace import Workspace, read_json, write_json, write_text
 
@@ -65,12 +67,16 @@ def found(template: Workspace, pattern: str, start: Path) -> list[Group]:
 
 
 def _name(path: Path) -> str:
-    """Return a project's name for a file or folder: ``Shop DE.csv`` -> ``shop-de``."""
-    text = path.name if path.is_dir() else path.stem
-    name = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"--each: {shown(path.name)} gives no project name; it needs a letter a-z or a digit")
-    return name
+    """Return a project's name for a file or folder: ``Shop DE.csv`` -> ``shop-de``.
+
+    What such a name cannot hold (``Café.csv`` -> ``cafe-1f2e3d4c``) is told apart by a digest of the whole name.
+    """
+    text = unicodedata.normalize("NFC", path.name if path.is_dir() else path.stem)
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_]+", "-", plain.lower()).strip("-_")
+    if name and text.isascii():
+        return name
+    return f"{name or 'group'}-{digest_bytes(os.fsencode(text))[:8]}"
 
 
 def _prefix(template: Workspace) -> str:
@@ -82,8 +88,7 @@ def prepare(template: Workspace, config: Params, group: Group) -> None:
     """Make or refresh the group's project: params and base as the template's, and the rows of the group.
 
     Raises:
-        ConfigError: a project of that name is there that was not generated from this template, or the template has no
-            ``sources.lock``.
+        ConfigError: a project of that name is there that was not generated from this template.
         DataError: rows that cannot be read; the project keeps the data it had.
     """
     place, mark = group.workspace, group.workspace.root / MARK
@@ -108,8 +113,6 @@ def _called(template: Workspace) -> str:
 
 def _pinned(template: Workspace, place: Workspace) -> str:
     """Return the template's ``sources.lock`` for another folder: the same bytes of the base for every group."""
-    if not template.sources_lock.is_file():
-        raise ConfigError("sources.lock: not there; run `graft lock`")
     pinned = read_json(template.sources_lock)
     base = pinned.get("base") or {}
     if str(base.get("source", "")).startswith("."):
@@ -120,12 +123,12 @@ def _pinned(template: Workspace, place: Workspace) -> str:
 def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
     """Import the group's rows where they, or how they are read, are new, and record them in data.dvc."""
     from graft import tasks
-    from graft.importing import import_data
+    from graft.importing import digest_source, import_data
     from graft.repository import Repository
 
     fields = tasks.get(config.task.name).fields_of(config.task)
     try:
-        rows = _digest(group.source)
+        rows = digest_source(group.source, config.data, fields)
     except OSError as error:
         raise DataError(f"{group.source}: cannot be read ({error.strerror}); mend or remove it") from None
     how = {"data": config.data.model_dump(mode="json"), "fields": [[one.name, one.type] for one in fields]}
@@ -142,10 +145,6 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
     )
     Repository(place).add_data()
     write_json(mark, {**known, "rows": digest})
-
-
-def _digest(source: Path) -> Any:
-    return digest_files(source) if source.is_dir() else digest_file(source)
 
 
 # -- the table

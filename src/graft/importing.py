@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from graft.data import DataConfig, Problem, Schema
 from graft.errors import DataError, shown
+from graft.identity import digest_file, digest_files
 from graft.pictures import file_name
 from graft.reading import READERS, read_rows
 from graft.splitting import Shares, assign, by_time
@@ -101,6 +102,28 @@ def import_data(
     keys = _read_keys(table, stratify, group, time)
     places = _placed(keys, split or SHARES, seed, timed=time is not None)
     return _write(table, workspace.data, places, keys, part_rows)
+
+
+def digest_source(source: Path, data: DataConfig, fields: Sequence[Field]) -> Any:
+    """Return digests of all that an import of ``source`` would read: its files, and the pictures that rows name.
+
+    Raises:
+        DataError: there is nothing to import.
+        OSError: a file cannot be read; a picture that cannot is left to the import, which names its row.
+    """
+    files = digest_files(source) if source.is_dir() else digest_file(source)
+    if not any(one.type == "image" for one in fields):
+        return files
+    pictures: dict[str, str] = {}
+    for _, path in _files(source.resolve()):
+        schema = Schema.of(fields, data, path, path.parent)
+        for found in read_rows(path, path.parent, data.limits, schema.images):
+            values = {} if isinstance(found, Problem) else found[1]
+            for picture in (schema.pictures.file_of(values.get(column)) for column in schema.images):
+                if picture is not None and str(picture) not in pictures:
+                    with contextlib.suppress(OSError, ValueError):
+                        pictures[str(picture)] = digest_file(picture)
+    return {"files": files, "pictures": sorted(pictures.values())}
 
 
 # -- the source

@@ -64,6 +64,13 @@ class Pictures:
         opened(content, self.max_pixels)
         return content
 
+    def file_of(self, value: Any) -> Path | None:
+        """Return the file that a row's ``value`` names, whether it is there or not; None where it names none."""
+        if isinstance(value, dict):
+            value = value.get("path") if value.get("bytes") is None else None
+        named = isinstance(value, str) and not value.startswith("data:")
+        return self.folder / value if named and self.folder is not None else None
+
     @property
     def _most_bytes(self) -> int:
         return HEADER_BYTES + BYTES_PER_PIXEL * self.max_pixels

@@ -23,7 +23,7 @@ from pydantic import AfterValidator
 
 from graft.conversations import ANSWERS, Messages, roles_of, without_oldest
 from graft.errors import ConfigError, DataError
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig, generate_ids, room_of_prompt
 from graft.likelihood import IGNORED
 
 if TYPE_CHECKING:
@@ -88,12 +88,7 @@ def fitted(
     positions = getattr(inner.config, "max_position_embeddings", None)
     if positions is None:
         return [list(prompt) for prompt in prompts]
-    room = positions - settings.max_new_tokens
-    if room < 2:
-        raise ConfigError(
-            f"task.generation.max_new_tokens: {settings.max_new_tokens} leave a prompt no room, the base has "
-            f"{positions} positions; set fewer"
-        )
+    room = room_of_prompt(settings, positions)
     special = frozenset(tokenizer.all_special_ids)
     return [[prompt[place] for place in _places(prompt, room, special)] for prompt in prompts]
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -30,6 +32,9 @@ from graft.errors import ConfigError, Locked
 HOME_VARIABLE = "GRAFT_HOME"
 RESTORES_VARIABLE = "GRAFT_RESTORES"
 """Set for a stage whose starter puts its previous outputs back if it fails."""
+TYPED_VARIABLE = "GRAFT_TYPED_PROJECT"
+"""The project as the user named it with ``-C``, for the commands that messages suggest."""
+_SUGGESTED = re.compile(r"`graft (?!init|projects|-C)(?=[a-z])")
 TEMPORARY = ".new"
 """How the name of a folder or file ends that a killed process may leave behind; `graft gc` removes it."""
 SPLITS = ("train", "validation", "test")
@@ -175,8 +180,19 @@ class Workspace:
         return self.dot / "published.json"
 
 
+def suggested(text: str) -> str:
+    """Return a message with the ``-C`` that the user typed in each `` `graft ...` `` that it suggests."""
+    return _SUGGESTED.sub(lambda found: f"{found[0]}{_typed()}", text)
+
+
+def _typed() -> str:
+    project = os.environ.get(TYPED_VARIABLE)
+    return f"-C {shlex.quote(project)} " if project else ""
+
+
 def command(arguments: str) -> str:
     """Return how a user types ``graft ARGUMENTS`` here: by its path where its environment is not the active one."""
+    arguments = f"{_typed()}{arguments}"
     own = Path(sys.prefix) / "bin" / "graft"
     found = shutil.which("graft")
     if not own.exists() or (found and Path(found).resolve() == own.resolve()):

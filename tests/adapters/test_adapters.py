@@ -102,13 +102,21 @@ def test_describe_counts_what_the_shapes_give(tiny_base: Path) -> None:
     head = 3 * 32 + 3
     lora = 2 * 2 * (4 * 32 + 32 * 4)  # two layers, two modules, A and B
     assert summary.trainable_parameters == lora + head
-    assert summary.total_parameters == total + lora + head  # the untrained copy of the head stays
-    assert summary.share == pytest.approx((lora + head) / (total + lora + head))
+    assert summary.total_parameters == total + lora  # the untrained head, which stays beside it, does not count
+    assert summary.counted == f"{lora + head:,} of {total + lora:,} parameters ({(lora + head) / (total + lora):.2%})"
     assert summary.adapter_bytes == 4 * (lora + head)
     assert summary.modules == tuple(
         f"bert.encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "value")
     )
     assert summary.saved_modules == ("classifier",)
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"), [("full", "all 23,523"), ("probe", "99 of 23,523"), ("output_linear", "99 of 23,523")]
+)
+def test_head_that_is_stood_in_for_does_not_count(tiny_base: Path, method: str, trained: str) -> None:
+    model, new = load(tiny_base)
+    assert describe(attach(model, AdapterConfig(method=method), new)).counted.startswith(f"{trained} parameters")
 
 
 def test_preview_equals_describe_without_weights(tiny_base: Path) -> None:

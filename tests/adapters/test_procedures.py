@@ -122,6 +122,8 @@ def test_adalora_penalty_is_what_peft_adds_to_its_loss(inputs_of: Any) -> None:
 def test_adalora_without_a_step_for_its_budget_is_refused(inputs_of: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"adapter\.tinit: 1 steps before and 9 .* leave none of 8"):
         run(inputs_of({**ADALORA, "tfinal": 9}), tmp_path)
+    with pytest.raises(ConfigError, match=r"adapter\.total_step: 9, but training has 8 steps, .* leave it out"):
+        run(inputs_of({**ADALORA, "total_step": 9}), tmp_path)
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4"])

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from sklearn.metrics import accuracy_score, f1_score
 
-from graft import artifact, params, stages
+from graft import artifact, evaluation, params, stages
 from graft.data import DataConfig
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import format_table, score_adapter, summary
@@ -257,3 +257,12 @@ def test_a_cheap_predictor_may_lack_a_metric_and_a_model_may_not() -> None:
     assert (set(found["adapter"]), set(found["trivial"])) == ({"a", "b"}, {"a"})
     with pytest.raises(KeyError, match="'b'"):
         measure({"adapter": less}, task=task, digest="", config=Drawn(resamples=100))
+
+
+def test_tables_of_the_report_scroll_by_themselves() -> None:
+    """On a telephone a table is wider than the page; the page itself must not be."""
+    templates = Path(evaluation.__file__).parent / "templates"
+    page, style = ((templates / name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.css"))
+    assert page.count("<table") == page.count('<div class="scroll"><table') > 0
+    assert re.search(r"^\.scroll \{ overflow-x: auto;", style, re.MULTILINE)
+    assert "h1, h2, p, .chip { overflow-wrap: anywhere; }" in style

@@ -101,7 +101,9 @@ def test_graded_rows_are_listed_from_the_worst_score() -> None:
     loss = Metric(
         "loss", lambda columns: float(columns["loss"].mean()), greater_is_better=False, per_row=lambda t: t["loss"]
     )
-    found = mistakes(loss, made, ["a", "b", "c"], [{"text": "x"}, {"tags": ["O", "B-y"]}, {"label": ["z", "w"]}], [""] * 3)
+    found = mistakes(
+        loss, made, ["a", "b", "c"], [{"text": "x"}, {"tags": ["O", "B-y"]}, {"label": ["z", "w"]}], [""] * 3
+    )
     assert found is not None
     assert found.title == "The 3 rows with the worst loss, of 3"
     assert [(one.expected, one.got, one.score) for one in found.shown] == [

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from graft.checks import check
 from graft.conversations import disorder, messages_of, without_oldest
 from graft.errors import ConfigError, DataError
 from graft.generation import GenerationConfig
@@ -233,3 +234,19 @@ def test_tokenizer_without_an_end_is_refused(bos_tokenizer):
 def test_continuation_is_the_text_after_the_prompt(bos_tokenizer):
     prompt, more = bos_tokenizer("für ").input_ids, bos_tokenizer("中 x", add_special_tokens=False).input_ids
     assert continuation(bos_tokenizer, prompt, more) == "中 x"
+
+
+@pytest.mark.parametrize(("tokens", "state"), [(80, None), (81, "warn"), (127, "fail")])
+def test_check_counts_prompt_and_answer_against_the_positions(language_project, bos_llama, tokens, state):
+    task = {"name": "chat", "generation": {"max_new_tokens": tokens}}
+    project = language_project(bos_llama, lambda n: {"prompt": f"ask {n}", "completion": "yes"}, task)
+    found = {one.state: one.text for one in check(project, adapter=False).findings if one.check == "generation"}
+    assert list(found) == ([state] if state else [])
+    if state == "warn":
+        assert found["warn"] == (
+            "task.generation.max_new_tokens: 81 and a prompt of 48 tokens (tokenization.max_length_tokens) are more "
+            "than the base's 128 positions: where text is generated, a prompt keeps its last 47 tokens; lower one of "
+            "the two"
+        )
+    if state == "fail":
+        assert found["fail"].startswith("task.generation.max_new_tokens: 127 leave a prompt no room")

@@ -6,11 +6,17 @@ import torch
 from torch.nn.functional import log_softmax
 
 from graft import artifact, stages, tasks
-from graft.tasks.text_generation import TASK, Config, windows_of
+from graft.adapters import AdapterConfig, attach
+from graft.tasks import Task
+from graft.tasks.text_generation import TASK, Config, TextGeneration, windows_of
+from graft.training import TrainingConfig
+from graft.training.batching import Plan
+from graft.training.loop import Inputs, _backward
 from graft.workspace import read_json
 from tests.conftest import toy_rows
 
 CONFIG = Config(generation={"max_new_tokens": 5})
+LORA = AdapterConfig(r=4, init_lora_weights=False, target_modules="all-linear")
 TEXTS = [{"text": "a small cat"}, {"text": "Grüße, 中文 und mehr, was lang ist"}]
 
 
@@ -64,6 +70,43 @@ def test_windows_of_a_row_are_summed_in_any_number_of_passes(model, bos_tokenize
     assert together[:, 1].tolist() == [len(row["text"].encode()) + 1 for row in TEXTS]
     loss, items = TASK.loss(CONFIG, model, batch)
     assert (loss.item(), items) == (pytest.approx(together[:, 0].sum().item()), together[:, 1].sum())
+
+
+@pytest.mark.parametrize("micro_batch_rows", [None, 1])
+def test_step_of_long_texts_takes_no_more_windows_at_once_than_rows(bos_llama, bos_tokenizer, micro_batch_rows):
+    rows = encoded(bos_tokenizer, 8)
+    assert len(rows[1]["windows"]) > 2
+
+    def trained(cut):
+        torch.manual_seed(7)
+        wrapped = attach(TASK.load_model(str(bos_llama), CONFIG, {})[0].eval(), LORA, [])
+        config = TrainingConfig(batch_rows=2, micro_batch_rows=micro_batch_rows, device="cpu")
+        task = TASK if cut else TextGeneration()
+        if not cut:
+            task.pieces = lambda batch, most: Task.pieces(task, batch, most)
+        lines = []
+        wrapped.get_base_model().register_forward_pre_hook(
+            lambda _, __, named: lines.append(len(named["input_ids"])), with_kwargs=True
+        )
+        inputs = Inputs(wrapped, task, CONFIG, {}, rows, rows, 0, config, "cpu")
+        found = _backward(inputs, Plan([row["length"] for row in rows], config), 1)
+        gradients = [one.grad for one in wrapped.parameters() if one.grad is not None]
+        return found, gradients, max(lines)
+
+    (loss, items), gradients, most = trained(cut=True)
+    (whole_loss, whole_items), whole, together = trained(cut=False)
+    assert (most, items) == (micro_batch_rows or 2, whole_items)
+    assert together > 2
+    assert loss == pytest.approx(whole_loss, rel=1e-6)
+    assert any(one.any() for one in gradients)
+    for one, other in zip(gradients, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_texts_of_one_window_stay_together(bos_tokenizer):
+    batch = TASK.collate(encoded(bos_tokenizer, 100), 0)
+    (piece,) = TASK.pieces(batch, 2)
+    assert all(piece[name].equal(batch[name]) for name in batch)
 
 
 def test_padding_with_the_end_token_changes_nothing(model, bos_tokenizer):

@@ -72,3 +72,17 @@ def test_the_terminal_shows_the_stage_and_its_line(task_log: logging.Logger) -> 
 def test_the_filter_is_installed_once(task_log: logging.Logger) -> None:
     logs.shorten_known_errors()
     assert len([one for one in task_log.filters if isinstance(one, logs.KnownErrors)]) == 1
+
+
+def test_the_terminal_suggests_commands_with_the_project_that_was_named(
+    task_log: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines.launch import said
+
+    monkeypatch.setenv("GRAFT_TYPED_PROJECT", "projects/x")
+    stream = io.StringIO()
+    with logs.terminal(stream):
+        task_log.warning("MLflow: away; `graft sync` adds what is missing")
+    assert stream.getvalue() == "MLflow: away; `graft -C projects/x sync` adds what is missing\n"
+    assert said("error: run `graft lock`", 2) == 2
+    assert capsys.readouterr().err == "error: run `graft -C projects/x lock`\n"

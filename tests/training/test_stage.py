@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from graft import params, stages
 from graft.artifact import planned_identity, verified
@@ -169,3 +170,15 @@ def test_kill_9_and_rerun_gives_the_same_adapter(make_tokenized: Make, tmp_path:
     assert digest_folder(killed.adapter) == digest_folder(whole.adapter)
     steps = [line["step"] for line in lines(killed.training / "metrics.jsonl") if "loss" in line]
     assert steps == list(range(1, 17))
+
+
+def test_a_training_says_at_its_start_what_it_trains(
+    make_tokenized: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, said in (("full", "full, all 23,523 parameters, float32 base, cpu"), ("lora", "lora on 4 modules, ")):
+        keys = {"method": method, **({"target_modules": ["query", "value"]} if method == "lora" else {})}
+        workspace = make_tokenized(tmp_path / method, adapter=None, training={"max_steps": 1})
+        described = yaml.safe_load(workspace.params.read_text())
+        workspace.params.write_text(yaml.safe_dump({**described, "adapter": keys}))
+        stages.run("train", workspace)
+        assert f"train: {said}" in capsys.readouterr().out

@@ -7,7 +7,7 @@ targets are checked here first and refused with their dotted path.
 """
 
 from graft.adapters.attachment import AdapterSummary, attach, columns_of, describe, preview, wrap
-from graft.adapters.heads import HEAD_METHODS, head_of, trained_modules
+from graft.adapters.heads import HEAD_METHODS, OUTPUT_METHODS, head_of, trained_modules
 from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.section import AdapterConfig
@@ -16,6 +16,7 @@ from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
 __all__ = [
     "HEAD_METHODS",
+    "OUTPUT_METHODS",
     "AdapterConfig",
     "AdapterSummary",
     "Key",

@@ -41,15 +41,11 @@ class AdaLora(Procedure):
         """Set ``total_step``.
 
         Raises:
-            ConfigError: the phases leave no step in which the budget moves.
+            ConfigError: as :func:`refuse_phases`.
         """
+        refuse_phases(self.config, steps)
         if self.config.total_step == OPEN_STEPS:
             self.config.total_step = steps
-        if self.config.tinit >= self.config.total_step - self.config.tfinal:
-            raise ConfigError(
-                f"adapter.tinit: {self.config.tinit} steps before and {self.config.tfinal} (adapter.tfinal) after the "
-                f"budget moves leave none of {self.config.total_step}; lower them, or train for more steps"
-            )
 
     def penalty(self) -> torch.Tensor | None:
         """Return the mean distance of A and B from orthogonality, times ``orth_reg_weight`` (equation 4)."""
@@ -105,6 +101,25 @@ class AdaLora(Procedure):
         }
         self.config.rank_pattern = kept
         shrink(inner, kept, "default")
+
+
+def refuse_phases(config: Any, steps: int) -> None:
+    """Refuse phases that a training of so many ``steps`` does not have.
+
+    Raises:
+        ConfigError: no step is left in which the budget moves, or training ends before ``total_step``.
+    """
+    planned = steps if config.total_step == OPEN_STEPS else config.total_step
+    if planned > steps:
+        raise ConfigError(
+            f"adapter.total_step: {planned}, but training has {steps} steps, so the ranks would not come down to "
+            f"adapter.target_r; leave it out, or train for more steps"
+        )
+    if config.tinit >= planned - config.tfinal:
+        raise ConfigError(
+            f"adapter.tinit: {config.tinit} steps before and {config.tfinal} (adapter.tfinal) after the "
+            f"budget moves leave none of {planned}; lower them, or train for more steps"
+        )
 
 
 def take_over(model: PeftModel) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
 
-SHOWN_NAMES = 20
+SHOWN_NAMES = 5
 EVERYTHING = (".*",)
 
 
@@ -108,7 +108,7 @@ def _base_parameters(wrapped: PeftModel, new_modules: Sequence[str]) -> dict[str
         for parameter in part.original_module.parameters()
     }
     # The input embeddings may be tied to a head that is trained as a copy: they are still the base's own.
-    reached = {id(one) for one in _outside_copies(wrapped)}
+    reached = {id(one) for one in outside_copies(wrapped)}
     return {
         name: parameter
         for name, parameter in wrapped.names_in_base.items()
@@ -118,7 +118,7 @@ def _base_parameters(wrapped: PeftModel, new_modules: Sequence[str]) -> dict[str
     }
 
 
-def _outside_copies(module: nn.Module) -> Iterator[nn.Parameter]:
+def outside_copies(module: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters of ``module`` without those of modules that are trained as copies."""
     from peft.utils.other import ModulesToSaveWrapper
 
@@ -126,7 +126,7 @@ def _outside_copies(module: nn.Module) -> Iterator[nn.Parameter]:
         return
     yield from module.parameters(recurse=False)
     for part in module.children():
-        yield from _outside_copies(part)
+        yield from outside_copies(part)
 
 
 def _matched(pattern: str, number: int, base: Mapping[str, Any]) -> list[str]:
@@ -144,7 +144,7 @@ def _matched(pattern: str, number: int, base: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(names: Mapping[str, Any]) -> str:
-    """Return the names with layer numbers left open, the first of them."""
-    kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in names))
+    """Return the names with layer numbers left open, the first of them, those of layers before others."""
+    kinds = sorted(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in names), key=lambda one: ".N." not in one)
     more = f" and {len(kinds) - SHOWN_NAMES} more kinds" if len(kinds) > SHOWN_NAMES else ""
     return ", ".join(kinds[:SHOWN_NAMES]) + more

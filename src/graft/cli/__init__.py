@@ -21,6 +21,7 @@ GROUPS = ("project", "running", "state", "review", "use", "care")
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run ``graft`` and exit with its code."""
     from graft.cli.app import app
+    from graft.workspace import suggested
 
     # Deprecations inside a library are for its authors, not for people at a command line.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\.")
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         app(arguments, prog_name="graft")
     except GraftError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {suggested(str(error))}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     sys.exit(0)
 

@@ -99,13 +99,18 @@ def options(
     ] = False,
 ) -> None:
     """Take the options that stand before the command."""
+    import os
+
     from graft.errors import ConfigError
+    from graft.workspace import TYPED_VARIABLE
 
     _project.clear()
+    os.environ.pop(TYPED_VARIABLE, None)
     if project is not None:
         if not project.is_dir():
             raise ConfigError(f"-C {project}: no such folder; `graft projects` lists the projects")
         _project.append(project.resolve())
+        os.environ[TYPED_VARIABLE] = str(project)
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -60,7 +60,7 @@ def doctor(as_json: JSON = False) -> None:
     for one in housekeeping.doctor(workspace()):
         found.append(one)
         if not as_json:
-            print(f"{printing.mark(one.state)}  {one.check:10} {one.text}", flush=True)
+            printing.finding(one.state, f"{one.check:10}", one.text)
     if as_json:
         printing.as_json(
             {"passed": all(one.state != "fail" for one in found), "findings": [asdict(one) for one in found]}
@@ -87,6 +87,7 @@ def gc(
     """Remove old checkpoints, intermediates, logs, refs of unpublished runs, and what killed runs left behind."""
     from graft import housekeeping
     from graft.cli import printing
+    from graft.workspace import suggested
 
     place = workspace()
     items = housekeeping.waste(place, older_than_days=older_than)
@@ -105,4 +106,5 @@ def gc(
         ]
         printing.table(["kind", "name", "size", "age"], cells)
     verb = "removed" if yes else "would remove"
-    print(f"{verb} {len(items)} things, {printing.size(total)}{'' if yes or not items else '; graft gc --yes does it'}")
+    hint = "" if yes or not items else suggested("; `graft gc --yes` does it")
+    print(f"{verb} {len(items)} things, {printing.size(total)}{hint}")

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from graft.errors import Interrupted
 from graft.workspace import Workspace
@@ -20,8 +19,10 @@ from graft.workspace import Workspace
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_module(workspace: Workspace, module: str, arguments: Sequence[str]) -> int:
+def run_module(workspace: Workspace, module: str, arguments: Sequence[str], passed_on: list[int] | None = None) -> int:
     """Run ``python -m module`` with the code of the project's clone; return its exit code.
+
+    ``passed_on`` gets the signals that came here meanwhile: without any, what ended the process came from elsewhere.
 
     Raises:
         Interrupted: the process was killed.
@@ -29,7 +30,14 @@ def run_module(workspace: Workspace, module: str, arguments: Sequence[str]) -> i
     command = [*_python(workspace.repository), "-m", module, *arguments]
     environment = {**os.environ, "GRAFT_PYTHON": os.environ.get("GRAFT_PYTHON", sys.executable)}
     process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
-    before = {number: signal.signal(number, lambda *received: _pass_on(process, received)) for number in FORWARDED}
+
+    def pass_on(number: int, _: object) -> None:
+        if passed_on is not None:
+            passed_on.append(number)
+        if process.poll() is None:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in FORWARDED}
     try:
         code = process.wait()
     finally:
@@ -39,11 +47,6 @@ def run_module(workspace: Workspace, module: str, arguments: Sequence[str]) -> i
         name = signal.Signals(-code).name
         raise Interrupted(f"the run was ended by {name}; the same command resumes")
     return code
-
-
-def _pass_on(process: subprocess.Popen[Any], received: Sequence[Any]) -> None:
-    if process.poll() is None:
-        process.send_signal(received[0])
 
 
 def _python(repository: Path) -> list[str]:

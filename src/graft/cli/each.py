@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 def run_each(template: Workspace, pattern: str, flags: Sequence[str], start: Path) -> int:
     """Run the chain of every group; return the exit code.
 
-    A group that fails does not stop the others. ``flags`` go to each flow.
+    A group that fails, or is killed, does not stop the others. ``flags`` go to each flow.
 
     Raises:
-        ConfigError: the project's params are wrong, or the pattern matches nothing.
-        Interrupted: a run was interrupted; the same command goes on with the groups that are left.
+        ConfigError: the project's params are wrong, its base is not locked, or the pattern matches nothing.
+        Interrupted: this process was told to stop; the same command goes on with the groups that are left.
     """
-    from graft import groups, params, tasks
+    from graft import base, groups, params, tasks
     from graft.cli import printing
 
     config = params.load(template.params)
+    base.locked(template, config.base)
     found = groups.found(template, pattern, start)
     outcomes = []
     for number, group in enumerate(found, start=1):
-        printing.heading(f"group {group.name} ({number} of {len(found)}): {group.workspace.name}")
+        printing.heading(
+            f"group {group.name} ({number} of {len(found)}): {group.source.name} in {group.workspace.name}"
+        )
         outcomes.append(_run(template, config, group, flags))
     print()
     printing.table(*groups.table(outcomes, tasks.get(config.task.name).headline))
@@ -44,21 +47,22 @@ def _run(template: Workspace, config: Params, group: Group, flags: Sequence[str]
     from graft.cli.child import run_module
     from graft.cli.current import current
     from graft.cli.running import refuse_problems
+    from graft.workspace import suggested
 
-    place = group.workspace
+    place, passed_on = group.workspace, list[int]()
     try:
         groups.prepare(template, config, group)
         if not flags and current(place) is not None:
             print("nothing to do: data, parameters, code and base are those of its version")
             return groups.outcome(group, config, new=False)
         refuse_problems(place)
-        code = run_module(place, "pipelines.finetune", ["--project", str(place.root), *flags])
-    except Interrupted:
-        raise
+        code = run_module(place, "pipelines.finetune", ["--project", str(place.root), *flags], passed_on)
     except GraftError as error:
-        print(f"error: {error}", flush=True)
+        if passed_on:
+            raise
+        print(f"error: {suggested(str(error))}", flush=True)
         return groups.failed(group, str(error), error.exit_code)
-    if code in (Interrupted.exit_code, 130):
+    if passed_on:
         raise Interrupted(f"group {group.name}: interrupted; the same command goes on from here")
     if code:
         return groups.failed(group, _error_of(place), code)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from graft.workspace import suggested
+
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red", "note": "cyan"}
 
 
@@ -31,6 +33,11 @@ def styled(text: str, style: str) -> str:
 def mark(state: str) -> str:
     """Return ``ok``, ``warn``, ``fail`` or ``note`` in its colour, four wide."""
     return styled(f"{state:4}", MARKS.get(state, ""))
+
+
+def finding(state: str, name: str, text: str) -> None:
+    """Print what a check found; ``name`` is padded as the caller's table asks."""
+    print(f"{mark(state)}  {name} {suggested(text)}", flush=True)
 
 
 def heading(text: str) -> None:

@@ -245,15 +245,17 @@ def check(
     """Check params, data columns, base, adapter and registry before anything runs; all problems at once."""
     from graft import checks
     from graft.cli import printing
+    from graft.workspace import suggested
 
     report = checks.check(workspace(), adapter=not quick)
     if as_json:
         printing.as_json(report.as_json())
     else:
         for one in report.findings:
-            print(f"{printing.mark(one.state)}  {one.check:13} {one.text}")
+            printing.finding(one.state, f"{one.check:13}", one.text)
         failures = len(report.failures)
-        print(f"{failures} problem{'s' if failures > 1 else ''} to mend" if failures else "ready: graft run")
+        problems = f"{failures} problem{'s' if failures > 1 else ''} to mend"
+        print(problems if failures else suggested("ready: `graft run`"))
     raise typer.Exit(report.exit_code)
 
 

@@ -53,14 +53,15 @@ def promote(
 def _show(decision: Decision, as_json: bool) -> None:
     from graft.cli import printing
     from graft.errors import GateRefused
+    from graft.workspace import suggested
 
     if as_json:
         printing.as_json(decision.as_json())
     else:
         print(f"{decision.name} version {decision.candidate}: {decision.verdict}")
-        print(decision.reason)
+        print(suggested(decision.reason))
         for note in decision.notes:
-            print(f"note: {note}")
+            print(suggested(f"note: {note}"))
         print(f"champion: {_said(decision.before)} -> {_said(decision.after)}" if decision.moved else _stays(decision))
     if decision.refused:
         raise typer.Exit(GateRefused.exit_code)
@@ -116,6 +117,7 @@ def history(
     from graft.cli import printing
     from graft.tracking import journal
     from graft.tracking.server import connect, reported
+    from graft.workspace import suggested
 
     place = workspace()
     config = params.load(place.params)
@@ -126,7 +128,7 @@ def history(
         printing.as_json([dataclasses.asdict(one) for one in entries])
         return
     if not entries:
-        print(f"{config.registration.name}: no decision yet; `graft promote` takes one")
+        print(suggested(f"{config.registration.name}: no decision yet; `graft promote` takes one"))
         return
     rows = []
     for one in entries:

@@ -121,7 +121,7 @@ def refuse_problems(place: Workspace) -> None:
     report = checks.check(place, adapter=False, data=place.data.is_dir() or not place.data_dvc.is_file())
     for one in report.findings:
         if one.state == "warn":
-            print(f"{printing.mark('warn')}  {one.check}: {one.text}", flush=True)
+            printing.finding("warn", f"{one.check}:", one.text)
     report.refuse_failures()
 
 
@@ -222,7 +222,7 @@ def cancel(
     from graft import runs
     from graft.errors import ResourceMissing
     from graft.runs import Run
-    from graft.workspace import read_json
+    from graft.workspace import read_json, suggested
 
     place = workspace()
     found = [one for one in runs.running(place) if run in (None, one.folder.name)]
@@ -235,7 +235,7 @@ def cancel(
     while time.monotonic() < deadline:
         now = Run(found[0].folder, read_json(found[0].folder / "run.json"))
         if now.state != "running":
-            print(f"{now.folder.name}: {now.state}; `graft run` resumes")
+            print(suggested(f"{now.folder.name}: {now.state}; `graft run` resumes"))
             return
         time.sleep(FOLLOW_SECONDS / 2)
     raise ResourceMissing(

@@ -30,6 +30,7 @@ def status(
 ) -> None:
     """Say what is out of date and which file or parameter made it so, what is published, and what runs."""
     from graft.cli import printing
+    from graft.workspace import suggested
 
     place = workspace()
     state = _state(place)
@@ -39,7 +40,7 @@ def status(
         printing.as_json(state)
         return
     for line in _status_lines(state):
-        print(line)
+        print(suggested(line))
 
 
 def _state(place: Workspace) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _status_lines(state: dict[str, Any]) -> Iterator[str]:
 
     changed = state["data"]
     mark = printing.styled("changed", "yellow") if changed else printing.styled("up to date", "green")
-    yield f"{'data':9} {mark}{': graft run --add-data takes it' if changed else ''}"
+    yield f"{'data':9} {mark}{': `graft run --add-data` takes it' if changed else ''}"
     yield from (f"{'':9}   {one}" for one in changed)
     first = None
     for name, found in state["stages"].items():

@@ -143,7 +143,7 @@ def _packed(place: Workspace) -> Path:
         if folder.is_dir():
             return folder
     raise ResourceMissing(
-        f"{place.name}: no adapter here yet; graft run makes one, or name one by --model or --adapter"
+        f"{place.name}: no adapter here yet; `graft run` makes one, or name one by --model or --adapter"
     )
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from graft import tasks
+
 if TYPE_CHECKING:
     from graft.merging import Merged
 
@@ -27,6 +29,8 @@ def card(merged: Merged, identity: Mapping[str, Any], adapter: str, version: str
         "proof": f"plain transformers gives the logits of base and adapter on {merged.rows} probe rows within "
         f"{merged.difference:.1e} (allowed {merged.allowed:.1e}; largest logit {merged.largest:.3g})",
     }
+    reads_pictures = tasks.get(task).processor == "image"
+    processor, variable = ("AutoImageProcessor", "processor") if reads_pictures else ("AutoTokenizer", "tokenizer")
     settings = json.dumps(identity["task"]["config"], ensure_ascii=False, sort_keys=True)
     lines = [
         "---",
@@ -46,8 +50,9 @@ def card(merged: Merged, identity: Mapping[str, Any], adapter: str, version: str
         + (f" (cleaning: {', '.join(identity['clean'])})." if identity["clean"] else "."),
         "",
         "```python",
-        f"from transformers import {merged.architecture}",
+        f"from transformers import {processor}, {merged.architecture}",
         "",
+        f'{variable} = {processor}.from_pretrained("FOLDER")',
         f'model = {merged.architecture}.from_pretrained("FOLDER")',
         "```",
         "",

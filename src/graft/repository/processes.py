@@ -45,17 +45,23 @@ class Transcript:
     error: list[str] = field(default_factory=list)
     """The lines from the last ``error:`` on: the stage's message, the last thing that it prints."""
     last: str = ""
+    held: list[str] = field(default_factory=list)
+    """The same lines as they were printed: the error that is raised says them, so they are not said before."""
 
-    def take(self, line: str) -> None:
-        """Note one line."""
+    def take(self, line: str) -> Iterator[str]:
+        """Note one line; yield those that can be said."""
         for pattern, outcome in OUTCOMES:
             if pattern.match(line):
                 self.outcome = outcome
+        self.last = line if line.strip() else self.last
         if line.startswith("error: "):
-            self.error = [line.removeprefix("error: ")]
+            yield from self.held
+            self.error, self.held = [line.removeprefix("error: ")], [line]
         elif self.error and len(self.error) < KEPT_LINES:
             self.error.append(line)
-        self.last = line if line.strip() else self.last
+            self.held.append(line)
+        elif not NOISE.match(line):
+            yield line
 
 
 def run_stage(
@@ -73,9 +79,8 @@ def run_stage(
     child = _start(repository, [stage, *flags], environment)
     try:
         for line in _lines(child):
-            transcript.take(line)
-            if not NOISE.match(line):
-                on_line(line)
+            for said in transcript.take(line):
+                on_line(said)
         code = child.wait()
     except BaseException:
         end(child)
@@ -86,6 +91,8 @@ def run_stage(
     if code != 0:
         _restore(repository, stage)
         raise error_of(stage, code, transcript)
+    for said in transcript.held:
+        on_line(said)
     return StageResult(transcript.outcome, time.monotonic() - started)
 
 

@@ -158,6 +158,14 @@ class Task(abc.ABC):
     def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
         """Return padded tensors: ``input_ids``, ``attention_mask`` int64 [B, T] and the targets."""
 
+    def pieces(self, batch: Mapping[str, torch.Tensor], most: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Yield the batch in pieces whose losses add up to its own, each of ``most`` lines at most.
+
+        A batch of rows that are one line each is one piece already; a task that cuts rows into windows overrides this,
+        so that a long row takes no more memory than ``most`` short ones.
+        """
+        yield batch
+
     @abc.abstractmethod
     def loss(self, config: Any, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """Return the *sum* of the losses and how many items it sums over (the loop divides by the step's total)."""

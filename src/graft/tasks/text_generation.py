@@ -147,6 +147,10 @@ class TextGeneration(Task):
             "window_row": torch.tensor(owners, dtype=torch.int64),
         }
 
+    def pieces(self, batch: Mapping[str, torch.Tensor], most: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        for start in range(0, len(batch["window_row"]), most):
+            yield {name: value[start : start + most] for name, value in batch.items()}
+
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         return total_likelihood(model, batch)
 
@@ -155,8 +159,7 @@ class TextGeneration(Task):
 
         owners = batch["window_row"]
         found = owners.new_zeros((int(owners.max()) + 1, 2), dtype=torch.float32)
-        for start in range(0, len(owners), WINDOWS_TOGETHER):
-            piece = {name: value[start : start + WINDOWS_TOGETHER] for name, value in batch.items()}
+        for piece in self.pieces(batch, WINDOWS_TOGETHER):
             part = row_likelihoods(model, piece)
             found[: len(part)] += part
         return found

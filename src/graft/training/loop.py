@@ -1,8 +1,8 @@
 """The one training loop, top to bottom.
 
 A step's gradient is that of the *sum* of its losses over all micro-batches, divided once by the number of items that
-the step sums over: how a step is cut into micro-batches changes nothing but rounding, also where rows have unequally
-many items (tokens). The step's loss in the record is that same quotient.
+the step sums over: how a step is cut into micro-batches, and long rows into windows, changes nothing but rounding, also
+where rows have unequally many items (tokens). The step's loss in the record is that same quotient.
 
 Gradients exist for what is trained alone: the base has ``requires_grad`` off but for the parts that
 ``training.unfreeze`` names, so nothing runs backward below the lowest trained layer.
@@ -169,12 +169,14 @@ def adamw(weights: Weights, config: TrainingConfig, own: frozenset[str] = frozen
 def _backward(inputs: Inputs, plan: Plan, step: int) -> tuple[float, int]:
     """Accumulate the gradient of the summed loss; return the loss per item and the number of items."""
     total, items = 0.0, 0
+    most = inputs.config.micro_batch_rows or inputs.config.batch_rows
     for rows in plan.micro_batches(step):
         batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id)
-        batch = {name: value.to(inputs.device) for name, value in batch.items()}
-        loss, count = inputs.task.loss(inputs.task_config, inputs.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total, items = total + float(loss.detach()), items + count
+        for piece in inputs.task.pieces(batch, most):
+            here = {name: value.to(inputs.device) for name, value in piece.items()}
+            loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total, items = total + float(loss.detach()), items + count
     return total / items, items
 
 

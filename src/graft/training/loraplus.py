@@ -6,7 +6,7 @@ same way, so that schedules, checkpoints and everything else stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     import torch
 
 UPPER = "lora_B"
+
+
+def refuse_without_upper(trained: Iterable[str]) -> None:
+    """Refuse LoRA+ for an adapter without B matrices; ``trained`` are the names of all trained weights.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not any(UPPER in name for name in trained):
+        raise ConfigError("training.loraplus_lr_ratio: the adapter has no `lora_B` to learn faster; leave it out")
 
 
 def split_groups(
@@ -31,9 +41,8 @@ def split_groups(
     Raises:
         ConfigError: the adapter has no B matrices.
     """
+    refuse_without_upper(weights)
     faster = {id(value) for name, value in weights.items() if UPPER in name}
-    if not faster:
-        raise ConfigError("training.loraplus_lr_ratio: the adapter has no `lora_B` to learn faster; leave it out")
     faster |= {id(value) for name, value in weights.items() if value.ndim == 1 and name not in own}
     for group in list(optimizer.param_groups):
         moved = [value for value in group["params"] if id(value) in faster]

@@ -25,7 +25,8 @@ class TrainingConfig(Section):
     """Rows per step."""
 
     micro_batch_rows: int | None = Limit(default=None, ge=1)
-    """Rows per forward pass where memory does not hold a whole step's; the step's gradient stays the same."""
+    """Rows per forward pass where memory does not hold a whole step's (of a long text: windows); the step's gradient
+    stays the same."""
 
     learning_rate: float = Limit(default=1e-3, gt=0)
     """The peak learning rate of AdamW."""

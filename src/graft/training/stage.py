@@ -97,11 +97,8 @@ def _inputs(
         device
     )
     summary = describe(wrapped)
-    print(
-        f"train: {summary.method} on {len(summary.modules)} modules, {summary.trainable_parameters:,} of "
-        f"{summary.total_parameters:,} parameters ({summary.share:.2%}), {_type_of(base)} base, {device}",
-        flush=True,
-    )
+    on = f" on {len(summary.modules)} modules" if summary.modules else ""
+    print(f"train: {summary.method}{on}, {summary.counted}, {_type_of(base)} base, {device}", flush=True)
     return Inputs(
         model=wrapped,
         task=one,
