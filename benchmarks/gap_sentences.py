@@ -1,9 +1,10 @@
-"""Rows that teach an encoder-decoder its language before it sees a summary: a passage, and the sentence that tells most of it.
+"""Rows that teach an encoder-decoder its language before it sees a summary: a passage and its most telling sentence.
 
-After the gap-sentence objective of PEGASUS (Zhang et al. 2020, section 3.1): of each passage, the sentence with the most
-words in common with the others (F1) is the target. Half of the passages keep it, which teaches to find and copy; the
-other half lose it. Reads the texts of JSONL files (``text``, ``completion``, ``context``, ``chosen``, ``rejected``),
-each text once, and writes ``train.jsonl`` and ``validation.jsonl`` and ``test.jsonl`` with ``source`` and ``target``.
+After the gap-sentence objective of PEGASUS (Zhang et al. 2020, section 3.1): of each passage, the sentence with the
+most words in common with the others (F1) is the target. Half of the passages keep it, which teaches to find and copy;
+the other half lose it. Reads the texts of JSONL files (``text``, ``completion``, ``context``, ``chosen``,
+``rejected``), each text once, and writes ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` with ``source`` and
+``target``.
 
     .venv/bin/python benchmarks/gap_sentences.py OUT FILE...
 """

@@ -56,11 +56,18 @@ def filled(value: Any, places: dict[str, str]) -> Any:
     return value
 
 
-def gathered(files: str | dict[str, str | list[str]], folder: Path, where: dict[str, list[Any]]) -> Path:
-    """Return the source to import: a folder as it is, or one made of the file or the files of each split.
+def gathered(case: dict[str, Any], folder: Path) -> Path:
+    """Return what to import: a folder as it is, or one made of the file or files of each split, or by a script.
 
     ``where`` keeps the rows of a folder's JSONL files that have one of the given values in each column.
     """
+    if "script" in case:
+        script, *arguments = case["script"]
+        command = [sys.executable, str(CASES.with_name(script)), str(folder), *arguments]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        return folder
+    files: str | dict[str, str | list[str]] = case["files"]
+    where: dict[str, list[Any]] = case.get("where", {})
     if isinstance(files, str) and not where:
         return Path(files)
     if isinstance(files, str):
@@ -89,14 +96,7 @@ def prepared(name: str, case: dict[str, Any], replace: bool) -> Path:
         params = project / "params.yaml"
         params.write_text(checked(params.read_text(encoding="utf-8"), case.get("set", {})), encoding="utf-8")
         with tempfile.TemporaryDirectory() as temporary:
-            if "script" in case:
-                source = Path(temporary)
-                script, *files = case["script"]
-                subprocess.run(
-                    [sys.executable, str(CASES.with_name(script)), str(source), *files], check=True, stdout=sys.stderr
-                )
-            else:
-                source = gathered(case["files"], Path(temporary), case.get("where", {}))
+            source = gathered(case, Path(temporary))
             graft(project, "import", str(source), *map(str, case.get("import", [])))
         for command in case.get("before", []):
             graft(None, *command)
