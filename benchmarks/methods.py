@@ -33,8 +33,10 @@ ATTENTION = ["query", "key", "value"]
 PROMPT = {"num_virtual_tokens": 16}
 KEYS: dict[str, dict[str, Any]] = {
     "adalora": {"init_r": 12, "target_r": 8},
+    "adaption_prompt": {"adapter_len": 10, "adapter_layers": 2, "target_modules": None},
     "bottleneck": {"architecture": "pfeiffer", "reduction_factor": 16},
     "c3a": {"block_size": 96},
+    "cartridge": PROMPT,
     "ia3": {"target_modules": ["key", "value"], "feedforward_modules": []},
     "ln_tuning": {"target_modules": ["LayerNorm"]},
     "lora": {"r": 8, "lora_alpha": 16},

@@ -126,6 +126,26 @@ def test_a_killed_group_fails_alone_and_a_signal_to_us_stops_all(
     assert "shop-en" not in capsys.readouterr().out
 
 
+def test_commands_that_a_group_s_error_suggests_name_its_project(
+    template: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from graft.cli import child
+    from graft.cli.each import run_each
+    from graft.workspace import TYPED_VARIABLE
+
+    def fails(_place: Workspace, *_rest: object) -> int:
+        raise ConfigError("not ready; run `graft check`")
+
+    monkeypatch.setattr(child, "run_module", fails)
+    monkeypatch.setenv(TYPED_VARIABLE, "projects/template")
+    run_each(template, "groups/*", [], template.root)
+    said = capsys.readouterr().out
+    for group in groups.found(template, "groups/*", template.root):
+        assert f"error: not ready; run `graft -C {os.path.relpath(group.workspace.root)} check`" in said
+    assert "projects/template" not in said
+    assert os.environ[TYPED_VARIABLE] == "projects/template"
+
+
 def test_a_base_that_is_not_locked_stops_before_the_first_group(template: Workspace) -> None:
     from graft.cli.each import run_each
 
@@ -163,6 +183,15 @@ def test_changed_pictures_behind_the_same_rows_are_imported_anew(
     (place / "pictures" / "3.png").write_bytes(picture_of("right", 99))
     after = pictures()
     assert len(after.keys() - before.keys()) == len(before.keys() - after.keys()) == 1
+    # Two pictures that change places leave the same contents behind other rows.
+    (group,) = found
+    parts = [path.read_text() for path in sorted(group.workspace.data.rglob("*.jsonl"))]
+    one, other = place / "pictures" / "4.png", place / "pictures" / "5.png"
+    contents = one.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+    assert pictures().keys() == after.keys()
+    assert [path.read_text() for path in sorted(group.workspace.data.rglob("*.jsonl"))] != parts
 
 
 def test_a_group_gets_params_base_and_rows(template: Workspace) -> None:

@@ -114,16 +114,18 @@ def digest_source(source: Path, data: DataConfig, fields: Sequence[Field]) -> An
     files = digest_files(source) if source.is_dir() else digest_file(source)
     if not any(one.type == "image" for one in fields):
         return files
-    pictures: dict[str, str] = {}
+    pictures: dict[str, str | None] = {}
     for _, path in _files(source.resolve()):
         schema = Schema.of(fields, data, path, path.parent)
         for found in read_rows(path, path.parent, data.limits, schema.images):
             values = {} if isinstance(found, Problem) else found[1]
-            for picture in (schema.pictures.file_of(values.get(column)) for column in schema.images):
-                if picture is not None and str(picture) not in pictures:
+            for value in (values.get(column) for column in schema.images):
+                picture = schema.pictures.file_of(value)
+                if picture is not None and (name := f"{path.name}: {value}") not in pictures:
+                    pictures[name] = None
                     with contextlib.suppress(OSError, ValueError):
-                        pictures[str(picture)] = digest_file(picture)
-    return {"files": files, "pictures": sorted(pictures.values())}
+                        pictures[name] = digest_file(picture)
+    return {"files": files, "pictures": pictures}
 
 
 # -- the source

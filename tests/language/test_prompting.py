@@ -250,3 +250,10 @@ def test_check_counts_prompt_and_answer_against_the_positions(language_project, 
         )
     if state == "fail":
         assert found["fail"].startswith("task.generation.max_new_tokens: 127 leave a prompt no room")
+
+
+def test_check_only_warns_where_no_metric_needs_generated_text(language_project, bos_llama):
+    task = {"name": "text_generation", "generation": {"max_new_tokens": 127}}
+    project = language_project(bos_llama, lambda n: {"text": f"a text of {n}"}, task)
+    (found,) = (one for one in check(project, adapter=False).findings if one.check == "generation")
+    assert (found.state, found.text.endswith("until then `graft predict` cannot answer")) == ("warn", True)

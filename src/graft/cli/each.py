@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +33,31 @@ def run_each(template: Workspace, pattern: str, flags: Sequence[str], start: Pat
     found = groups.found(template, pattern, start)
     outcomes = []
     for number, group in enumerate(found, start=1):
-        printing.heading(
-            f"group {group.name} ({number} of {len(found)}): {group.source.name} in {group.workspace.name}"
-        )
-        outcomes.append(_run(template, config, group, flags))
+        # A file's name may be bytes that are no text.
+        source = os.fsencode(group.source.name).decode("utf-8", "replace")
+        printing.heading(f"group {group.name} ({number} of {len(found)}): {source} in {group.workspace.name}")
+        with _typed(group):
+            outcomes.append(_run(template, config, group, flags))
     print()
     printing.table(*groups.table(outcomes, tasks.get(config.task.name).headline))
     bad = sum(one.exit_code != 0 for one in outcomes)
     print(f"{len(outcomes) - bad} of {len(outcomes)} groups have their adapter" + (f", {bad} failed" if bad else ""))
     return groups.exit_code(outcomes)
+
+
+@contextlib.contextmanager
+def _typed(group: Group) -> Iterator[None]:
+    """Let the commands that messages suggest name the group's project, and not the one that the user typed."""
+    from graft.workspace import TYPED_VARIABLE
+
+    before = os.environ.get(TYPED_VARIABLE)
+    os.environ[TYPED_VARIABLE] = os.path.relpath(group.workspace.root)
+    try:
+        yield
+    finally:
+        del os.environ[TYPED_VARIABLE]
+        if before is not None:
+            os.environ[TYPED_VARIABLE] = before
 
 
 def _run(template: Workspace, config: Params, group: Group, flags: Sequence[str]) -> Outcome:
@@ -60,8 +78,9 @@ def _run(template: Workspace, config: Params, group: Group, flags: Sequence[str]
     except GraftError as error:
         if passed_on:
             raise
-        print(f"error: {suggested(str(error))}", flush=True)
-        return groups.failed(group, str(error), error.exit_code)
+        said = suggested(str(error))
+        print(f"error: {said}", flush=True)
+        return groups.failed(group, said, error.exit_code)
     if passed_on:
         raise Interrupted(f"group {group.name}: interrupted; the same command goes on from here")
     if code:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graft import tasks
 from graft.evaluation import plots, prediction, report
 from graft.evaluation.comparison import Comparison, compare
-from graft.evaluation.findings import Confusion, limits, mistakes, worth
+from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
 from graft.tasks import Metric, Task
 from graft.workspace import write_json, write_text
@@ -176,7 +176,12 @@ def draw(
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the right answer of each row for people: a text reference, the plot data's name for it, else its value."""
+    """Return the right answer of each row for people: a text reference, the plot data's name for it, else its value.
+
+    A row whose right answer is to say nothing has a name for that; empty where the task has no right answer.
+    """
     if data.get("confusion") and table["reference"].dtype.kind not in "OU":
         return [str(row["actual"]) for row in data["confusion"]]
-    return [str(value) for value in table["reference"].tolist()] if "reference" in table else [""] * rows_in(table)
+    if "reference" not in table:
+        return [""] * rows_in(table)
+    return [str(value) or NOTHING for value in table["reference"].tolist()]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN_ERRORS = 20
 SHOWN_CHARACTERS = 400
+NOTHING = "(none)"
+"""An answer without any content: no label, no span."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ def _confidence(answer: Mapping[str, Any]) -> str:
 def _said(answer: Mapping[str, Any]) -> str:
     """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
     if "tags" in answer:
-        return shortened(" ".join(answer["tags"]))
+        return shortened(" ".join(answer["tags"])) or NOTHING
     said = next((answer[name] for name in ("label", "labels", "text") if name in answer), dict(answer))
-    return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
+    return shortened(", ".join(map(str, said)) if isinstance(said, list | tuple) else str(said)) or NOTHING
 
 
 def percent(share: float) -> str:
