@@ -229,7 +229,7 @@ def _generation(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[F
     task = sections.get("task")
     settings = getattr(task, "generation", None)
     # A source leaves the room that its target needs.
-    if base is None or base.positions is None or settings is None or isinstance(task, SequenceConfig):
+    if task is None or settings is None or isinstance(task, SequenceConfig) or base is None or base.positions is None:
         return
     try:
         room = room_of_prompt(settings, base.positions)
