@@ -115,13 +115,14 @@ def digest_source(source: Path, data: DataConfig, fields: Sequence[Field]) -> An
     if not any(one.type == "image" for one in fields):
         return files
     pictures: dict[str, str | None] = {}
-    for _, path in _files(source.resolve()):
+    whole = source.resolve()
+    for _, path in _files(whole):
         schema = Schema.of(fields, data, path, path.parent)
         for found in read_rows(path, path.parent, data.limits, schema.images):
             values = {} if isinstance(found, Problem) else found[1]
             for value in (values.get(column) for column in schema.images):
                 picture = schema.pictures.file_of(value)
-                if picture is not None and (name := f"{path.name}: {value}") not in pictures:
+                if picture is not None and (name := f"{path.relative_to(whole)}: {value}") not in pictures:
                     pictures[name] = None
                     with contextlib.suppress(OSError, ValueError):
                         pictures[name] = digest_file(picture)

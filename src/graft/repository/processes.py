@@ -34,6 +34,7 @@ OUTCOMES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
 )
 NOISE = re.compile(r"^((Updating|Generating) lock file '.*'|> .* -m graft stage \w+|Use `dvc push`.*|\s*)$")
 
+ERROR = "error: "
 KEPT_LINES = 200
 
 
@@ -45,8 +46,11 @@ class Transcript:
     error: list[str] = field(default_factory=list)
     """The lines from the last ``error:`` on: the stage's message, the last thing that it prints."""
     last: str = ""
-    held: list[str] = field(default_factory=list)
-    """The same lines as they were printed: the error that is raised says them, so they are not said before."""
+
+    @property
+    def held(self) -> list[str]:
+        """The error's lines as they were printed: the error that is raised says them, so they are not said before."""
+        return [f"{ERROR}{self.error[0]}", *self.error[1:]] if self.error else []
 
     def take(self, line: str) -> Iterator[str]:
         """Note one line; yield those that can be said."""
@@ -54,12 +58,11 @@ class Transcript:
             if pattern.match(line):
                 self.outcome = outcome
         self.last = line if line.strip() else self.last
-        if line.startswith("error: "):
+        if line.startswith(ERROR):
             yield from self.held
-            self.error, self.held = [line.removeprefix("error: ")], [line]
+            self.error = [line.removeprefix(ERROR)]
         elif self.error and len(self.error) < KEPT_LINES:
             self.error.append(line)
-            self.held.append(line)
         elif not NOISE.match(line):
             yield line
 
