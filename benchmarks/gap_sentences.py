@@ -3,11 +3,12 @@
 Two kinds. A passage and its most telling sentence, after the gap-sentence objective of PEGASUS (Zhang et al. 2020,
 section 3.1): the sentence with the most words in common with the others (F1) is the target; half of the passages keep
 it, which teaches to find and copy, the other half lose it. And the start of a passage with a fifth of its words left
-out, to be given back whole, after BART's token deletion (Lewis et al. 2020, section 2.2), which teaches to copy. Half of
-all sources are laid out as turns of a dialogue.
+out, to be given back whole, after BART's token deletion (Lewis et al. 2020, section 2.2), which teaches to copy. Half
+of all sources are laid out as turns of a dialogue.
 
 Reads the texts of JSONL files (``text``, ``completion``, ``context``, ``chosen``, ``rejected``, and what ``messages``
-say), each text once, and writes ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` with ``source`` and ``target``.
+say), each text once, and writes ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` with ``source`` and
+``target``.
 
     .venv/bin/python benchmarks/gap_sentences.py OUT FILE...
 """
@@ -101,7 +102,11 @@ def main() -> None:
             place = central(passage)
             kept = passage if dice.random() < 0.5 else passage[:place] + passage[place + 1 :]
             pairs += [(kept, passage[place]), damaged(passage, dice)]
-    rows = [json.dumps({"source": laid_out(read, dice), "target": said}, ensure_ascii=False) for read, said in pairs]
+    rows = [
+        json.dumps({"source": laid_out(read, dice), "target": said}, ensure_ascii=False)
+        for read, said in pairs
+        if any(read)
+    ]
     dice.shuffle(rows)
     given.out.mkdir(parents=True, exist_ok=True)
     for split, share in SHARES:

@@ -59,6 +59,19 @@ def test_positions_of_the_base_bound_the_length(make_project: Callable[..., Work
     }
 
 
+def test_rows_leave_positions_for_the_methods_own_prompt(
+    make_project: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    adapter = {"adapter.method": "prompt_tuning", "adapter.num_virtual_tokens": 5}
+    project = make_project(tmp_path / "p", **adapter, **{"tokenization.max_length_tokens": 59})
+    assert "adapter" not in failures(project)
+    project = make_project(tmp_path / "q", **adapter, **{"tokenization.max_length_tokens": 60})
+    assert failures(project)["adapter"] == [
+        "adapter.method: 'prompt_tuning' puts 5 tokens before a row, which with tokenization.max_length_tokens (60) "
+        "are more than the base's 64 positions; set tokenization.max_length_tokens to 59 at most"
+    ]
+
+
 def test_missing_column_and_missing_split_are_named(project: Workspace) -> None:
     part = project.data / "train" / "part-0000.jsonl"
     part.write_text("\n".join(json.dumps({"id": "1", "body": "a", "label": "b"}) for _ in range(3)) + "\n")

@@ -98,6 +98,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     base, found = _base(workspace, sections)
     findings += found
     findings += _tokenization(base, sections)
+    findings += _prompt(base, sections)
     findings += _generation(base, sections)
     findings += _columns(sections)
     findings += _training(sections)
@@ -220,9 +221,22 @@ def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator
         yield Finding("tokenization", "ok", f"max_length_tokens: {wanted} of {limit}")
 
 
+def _prompt(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Compare a row and the adapter's own prompt, together, with the base's positions."""
+    from graft.adapters import refuse_length
+
+    if base is None or not {"adapter", "tokenization"} <= sections.keys():
+        return
+    try:
+        refuse_length(sections["adapter"], sections["tokenization"].max_length_tokens, base.positions)
+    except GraftError as error:
+        yield _failed("adapter", error)
+
+
 def _generation(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:
     """Compare prompt and answer with the base's positions, which a decoder has for both together."""
     from graft import tasks
+    from graft.adapters import virtual_tokens
     from graft.generation import room_of_prompt
     from graft.text_to_text import SequenceConfig
 
@@ -231,8 +245,9 @@ def _generation(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[F
     # A source leaves the room that its target needs.
     if task is None or settings is None or isinstance(task, SequenceConfig) or base is None or base.positions is None:
         return
+    own = virtual_tokens(sections["adapter"]) if "adapter" in sections else 0
     try:
-        room = room_of_prompt(settings, base.positions)
+        room = room_of_prompt(settings, base.positions, own)
     except GraftError as error:
         if any(metric.generated for metric in tasks.get(task.name).metrics):
             yield _failed("generation", error)

@@ -46,17 +46,21 @@ def described(settings: GenerationConfig) -> dict[str, str]:
     return {name: f"{value:g}" for name, value in settings.model_dump(exclude={"batch_rows"}).items()}
 
 
-def room_of_prompt(settings: GenerationConfig, positions: int) -> int:
+def room_of_prompt(settings: GenerationConfig, positions: int, taken: int = 0) -> int:
     """Return how many tokens a prompt may have where it shares ``positions`` with its answer.
+
+    An adapter's own prompt has ``taken`` some of them.
 
     Raises:
         ConfigError: the answer alone has no room.
     """
-    room = positions - settings.max_new_tokens
+    room = positions - taken - settings.max_new_tokens
     if room < 2:
         raise ConfigError(
             f"task.generation.max_new_tokens: {settings.max_new_tokens} leave a prompt no room, the base has "
-            f"{positions} positions; set fewer"
+            f"{positions} positions"
+            + (f", {taken} of them for the adapter's own prompt" if taken else "")
+            + "; set fewer"
         )
     return room
 

@@ -78,7 +78,7 @@ def fitted(
 ) -> list[list[int]]:
     """Return the prompts, cut at the front where the base's positions would not hold prompt and answer.
 
-    A special token at the start (BOS) stays.
+    A special token at the start (BOS) stays. An adapter's own prompt takes its positions too.
 
     Raises:
         ConfigError: the answer alone has no room.
@@ -88,7 +88,8 @@ def fitted(
     positions = getattr(inner.config, "max_position_embeddings", None)
     if positions is None:
         return [list(prompt) for prompt in prompts]
-    room = room_of_prompt(settings, positions)
+    own = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
+    room = room_of_prompt(settings, positions, own)
     special = frozenset(tokenizer.all_special_ids)
     return [[prompt[place] for place in _places(prompt, room, special)] for prompt in prompts]
 

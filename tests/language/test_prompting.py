@@ -163,6 +163,16 @@ def test_prompts_leave_room_for_the_answer(bos_tokenizer):
         fitted(prompts, model, GenerationConfig(max_new_tokens=9), bos_tokenizer)
 
 
+def test_prompts_leave_room_for_the_adapters_own_prompt(bos_tokenizer):
+    model = SimpleNamespace(
+        config=SimpleNamespace(max_position_embeddings=12), active_peft_config=SimpleNamespace(num_virtual_tokens=2)
+    )
+    settings = GenerationConfig(max_new_tokens=6)
+    assert fitted([[1, *range(10, 30)]], model, settings, bos_tokenizer) == [[1, 27, 28, 29]]
+    with pytest.raises(ConfigError, match="12 positions, 2 of them for the adapter's own prompt; set fewer"):
+        fitted([[1, 7]], model, GenerationConfig(max_new_tokens=9), bos_tokenizer)
+
+
 # -- what is refused
 
 

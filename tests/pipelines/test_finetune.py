@@ -65,7 +65,9 @@ def test_bad_input_ends_the_chain_with_one_message(
     code, failed, text = run("--add-data")
     assert code == 2
     assert executed() == ["validate"], "bad input is not tried again"
-    assert text.count("data/train/a.txt:1: text: expected good, found bad") == 1, "the error alone, not the stage's line too"
+    assert text.count("data/train/a.txt:1: text: expected good, found bad") == 1, (
+        "the error alone, not the stage's line too"
+    )
     assert text.rstrip().splitlines()[-1] == "error: data/train/a.txt:1: text: expected good, found bad"
     assert "Traceback" not in text
     assert failed.state == "failed"

@@ -10,6 +10,7 @@ from graft.adapters.attachment import AdapterSummary, attach, columns_of, descri
 from graft.adapters.heads import HEAD_METHODS, OUTPUT_METHODS, head_of, trained_modules
 from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.procedure import Procedure, procedure_of
+from graft.adapters.refusals import refuse_length, virtual_tokens
 from graft.adapters.section import AdapterConfig
 from graft.adapters.tuners import register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
@@ -32,8 +33,10 @@ __all__ = [
     "preview",
     "procedure_of",
     "put_changed",
+    "refuse_length",
     "register",
     "trained_modules",
     "unfrozen",
+    "virtual_tokens",
     "wrap",
 ]

@@ -37,6 +37,29 @@ def refuse(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str])
         raise ConfigError(f"adapter.{reason}")
 
 
+def virtual_tokens(adapter: AdapterConfig) -> int:
+    """Return how many positions of the base a method's own prompt takes from every row; PEFT checks the value."""
+    if adapter.method not in PROMPTS:
+        return 0
+    own = adapter.keys.get("num_virtual_tokens") if adapter.method != "cpt" else adapter.keys.get("cpt_token_ids")
+    return own if isinstance(own, int) else len(own) if isinstance(own, list) else 0
+
+
+def refuse_length(adapter: AdapterConfig, longest: int, positions: int | None) -> None:
+    """Refuse rows of ``longest`` tokens that leave no positions of the base for the method's own prompt.
+
+    Raises:
+        ConfigError: with the length that fits.
+    """
+    own = virtual_tokens(adapter)
+    if own and positions is not None and longest + own > positions:
+        raise ConfigError(
+            f"adapter.method: {shown(adapter.method)} puts {own} tokens before a row, which with "
+            f"tokenization.max_length_tokens ({longest}) are more than the base's {positions} positions; set "
+            + (f"tokenization.max_length_tokens to {positions - own} at most" if own < positions - 1 else "fewer")
+        )
+
+
 def _start(model: nn.Module, adapter: AdapterConfig) -> str | None:
     start = adapter.keys.get("init_lora_weights")
     if not isinstance(start, str):

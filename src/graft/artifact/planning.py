@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from graft.adapters.section import AdapterConfig
+from graft.adapters import AdapterConfig, refuse_length
 from graft.base import BaseConfig, LockedBase, locked, quantization
 from graft.config import Section
 from graft.errors import ConfigError
@@ -30,7 +30,8 @@ def planned_identity(
     ``identity.run_key`` of it is the run key. Still open: the adapter's resolved configuration, its files, the device.
 
     Raises:
-        ConfigError: no token tables yet, no ``sources.lock``, or the tables were made for another task or base.
+        ConfigError: no token tables yet, no ``sources.lock``, the tables were made for another task or base, or their
+            rows leave no positions for the method's own prompt.
     """
     manifest = read_json(workspace.tokens / "manifest.json")
     pinned = locked(workspace, base)
@@ -38,6 +39,7 @@ def planned_identity(
         raise ConfigError(
             "artifacts/tokens: made with another base or tokenizer than sources.lock pins; run `graft stage tokenize`"
         )
+    refuse_length(adapter, manifest["max_length_tokens"], pinned.positions)
     settings = training.model_dump(mode="json")
     made_by = {
         "task": task.model_dump(mode="json"),
