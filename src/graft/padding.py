@@ -8,11 +8,15 @@ line per window, and ``window_row`` says whose it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+
+WINDOWS_TOGETHER = 64
+"""Windows that are scored in one pass: a long row times a large vocabulary would not fit in memory."""
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int, *, width: int | None = None, left: bool = False) -> torch.Tensor:
@@ -48,3 +52,11 @@ def split_windows(flat: Sequence[int], lengths: Sequence[int]) -> Iterator[Seque
     for length in lengths:
         yield flat[start : start + length]
         start += length
+
+
+def pieces_of(
+    batch: Mapping[str, torch.Tensor], most: int, *, by_row: Collection[str] = ()
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield ``most`` lines of a batch of windows after another; tensors ``by_row``, not by line, are left out."""
+    for start in range(0, len(batch["window_row"]), most):
+        yield {name: value[start : start + most] for name, value in batch.items() if name not in by_row}

@@ -205,6 +205,28 @@ def test_outputs_do_not_depend_on_the_batch(loaded, tiny_base):
     np.testing.assert_allclose(first["margin"], second["margin"], atol=1e-5)
 
 
+def test_windows_go_through_the_model_in_any_number_of_passes(loaded, tiny_base, monkeypatch):
+    import torch
+
+    model, _ = loaded
+    batch = TASK.collate(encoded(tiny_base, asked_rows(4, 1, 40)), 0)
+    lines = []
+    hook = model.register_forward_pre_hook(lambda _, __, named: lines.append(len(named["input_ids"])), with_kwargs=True)
+    try:
+        together, (loss, items) = TASK.outputs(CONFIG, model, batch), TASK.loss(CONFIG, model, batch)
+        monkeypatch.setattr("graft.tasks.question_answering.WINDOWS_TOGETHER", 3)
+        count, lines[:] = lines[0], []
+        assert count > 8
+        torch.testing.assert_close(TASK.outputs(CONFIG, model, batch), together)
+        losses = [TASK.loss(CONFIG, model, piece) for piece in TASK.pieces(batch, 2)]
+    finally:
+        hook.remove()
+    assert max(lines) == 3
+    assert lines[-1] <= 2
+    assert sum(one for _, one in losses) == items == count
+    torch.testing.assert_close(sum(one for one, _ in losses), loss)
+
+
 def test_virtual_tokens_in_front_move_no_answer(tiny_base):
     import torch
     from peft import PromptTuningConfig, get_peft_model

@@ -25,7 +25,7 @@ from pydantic import Field as Limit
 from graft import squad
 from graft.classification import confusion_curve
 from graft.errors import ConfigError, shown
-from graft.padding import mask_of, padded, split_windows, windows_of
+from graft.padding import WINDOWS_TOGETHER, mask_of, padded, pieces_of, split_windows, windows_of
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 OUTSIDE, NULL = -1, -2
 """Instead of a character of the context: the token is not of it; it is a window's first, which stands for no answer."""
+BY_ROW = ("tokens",)
+"""What a batch has by row; everything else it has by window."""
 SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\n]+")
 
 
@@ -219,6 +221,9 @@ class QuestionAnswering(Task):
                 batch[name] = torch.tensor([at for row in rows for at in row[name]], dtype=torch.int64)
         return batch
 
+    def pieces(self, batch: Mapping[str, torch.Tensor], most: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        yield from pieces_of(batch, most, by_row=BY_ROW)
+
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """Return the windows' summed mean of start and end cross-entropy, over the tokens that can answer."""
         import torch
@@ -238,7 +243,9 @@ class QuestionAnswering(Task):
 
         # float32 holds each character's number up to 2 ** 24, more than a row may have.
         places = torch.stack([batch["begins"], batch["ends"]], dim=-1).float()
-        flat = torch.cat([_scores(model, batch), places], dim=-1).flatten(0, 1)
+        passes = pieces_of(batch, WINDOWS_TOGETHER, by_row=BY_ROW)
+        scores = torch.cat([_scores(model, piece) for piece in passes])
+        flat = torch.cat([scores, places], dim=-1).flatten(0, 1)
         beyond = flat.new_tensor([0.0, 0.0, OUTSIDE, OUTSIDE])
         return flat[batch["tokens"].clamp(min=0)].where((batch["tokens"] >= 0)[..., None], beyond)
 

@@ -30,7 +30,7 @@ from graft.language_modeling import (
     sizes,
 )
 from graft.likelihood import IGNORED, row_likelihoods, total_likelihood
-from graft.padding import mask_of, padded, split_windows
+from graft.padding import WINDOWS_TOGETHER, mask_of, padded, pieces_of, split_windows
 from graft.prompting import beginning_of, continued, end_of_text
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
 
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Table = Mapping[str, np.ndarray]
-
-WINDOWS_TOGETHER = 64
-"""Windows that are scored in one pass: the logits of a long text times a large vocabulary would not fit in memory."""
 
 
 class Config(TaskConfig):
@@ -148,8 +145,7 @@ class TextGeneration(Task):
         }
 
     def pieces(self, batch: Mapping[str, torch.Tensor], most: int) -> Iterator[Mapping[str, torch.Tensor]]:
-        for start in range(0, len(batch["window_row"]), most):
-            yield {name: value[start : start + most] for name, value in batch.items()}
+        yield from pieces_of(batch, most)
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         return total_likelihood(model, batch)
@@ -159,7 +155,7 @@ class TextGeneration(Task):
 
         owners = batch["window_row"]
         found = owners.new_zeros((int(owners.max()) + 1, 2), dtype=torch.float32)
-        for piece in self.pieces(batch, WINDOWS_TOGETHER):
+        for piece in pieces_of(batch, WINDOWS_TOGETHER):
             part = row_likelihoods(model, piece)
             found[: len(part)] += part
         return found
