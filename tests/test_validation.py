@@ -199,7 +199,8 @@ def test_verdict_says_what_was_checked(workspace: Workspace) -> None:
     assert verdict["counts"] == {split: {"x": 4, "y": 4} for split in ("train", "validation", "test")}
     assert verdict["warnings"] == []
     assert {check["failed"] for check in verdict["checks"]} == {0}
-    assert {"expectation": "expect_column_values_to_be_in_set", "column": "label", "failed": 0} in verdict["checks"]
+    in_set = {"expectation": "expect_column_values_to_be_in_set", "column": "label", "severity": "fail", "failed": 0}
+    assert in_set in verdict["checks"]
 
 
 def test_success_removes_the_report_of_an_earlier_refusal(workspace: Workspace) -> None:

@@ -7,7 +7,8 @@ import pytest
 from graft.data import DataConfig, Problem, Record
 from graft.tasks import Field
 from graft.validation import ValidationConfig
-from graft.validation.contract import Contract, Frame
+from graft.validation.contract import Contract
+from graft.validation.frame import Frame
 
 USER, ANSWER = {"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello"}
 
@@ -23,7 +24,7 @@ def frame_of(field: Field, values: list[Any]) -> Frame:
 def check() -> Any:
     def problems(field: Field, values: list[Any], state: Any = None, **settings: Any) -> list[Problem]:
         contract = Contract((field,), state or {}, DataConfig(), ValidationConfig(**settings))
-        return list(contract.check("part.jsonl", frame_of(field, values)))
+        return [one.problem for one in contract.check("part.jsonl", frame_of(field, values))]
 
     return problems
 
@@ -52,7 +53,7 @@ def check() -> Any:
 def test_flat_columns_hold_counts_and_lengths(field: Field, values: list[Any], columns: dict[str, list[Any]]) -> None:
     table = frame_of(field, values).table()
     for name, expected in columns.items():
-        assert table[name].tolist() == expected, name
+        assert table[name].to_list() == expected, name
 
 
 def test_messages_without_one_are_refused_and_a_row_may_have_no_label(check: Any) -> None:

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -38,6 +38,7 @@ __all__ = [
     "clean",
     "cleaned",
     "data_digest",
+    "part_rows",
     "parts",
     "read_part",
     "rows_of",
@@ -127,18 +128,38 @@ def data_digest(folder: Path) -> str:
     return digest_json(digest_files(folder, [*found, *pictures]))
 
 
-def rows_of(folder: Path, split: str, fields: Sequence[Field], config: DataConfig) -> Iterator[Record]:
-    """Yield the rows of a split of a validated data folder.
+def rows_of(
+    folder: Path, split: str, fields: Sequence[Field], config: DataConfig, without: Collection[str] = ()
+) -> Iterator[Record]:
+    """Yield the rows of a split of a validated data folder, without those in quarantine, by their places.
 
     Raises:
         DataError: at the first row that cannot be read.
     """
     cleaning = Cleaning(config.clean)
     for path in parts(folder)[split]:
-        for found in read_part(path, folder.parent, fields, config, cleaning):
-            if isinstance(found, Problem):
-                raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
-            yield found
+        yield from part_rows(path, folder.parent, fields, config, cleaning, without)
+
+
+def part_rows(
+    path: Path,
+    root: Path,
+    fields: Sequence[Field],
+    config: DataConfig,
+    cleaning: Cleaning,
+    without: Collection[str] = (),
+) -> Iterator[Record]:
+    """Yield the rows of a validated part, without those in quarantine; arguments as those of :func:`read_part`.
+
+    Raises:
+        DataError: at the first row that cannot be read.
+    """
+    for found in read_part(path, root, fields, config, cleaning):
+        if found.place in without:
+            continue
+        if isinstance(found, Problem):
+            raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
+        yield found
 
 
 # -- rows of a task
@@ -265,7 +286,7 @@ def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> P
     where = {".parquet": file, ".jsonl": place}.get(Path(file).suffix, f"{file}:1")
     near = difflib.get_close_matches(column, list(values), n=1, cutoff=0.5)
     advice = f"; did you mean {near[0]!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
-    return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}")
+    return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}", of_part=True)
 
 
 _EXPECTED = {

@@ -44,6 +44,8 @@ class Problem:
     field: str
     expected: str
     found: str
+    of_part: bool = False
+    """Whether the whole file is meant, or what comes after the place: no single row can be left out."""
 
     def __str__(self) -> str:
         """Return the one-line message."""
@@ -97,10 +99,10 @@ def read_rows(
     """
     name = path.relative_to(root).as_posix()
     if path.suffix not in READERS:
-        yield Problem(name, "", f"one of {', '.join(READERS)}", f"a file of type {path.suffix or 'unknown'}")
+        yield Problem(name, "", f"one of {', '.join(READERS)}", f"a file of type {path.suffix or 'unknown'}", True)
         return
     if path.suffix != ".parquet" and (foreign := _foreign(path)):
-        yield Problem(f"{name}:1", "", f"{path.suffix[1:].upper()} text in UTF-8", foreign)
+        yield Problem(f"{name}:1", "", f"{path.suffix[1:].upper()} text in UTF-8", foreign, True)
         return
     empty = True
     try:
@@ -111,10 +113,10 @@ def read_rows(
             else:
                 yield f"{name}:{line}", found
     except RowError as error:
-        yield Problem(f"{name}:{error.line}" if error.line else name, error.field, error.expected, error.found)
+        yield Problem(f"{name}:{error.line}" if error.line else name, error.field, error.expected, error.found, True)
         return
     if empty:
-        yield Problem(name, "", "at least one row", "an empty file" if path.stat().st_size == 0 else "no rows")
+        yield Problem(name, "", "at least one row", "an empty file" if path.stat().st_size == 0 else "no rows", True)
 
 
 def has_bom(path: Path) -> bool:

@@ -49,7 +49,7 @@ STAGES: tuple[Stage, ...] = (
         "graft.validation:validate",
         ("task", "data", "validation"),
         ("data",),
-        ("artifacts/validation", "artifacts/data_docs"),
+        ("artifacts/validation", "artifacts/data_docs", "artifacts/quarantine"),
     ),
     Stage(
         "tokenize",

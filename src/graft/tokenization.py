@@ -28,7 +28,7 @@ from graft import tasks
 from graft.base import BaseConfig, LockedBase, load_processor, locked, pad_token_of
 from graft.cleaning import Cleaning
 from graft.config import Section
-from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
+from graft.data import DataConfig, Problem, Record, data_digest, part_rows, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_file, digest_json
 from graft.tasks import Field, Task, TaskConfig, length_of
@@ -68,7 +68,8 @@ def tokenize(
     if one.processor == "tokenizer":
         _check_limit(tokenization, pinned)
     processor = load_processor(one.processor, pinned.folder(workspace.root, weights=False), base.trust_remote_code)
-    encoder = _Encoder(one, task, data, tokenization, processor, verdict["state"])
+    aside = frozenset(verdict.get("quarantined", ()))
+    encoder = _Encoder(one, task, data, tokenization, processor, verdict["state"], aside)
     total = sum(split["rows"] for split in verdict["splits"].values())
     with replaced(workspace.tokens) as output:
         splits = _write_splits(workspace, output, encoder, _Progress(total))
@@ -194,20 +195,16 @@ class _Encoder:
     config: TokenizationConfig
     processor: Any
     state: Mapping[str, Any]
+    quarantined: frozenset[str] = frozenset()
+    """The places of the rows that are left out."""
     problems: list[Problem] = field(default_factory=list)
 
     def records(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[list[Record]]:
         """Yield the records of a part in batches; ``cleaning`` is that of its split."""
-        found = self._strict(path, root, cleaning)
+        found = part_rows(path, root, self.fields, self.data, cleaning, self.quarantined)
         size = BATCH_PICTURES if self.task.processor == "image" else BATCH_ROWS
         while batch := list(islice(found, size)):
             yield batch
-
-    def _strict(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[Record]:
-        for found in read_part(path, root, self.fields, self.data, cleaning):
-            if isinstance(found, Problem):
-                raise DataError(f"{found}; the data changed since it was validated: run `graft stage validate`")
-            yield found
 
     def encode(self, records: list[Record]) -> list[dict[str, Any]]:
         """Return the token rows of ``records``."""
@@ -349,6 +346,7 @@ def _manifest(encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, s
         "state": verdict["state"],
         "clean": list(encoder.data.clean),
         "columns": encoder.data.columns,
+        "quarantined": sorted(encoder.quarantined),
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,

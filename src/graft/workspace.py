@@ -96,6 +96,11 @@ class Workspace:
         return self.artifacts / "data_docs"
 
     @property
+    def quarantine(self) -> Path:
+        """validate: <split>/<part>.jsonl, the rows that are kept aside and why."""
+        return self.artifacts / "quarantine"
+
+    @property
     def tokens(self) -> Path:
         """tokenize: <split>/<part>.arrow and manifest.json."""
         return self.artifacts / "tokens"

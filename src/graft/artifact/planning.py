@@ -48,6 +48,7 @@ def planned_identity(
         "training": {name: value for name, value in settings.items() if name not in NO_BYTES},
         "clean": manifest["clean"],
         "max_length_tokens": manifest["max_length_tokens"],
+        **({"quarantined": manifest["quarantined"]} if manifest["quarantined"] else {}),
     }
     return {
         "format": FORMAT,

@@ -73,17 +73,18 @@ def evaluate(
     )
     manifest = read_manifest(workspace.tokens)
     _check(manifest, loaded.identity)
-    test = list(rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), data))
+    fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
+    test = list(rows_of(workspace.data, "test", fields, data, aside))
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
-    train = [record.row for record in rows_of(workspace.data, "train", loaded.task.fields_of(loaded.config), data)]
+    train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
     with replaced(workspace.evaluation) as folder:
         metrics = assess(
             folder,
             tables,
             task=loaded.task,
-            texts=[_text(record, loaded.task.fields_of(loaded.config)) for record in test],
-            pictures=_pictures(test, loaded.task.fields_of(loaded.config)),
+            texts=[_text(record, fields) for record in test],
+            pictures=_pictures(test, fields),
             identity=loaded.identity,
             adapter_digest=digest_folder(workspace.adapter),
             manifest=manifest,
@@ -116,13 +117,16 @@ def score_adapter(
 
     from graft import artifact
     from graft.evaluation.prediction import score
+    from graft.tokenization import read_manifest
 
     loaded = artifact.load(folder, workspace.root, device=device)
     own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
-    asked = {record.place for record in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), data)}
-    records = [
-        one for one in rows_of(workspace.data, "test", loaded.task.fields_of(loaded.config), own) if one.place in asked
-    ]
+    fields, aside = (
+        loaded.task.fields_of(loaded.config),
+        frozenset(read_manifest(workspace.tokens).get("quarantined", ())),
+    )
+    asked = {record.place for record in rows_of(workspace.data, "test", fields, data, aside)}
+    records = [one for one in rows_of(workspace.data, "test", fields, own, aside) if one.place in asked]
     _check_answers(loaded, records)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]

@@ -1,8 +1,10 @@
 """The data contract: every part file against the task's fields, as Great Expectations suites with Data Docs.
 
 The strict reader finds what cannot be read, the task what a row must not say, Great Expectations (``contract``) what
-columns must be; every finding names its row as ``file:line``, and all are reported together. A part must fit into
-memory, which is the price of one suite per part; a split need not.
+columns must be; every finding names its row as ``file:line``, and all are reported together. A row that breaks the
+contract stops the chain, or is kept aside (``artifacts/quarantine``) and left out by every later stage, or is
+reported, as ``validation.severity`` says. A part must fit into memory, which is the price of one suite per part; a
+split need not.
 
 Train is read twice, since the labels that all splits are held to are learnt from it first. Over all splits only
 digests of ids and texts are kept, about 200 bytes a row.
@@ -15,45 +17,30 @@ import itertools
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field as Limit
-
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import DataError, shown
 from graft.identity import digest_bytes, digest_file
 from graft.reading import has_bom
 from graft.tasks import Field, TaskConfig
 from graft.validation.changes import described, write_changes
-from graft.validation.contract import REPORTED_PROBLEMS, Contract, Frame
+from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
+from graft.validation.frame import Frame
 from graft.validation.pages import Index, Part
+from graft.validation.quarantine import Quarantine
+from graft.validation.section import Severity, ValidationConfig
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
+__all__ = ["ValidationConfig", "validate"]
+
 PROGRESS_SECONDS = 2.0
-
-
-class ValidationConfig(Section):
-    """What the rows must be beside the task's own schema."""
-
-    min_characters: int = Limit(default=1, ge=0)
-    """The fewest characters of a text field; white space and invisible characters are not counted."""
-
-    max_characters: int = Limit(default=100_000, ge=1)
-    """The most characters of a text field."""
-
-    min_rows: int = Limit(default=1, ge=1)
-    """The fewest rows of a split."""
-
-    unique_ids: bool = True
-    """Whether an ``id`` column, where there is one, must be unique over all splits."""
-
-    placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
-    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+NAMED_PLACES = 5
+"""How many rows a warning names."""
 
 
 def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, validation: ValidationConfig) -> None:
@@ -66,17 +53,20 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     try:
         files = parts(workspace.data)
         state = _learn(workspace, files["train"], task, data)
+        contract = Contract(tasks.get(task.name).fields_of(task), state, data, validation)
     except DataError as error:
         with replaced(report) as folder:
             problems = list(error.problems) or [str(error)]
             _write_report(folder, problems, [])
             Index(False, len(problems), REPORTED_PROBLEMS, problems).write(folder / "data_docs")
         raise
-    inspection = _Inspection(workspace, task, state, data, validation)
+    inspection = _Inspection(workspace, task, state, data, validation, contract)
     for split, paths in files.items():
         for path in paths:
             inspection.part(split, path)
         inspection.end_of(split)
+        if split == "train" and inspection.quarantine.places:
+            inspection.learn_again(_learn(workspace, paths, task, data, inspection.quarantine.places))
     if inspection.problems:
         with replaced(report) as folder:
             _write_report(folder, inspection.problems, inspection.contract.summary())
@@ -84,11 +74,18 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         count = inspection.total_problems
         title = f"{workspace.data.name}: {count} problem{'s' if count > 1 else ''}; report: {_shown(report, workspace)}"
         raise DataError.from_problems(title, [str(problem) for problem in inspection.problems])
-    with replaced(workspace.validation) as verdict, replaced(workspace.data_docs) as docs:
+    with (
+        replaced(workspace.validation) as verdict,
+        replaced(workspace.data_docs) as docs,
+        replaced(workspace.quarantine) as aside,
+    ):
         write_json(verdict / "verdict.json", {"data": data_digest(workspace.data), **inspection.verdict()})
         write_changes(verdict, inspection.cleaning)
         inspection.write_docs(docs)
+        inspection.quarantine.write(aside)
     shutil.rmtree(report, ignore_errors=True)
+    for line in inspection.quarantine.described():
+        print(f"validate: {line}; {_shown(workspace.quarantine, workspace)}", flush=True)
     for line in described(inspection.cleaning):
         print(f"validate: {line}; {_shown(workspace.validation / 'cleaning.diff', workspace)}", flush=True)
 
@@ -98,14 +95,16 @@ def _shown(path: Path, workspace: Workspace) -> str:
     return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else str(path)
 
 
-def _learn(workspace: Workspace, files: Sequence[Path], task: TaskConfig, data: DataConfig) -> dict[str, Any]:
-    """Return what the task learns from the readable training rows."""
+def _learn(
+    workspace: Workspace, files: Sequence[Path], task: TaskConfig, data: DataConfig, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return what the task learns from the readable training rows, ``without`` those in quarantine."""
     one = tasks.get(task.name)
     cleaning = Cleaning(data.clean)
     read = itertools.chain.from_iterable(
         read_part(path, workspace.root, one.fields_of(task), data, cleaning) for path in files
     )
-    return one.learn(task, (found.row for found in read if isinstance(found, Record)))
+    return one.learn(task, (found.row for found in read if isinstance(found, Record) and found.place not in without))
 
 
 def _write_report(folder: Path, problems: Sequence[Problem | str], checks: list[dict[str, Any]]) -> None:
@@ -134,12 +133,14 @@ class _Inspection:
         state: dict[str, Any],
         data: DataConfig,
         validation: ValidationConfig,
+        contract: Contract,
     ) -> None:
         self.root, self.name = workspace.root, workspace.data.name
         self.task, self.config, self.state = tasks.get(task.name), task, state
         self.data, self.validation = data, validation
         self.fields = self.task.fields_of(task)
-        self.contract = Contract(self.fields, state, data, validation)
+        self.contract = contract
+        self.quarantine = Quarantine(workspace.root, self.fields, data)
         self.seen = _Seen(self.fields)
         self.label = next((one.name for one in self.fields if one.type == "label"), None)
         self.problems: list[Problem] = []
@@ -150,37 +151,76 @@ class _Inspection:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(data.clean) for split in SPLITS}
         self.warnings: list[str] = []
+        self.warned: dict[str, list[Problem]] = defaultdict(list)
+        """Rows that break what is only reported, by what was expected of them; one split at a time."""
         self.progress = _Progress()
 
     def part(self, split: str, path: Path) -> None:
         """Read and check one part."""
-        frame, found, rows = Frame(self.fields), list[Problem](), 0
+        frame, found = Frame(self.fields), list[Broken]()
+        texts: dict[str, int] = {}
+        """The digest of each row's texts, by its place."""
         for one in read_part(path, self.root, self.fields, self.data, self.cleaning[split]):
             if isinstance(one, Problem):
-                found.append(one)
+                found.append(Broken("fail" if one.of_part else self.validation.severity.readable, one))
                 frame.refuse(one.place)
                 continue
-            rows += 1
-            found += self.record(split, one, frame)
+            frame.add(one, self.seen.earlier(one))
+            texts[one.place] = self.seen.digest(one)
+            found += self.record(one)
             self.progress.show(f"{split}/{path.name}", self.total_problems + len(found))
-        known = {(problem.place, problem.field) for problem in found}
+        known = {(one.problem.place, one.problem.field) for one in found}
         # A part whose rows all stand in earlier parts leaves nothing to hold to the contract.
         broken = self.contract.check(f"{split}/{path.name}", frame) if frame.places else []
-        found += [one for one in broken if (one.place, one.field) not in known and one.place not in frame.refused]
-        self.report(sorted(found, key=lambda problem: _line(problem.place)))
-        self.broken[f"{split}/{path.name}"] = len(found)
-        self.parts[split][path.name] = {"rows": rows, "digest": digest_file(path)}
+        found += [
+            one
+            for one in broken
+            if (one.problem.place, one.problem.field) not in known and one.problem.place not in frame.refused
+        ]
+        self.settle(split, path, sorted(found, key=lambda one: _line(one.problem.place)))
+        left = [place for place in texts if place not in self.quarantine.places]
+        for place in left:
+            self.seen.add_text(split, texts[place])
+        if self.label:
+            labels = dict(zip(frame.places, frame.columns[self.label], strict=True))
+            self.counts[split].update(labels[place] for place in left)
+        self.parts[split][path.name] = {"rows": len(left), "digest": digest_file(path)}
         if path.suffix != ".parquet" and has_bom(path):
             self.warnings.append(f"{split}/{path.name}: starts with a byte order mark, which is skipped")
 
-    def record(self, split: str, record: Record, frame: Frame) -> Iterator[Problem]:
-        """Count one readable row and yield what the task finds wrong with it."""
-        frame.add(record, self.seen.earlier(record))
-        self.seen.add_text(split, record)
-        if self.label:
-            self.counts[split][record.row[self.label]] += 1
+    def record(self, record: Record) -> Iterator[Broken]:
+        """Yield what the task finds wrong with a readable row."""
+        severity = self.validation.severity
         for one in self.task.check_row(self.config, record.row, self.state):
-            yield Problem(record.place, self.data.columns.get(one.field, one.field), one.expected, one.found)
+            column = self.data.columns.get(one.field, one.field)
+            follows: Severity = severity.labels if one.field == self.label else severity.task
+            yield Broken(follows, Problem(record.place, column, one.expected, one.found))
+
+    def settle(self, split: str, path: Path, found: list[Broken]) -> None:
+        """Let what is wrong with a part stop the chain, go into quarantine, or be reported."""
+        by_severity: dict[str, list[Problem]] = defaultdict(list)
+        for one in found:
+            by_severity[one.severity].append(one.problem)
+        self.report(by_severity["fail"])
+        self.broken[f"{split}/{path.name}"] = len(by_severity["fail"])
+        self.quarantine.add(split, path, by_severity["quarantine"])
+        for problem in by_severity["warn"]:
+            self.warned[f"{problem.field}: {problem.expected}"].append(problem)
+
+    def learn_again(self, state: dict[str, Any]) -> None:
+        """Take what the training rows teach without those in quarantine.
+
+        Raises:
+            DataError: the other splits' labels were compared with one that only rows in quarantine have.
+        """
+        lost = sorted(set(self.state.get("labels") or ()) - set(state.get("labels") or ()))
+        if lost:
+            names = ", ".join(map(shown, lost))
+            raise DataError(
+                f"{self.name}/train: all rows with the label {names} are in quarantine; mend them, or remove them from "
+                f"the data"
+            )
+        self.state = state
 
     def end_of(self, split: str) -> None:
         """Check what only the whole split shows."""
@@ -189,6 +229,11 @@ class _Inspection:
         if rows < fewest:
             expected = f"at least {fewest} rows (validation.min_rows)"
             self.report([Problem(f"{self.name}/{split}", "", expected, str(rows))])
+        self.report(list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name)))
+        for expected, problems in self.warned.items():
+            where = ", ".join(problem.place for problem in problems[:NAMED_PLACES])
+            self.warnings.append(f"{split}: {len(problems)} rows without {expected} ({where})")
+        self.warned.clear()
         if repeated := self.seen.repeated(split):
             self.warnings.append(repeated)
         if count := self.cleaning[split].disagreements:
@@ -223,6 +268,7 @@ class _Inspection:
             },
             "checks": self.contract.summary(),
             "warnings": self.warnings,
+            **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
         }
 
     def write_docs(self, folder: Path) -> None:
@@ -243,6 +289,7 @@ class _Inspection:
             checks=self.contract.failures(),
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),
+            quarantined=list(self.quarantine.described()),
         ).write(folder)
 
 
@@ -289,9 +336,12 @@ class _Seen:
         first = self.ids.setdefault(_digest(record.id), here)
         return None if first == here else f"{list(self.files)[first[0]]}:{first[1]}"
 
-    def add_text(self, split: str, record: Record) -> None:
-        """Note the texts of a row, and in which splits the same texts occurred."""
-        key = _digest("\0".join(_readable(record.row[field.name]) for field in self.read))
+    def digest(self, record: Record) -> int:
+        """Return the digest of a row's texts."""
+        return _digest("\0".join(_readable(record.row[field.name]) for field in self.read))
+
+    def add_text(self, split: str, key: int) -> None:
+        """Note the texts of a row, by their digest, and in which splits the same texts occurred."""
         bit = 1 << SPLITS.index(split)
         before = self.splits.get(key, 0)
         self.splits[key] = before | bit

@@ -1,119 +1,48 @@
-"""The contract itself: a task's fields as one Great Expectations suite, run on flat frames, shown as Data Docs.
+"""The contract itself: a task's fields and the project's own expectations as one Great Expectations suite.
 
-A suite runs once per part, since Great Expectations hashes the whole frame for every run. Its results name rows by
-number, and the frame knows where each row stands. The frame has *derived* columns (lengths, earlier rows with an id)
-where an expectation on the value itself would be wrong or would put text into its result. Failing values are shortened
-and escaped before they reach a page (Great Expectations does not escape them), and pages are the same bytes in every
-run.
+It runs once per part, on flat frames (``frame``), by one columnar query where that can answer (``scan``). Results name
+rows by number, and the frame knows where each row stands. Failing values are shortened and escaped before they reach a
+page of the Data Docs (Great Expectations does not escape them), and pages are the same bytes in every run.
 """
 
 from __future__ import annotations
 
 import datetime
+import difflib
 import html
+import json
+import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from graft.data import DataConfig, Problem, Record
-from graft.errors import shown
+from graft.data import DataConfig, Problem
+from graft.errors import ConfigError, shown
 from graft.tasks import Field
+from graft.validation.frame import EARLIER, FILLED_LISTS, LISTS, REFUSED, Frame, columns_of
 from graft.validation.pages import settle
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from graft.validation import ValidationConfig
+from graft.validation.scan import Scan, answers_by_row
+from graft.validation.section import Severity, ValidationConfig
 
 REPORTED_PROBLEMS = 10_000
 """How many problems report.json lists at most; it counts them all."""
 DOCUMENTED_PARTS = 50
 """How many parts get a page in the Data Docs; refused ones come first."""
 DOCUMENTED_VALUES = 20
-
-_INVISIBLE = re.compile(
-    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    r"\ufe00-\ufe0f\ufeff]+"
-)
+CRITICAL = {"fail": "critical", "quarantine": "warning", "warn": "info"}
+"""What Great Expectations calls a severity."""
 
 
-class Frame:
-    """The flat columns of one part, and where each of its rows stands."""
+@dataclass(frozen=True)
+class Broken:
+    """What one row, or one part, has wrong, and what follows from it."""
 
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self.fields = fields
-        self.places: list[str] = []
-        self.refused: set[str] = set()
-        self.columns: dict[str, list[Any]] = defaultdict(list)
-        self.first: dict[int, str] = {}
-        """Row number -> place of the first row with the same id."""
-
-    def add(self, record: Record, earlier: str | None) -> None:
-        """Add a readable row."""
-        if earlier:
-            self.first[len(self.places)] = f"{shown(record.id)}, which {earlier} has too"
-        self.places.append(record.place)
-        self.columns[REFUSED].append(0)
-        self.columns[EARLIER].append(int(earlier is not None))
-        for field in self.fields:
-            self._add_value(field, record.row[field.name])
-
-    def _add_value(self, field: Field, value: Any) -> None:
-        items = [one["content"] if isinstance(one, dict) else one for one in _items(value)]
-        if field.type in LISTS:
-            self.columns[f"{field.name} (items)"].append(None if value is None else len(items))
-        elif field.type == "image":
-            self.columns[field.name].append(None if value is None else f"{len(value)} bytes")
-        else:
-            self.columns[field.name].append(value)
-        if field.text:
-            visible = [None if value is None else min((len(_INVISIBLE.sub("", item)) for item in items), default=0)]
-            self.columns[f"{field.name} (visible characters)"] += visible
-            self.columns[f"{field.name} (characters)"].append(None if value is None else sum(map(len, items)))
-
-    def refuse(self, place: str) -> None:
-        """Add a row that the reader refused: it has a place and no values."""
-        if place in self.refused:
-            return
-        self.refused.add(place)
-        self.places.append(place)
-        self.columns[REFUSED].append(1)
-        self.columns[EARLIER].append(0)
-        for field in self.fields:
-            for name in _columns_of(field):
-                self.columns[name].append(None)
-
-    def table(self) -> pd.DataFrame:
-        """Return the columns with the types that the fields have."""
-        import pandas as pd
-
-        types = dict.fromkeys(self.columns, "Int64")
-        types |= {field.name: "float64" if field.type == "number" else "str" for field in self.fields}
-        return pd.DataFrame({name: pd.Series(values, dtype=types[name]) for name, values in self.columns.items()})
-
-
-def _items(value: Any) -> list[Any]:
-    """Return the items of a value that is a list, or holds one; any other value is its own only item."""
-    if isinstance(value, dict):
-        return list(value["text"])
-    return value if isinstance(value, list) else [value]
-
-
-LISTS = ("strings", "labels", "messages", "answers")
-FILLED_LISTS = ("strings", "messages")
-"""Lists that say nothing where they are empty; a row may have no label, and a question no answer."""
-REFUSED = "rows that cannot be read"
-EARLIER = "id (earlier rows with it)"
-
-
-def _columns_of(field: Field) -> Iterator[str]:
-    yield f"{field.name} (items)" if field.type in LISTS else field.name
-    if field.text:
-        yield from (f"{field.name} (visible characters)", f"{field.name} (characters)")
+    severity: Severity
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -125,44 +54,108 @@ class Check:
     field: str
     expected: str
     settings: Mapping[str, Any] = dataclass_field(default_factory=dict)
+    severity: Severity = "fail"
+    place: str = ""
+    """The path in params.yaml of an expectation of the project's own."""
 
     def build(self) -> Any:
-        """Return Great Expectations' object."""
-        from great_expectations.expectations.registry import get_expectation_impl
+        """Return Great Expectations' object.
 
-        return get_expectation_impl(self.type)(column=self.column, **self.settings)
+        Raises:
+            ConfigError: it has no expectation of that name, or not with these arguments.
+        """
+        from great_expectations.expectations.registry import (
+            get_expectation_impl,
+            list_registered_expectation_implementations,
+        )
+
+        known = list_registered_expectation_implementations()
+        if self.type not in known:
+            near = difflib.get_close_matches(self.type, known, n=1)
+            advice = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{self.place}.type: great_expectations has no {shown(self.type)}{advice}")
+        try:
+            return get_expectation_impl(self.type)(**self._arguments, severity=CRITICAL[self.severity])
+        except (TypeError, ValueError) as error:  # pydantic's own is a ValueError
+            raise ConfigError(f"{self.place}.kwargs: {_in_short(error)}") from None
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {**({"column": self.column} if self.column else {}), **self.settings}
+
+
+def _in_short(error: Exception) -> str:
+    """Return the first thing that pydantic (of either version) says is wrong, in one line."""
+    found = getattr(error, "errors", None)
+    if not callable(found):
+        return " ".join(str(error).split())
+    first = found()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'all together'}: {' '.join(str(first['msg']).split())}"
 
 
 def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: ValidationConfig) -> Iterator[Check]:
     """Yield the expectations that follow from the fields, the state and the section."""
     between, of_type = "expect_column_values_to_be_between", "expect_column_values_to_be_of_type"
-    yield Check(between, REFUSED, "", "a row that can be read", {"min_value": 0, "max_value": 0})
+    severity = config.severity
+    nothing = {"min_value": 0, "max_value": 0}
+    yield Check(between, REFUSED, "", "a row that can be read", nothing, severity.readable)
     for field in fields:
         name = field.name
-        main = next(_columns_of(field))
+        main = next(columns_of(field))
         yield Check("expect_column_to_exist", main, name, "a column of that name")
         kind = "int64" if field.type in LISTS else {"number": "float64"}.get(field.type, "str")
         yield Check(of_type, main, name, f"a {field.type}", {"type_": kind})
         if field.required:
-            yield Check("expect_column_values_to_not_be_null", main, name, "a value")
+            yield Check("expect_column_values_to_not_be_null", main, name, "a value", {}, severity.missing)
         if field.required and field.type in FILLED_LISTS:
-            yield Check(between, main, name, "at least one item", {"min_value": 1})
+            yield Check(between, main, name, "at least one item", {"min_value": 1}, severity.empty_list)
         if field.text:
             fewest, most = config.min_characters, config.max_characters
             visible = f"at least {fewest} visible characters (validation.min_characters)"
-            yield Check(between, f"{name} (visible characters)", name, visible, {"min_value": fewest})
+            column = f"{name} (visible characters)"
+            yield Check(between, column, name, visible, {"min_value": fewest}, severity.min_characters)
             longest = f"at most {most} characters (validation.max_characters)"
-            yield Check(between, f"{name} (characters)", name, longest, {"max_value": most})
+            yield Check(between, f"{name} (characters)", name, longest, {"max_value": most}, severity.max_characters)
         if field.text and field.type == "string" and config.placeholders:
             names = {"value_set": list(config.placeholders)}
             text = "a text, not a placeholder for a missing one (validation.placeholders)"
-            yield Check("expect_column_values_to_not_be_in_set", name, name, text, names)
+            yield Check("expect_column_values_to_not_be_in_set", name, name, text, names, severity.placeholders)
         if field.type == "label" and state.get("labels"):
             labels = {"value_set": list(state["labels"])}
             text = f"one of the {len(state['labels'])} labels of the training rows"
-            yield Check("expect_column_values_to_be_in_set", name, name, text, labels)
+            yield Check("expect_column_values_to_be_in_set", name, name, text, labels, severity.labels)
     if config.unique_ids:
-        yield Check(between, EARLIER, "id", "an id that no other row has", {"min_value": 0, "max_value": 0})
+        yield Check(between, EARLIER, "id", "an id that no other row has", nothing, severity.unique_ids)
+    yield from _own_checks(fields, config)
+
+
+def _own_checks(fields: Sequence[Field], config: ValidationConfig) -> Iterator[Check]:
+    """Yield the project's own expectations."""
+    known = {column: field.name for field in fields for column in columns_of(field)}
+    for number, one in enumerate(config.expectations):
+        place, settings = f"validation.expectations.{number}", dict(one.kwargs)
+        named = {name: value for name, value in settings.items() if name == "column" or name.startswith("column_")}
+        for name, column in named.items():
+            for asked in column if isinstance(column, list) else [column]:
+                if isinstance(asked, str) and name != "column_set" and asked not in known:
+                    columns = ", ".join(known)
+                    raise ConfigError(f"{place}.kwargs.{name}: no column {shown(asked)}; there are {columns}")
+        column = settings.pop("column", "")
+        check = Check(
+            one.type, column, known.get(column, ""), _in_words(one.type, settings), settings, one.severity, place
+        )
+        if one.severity == "quarantine" and not answers_by_row(check.build()):
+            raise ConfigError(
+                f"{place}.severity: {one.type} says nothing of single rows, which alone can go into quarantine; "
+                f"set fail or warn"
+            )
+        yield check
+
+
+def _in_words(type_: str, settings: Mapping[str, Any]) -> str:
+    """Return what an expectation asks for, from its own name: ``values to match regex: regex '^a'``."""
+    words = re.sub("^expect_(column_|table_)?", "", type_).replace("_", " ")
+    return f"{words}: {', '.join(f'{name} {shown(value)}' for name, value in settings.items())}" if settings else words
 
 
 class Contract:
@@ -171,58 +164,101 @@ class Contract:
     def __init__(
         self, fields: Sequence[Field], state: Mapping[str, Any], data: DataConfig, config: ValidationConfig
     ) -> None:
+        """Compile the contract.
+
+        Raises:
+            ConfigError: an expectation of the project's own is none of Great Expectations', or does not fit the fields.
+        """
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
-        self.data = data
-        self.checks = {(check.type, check.column): check for check in checks_of(fields, state, config)}
-        self.failed = Counter(dict.fromkeys(self.checks, 0))
+        self.data, self.config = data, config
+        self.checks = [check for check in checks_of(fields, state, config) if check.severity != "ignore"]
+        self.failed = [0] * len(self.checks)
         self.results: list[tuple[str, Any]] = []
         self.context: Any = gx.get_context(mode="ephemeral")
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
         self.source = self.context.data_sources.add_pandas("data")
-        expectations = [check.build() for check in self.checks.values()]
-        self.suite = gx.ExpectationSuite(name="rows", expectations=expectations)
+        self.scan = Scan([check.build() for check in self.checks], self._asked)
+        self.suite = gx.ExpectationSuite(name="rows", expectations=[check.build() for check in self.checks])
 
-    def check(self, part: str, frame: Frame) -> Iterator[Problem]:
-        """Run the whole suite once on a part and yield a problem for each row that fails."""
-        batch = self.source.add_dataframe_asset(part).add_batch_definition_whole_dataframe("all")
-        result = batch.get_batch(batch_parameters={"dataframe": frame.table()}).validate(
-            self.suite, result_format={"result_format": "SUMMARY", "partial_unexpected_count": REPORTED_PROBLEMS}
+    def _asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
+        """Return Great Expectations' own results, in the order of ``expectations``."""
+        import great_expectations as gx
+
+        name = f"frame {len(self.source.assets)}"
+        batch = self.source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        found = batch.get_batch(batch_parameters={"dataframe": frame}).validate(
+            gx.ExpectationSuite(name="rest", expectations=list(expectations)),
+            result_format={"result_format": "SUMMARY", "partial_unexpected_count": most},
         )
-        for one in result.results:
-            yield from self._problems(one, frame)
-            _redact(one)
-        self.results.append((part, result))
+        by_key = {_key(one.expectation_config): one for one in found.results}
+        return [by_key[_key(one.configuration)] for one in expectations]
 
-    def _problems(self, one: Any, frame: Frame) -> Iterator[Problem]:
-        config = one.expectation_config
-        check = self.checks[config.type, config.kwargs["column"]]
-        if one.exception_info.get("raised_exception"):
-            raise RuntimeError(f"great_expectations cannot evaluate {check}: {one.exception_info['exception_message']}")
+    def check(self, part: str, frame: Frame) -> Iterator[Broken]:
+        """Run the whole suite once on a part and yield what each row that fails has wrong."""
+        from great_expectations import __version__ as version
+        from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
+
+        # More rows than may be in quarantine need no names.
+        most = max(REPORTED_PROBLEMS, math.ceil(self.config.max_quarantined_share * len(frame.places)) + 1)
+        results = self.scan.results(frame.table(), most)
+        for number, one in enumerate(results):
+            yield from self._problems(number, one, frame)
+            _redact(one)
+        passed = sum(bool(one.success) for one in results)
+        statistics = {
+            "evaluated_expectations": len(results),
+            "successful_expectations": passed,
+            "unsuccessful_expectations": len(results) - passed,
+            "success_percent": 100 * passed / len(results),
+        }
+        found = ExpectationSuiteValidationResult(
+            success=passed == len(results),
+            results=results,
+            suite_name=self.suite.name,
+            statistics=statistics,
+            meta={"great_expectations_version": version},
+        )
+        self.results.append((part, found))
+
+    def _problems(self, number: int, one: Any, frame: Frame) -> Iterator[Broken]:
+        check = self.checks[number]
+        if reason := _exception(one):
+            if check.place:
+                raise ConfigError(f"{check.place}: great_expectations cannot evaluate {check.type}: {reason}")
+            raise RuntimeError(f"great_expectations cannot evaluate {check}: {reason}")
         if one.success:
             return
         rows = one.result.get("partial_unexpected_index_list") or []
-        self.failed[check.type, check.column] += one.result.get("unexpected_count") or 1
+        self.failed[number] += one.result.get("unexpected_count") or 1
+        column = self.data.columns.get(check.field, check.field)
         for row, value in zip(rows, one.result.get("partial_unexpected_list") or [None] * len(rows), strict=True):
             found = frame.first.get(row, "") if check.column == EARLIER else _as_found(check, value)
-            yield Problem(frame.places[row], self.data.columns.get(check.field, check.field), check.expected, found)
+            yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
             place = frame.places[0].rpartition(":")[0]
-            yield Problem(place, check.field, check.expected, shown(one.result.get("observed_value")))
+            observed = shown(one.result.get("observed_value"))
+            yield Broken(check.severity, Problem(place, column, check.expected, observed, of_part=True))
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return each expectation with the number of rows that failed it."""
+        """Return each expectation with what follows from it and the number of rows that failed it."""
         return [
-            {"expectation": check.type, "column": check.column, "failed": self.failed[key]}
-            for key, check in self.checks.items()
+            {"expectation": check.type, "column": check.column, "severity": check.severity, "failed": failed}
+            for check, failed in zip(self.checks, self.failed, strict=True)
         ]
 
     def failures(self) -> list[dict[str, Any]]:
         """Return each expectation in words, with the number of rows that failed it."""
         return [
-            {"type": check.type, "column": check.column, "expected": check.expected, "failed": self.failed[key]}
-            for key, check in self.checks.items()
+            {
+                "type": check.type,
+                "column": check.column,
+                "expected": check.expected,
+                "severity": check.severity,
+                "failed": failed,
+            }
+            for check, failed in zip(self.checks, self.failed, strict=True)
         ]
 
     def statistics(self) -> dict[str, dict[str, int]]:
@@ -264,6 +300,19 @@ class Contract:
         places = {part: page.relative_to(folder).as_posix() for part, page in pages.items()}
         settle(folder, places)
         return places
+
+
+def _key(config: Any) -> str:
+    """Return what tells expectations apart, whatever batch they were run on."""
+    kwargs = {name: value for name, value in config.kwargs.items() if name != "batch_id"}
+    return json.dumps([config.type, kwargs], sort_keys=True, default=str)
+
+
+def _exception(one: Any) -> str | None:
+    """Return why an expectation could not be evaluated; Great Expectations says so in one of two forms."""
+    info = one.exception_info or {}
+    found = [info] if "raised_exception" in info else [each for each in info.values() if isinstance(each, dict)]
+    return next((str(each["exception_message"]) for each in found if each.get("raised_exception")), None)
 
 
 # Data Docs want a time; one that means nothing is the same in every run.

@@ -49,6 +49,8 @@ class Index:
     checks: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
     cleaning: Sequence[str] = ()
+    quarantined: Sequence[str] = ()
+    """A line for each split that has rows in quarantine."""
 
     def write(self, folder: Path) -> None:
         """Write ``index.html``."""

@@ -1,0 +1,102 @@
+"""The flat columns of one part: what the contract's expectations are about, and where each row stands.
+
+*Derived* columns (lengths, how many earlier rows have an id) stand beside the fields' own where an expectation on the
+value itself would be wrong, or would put text into its result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graft.data import Record
+from graft.errors import shown
+from graft.tasks import Field
+
+if TYPE_CHECKING:
+    import polars as pl
+
+INVISIBLE = re.compile(
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\ufe00-\ufe0f\ufeff]+"
+)
+
+
+class Frame:
+    """The flat columns of one part, and where each of its rows stands."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = fields
+        self.places: list[str] = []
+        self.refused: set[str] = set()
+        self.columns: dict[str, list[Any]] = defaultdict(list)
+        self.first: dict[int, str] = {}
+        """Row number -> place of the first row with the same id."""
+
+    def add(self, record: Record, earlier: str | None) -> None:
+        """Add a readable row."""
+        if earlier:
+            self.first[len(self.places)] = f"{shown(record.id)}, which {earlier} has too"
+        self.places.append(record.place)
+        self.columns[REFUSED].append(0)
+        self.columns[EARLIER].append(int(earlier is not None))
+        for field in self.fields:
+            self._add_value(field, record.row[field.name])
+
+    def _add_value(self, field: Field, value: Any) -> None:
+        items = [one["content"] if isinstance(one, dict) else one for one in _items(value)]
+        if field.type in LISTS:
+            self.columns[f"{field.name} (items)"].append(None if value is None else len(items))
+        elif field.type == "image":
+            self.columns[field.name].append(None if value is None else f"{len(value)} bytes")
+        else:
+            self.columns[field.name].append(value)
+        if field.text:
+            visible = [None if value is None else min((len(INVISIBLE.sub("", item)) for item in items), default=0)]
+            self.columns[f"{field.name} (visible characters)"] += visible
+            self.columns[f"{field.name} (characters)"].append(None if value is None else sum(map(len, items)))
+
+    def refuse(self, place: str) -> None:
+        """Add a row that the reader refused: it has a place and no values."""
+        if place in self.refused:
+            return
+        self.refused.add(place)
+        self.places.append(place)
+        self.columns[REFUSED].append(1)
+        self.columns[EARLIER].append(0)
+        for field in self.fields:
+            for name in columns_of(field):
+                self.columns[name].append(None)
+
+    def table(self) -> pl.DataFrame:
+        """Return the columns with the types that the fields have."""
+        import polars as pl
+
+        types: dict[str, Any] = dict.fromkeys(self.columns, pl.Int64)
+        types |= {field.name: pl.Float64 if field.type == "number" else pl.String for field in self.fields}
+        return pl.DataFrame(
+            {name: pl.Series(values, dtype=types[name], strict=False) for name, values in self.columns.items()}
+        )
+
+
+def _items(value: Any) -> list[Any]:
+    """Return the items of a value that is a list, or holds one; any other value is its own only item."""
+    if isinstance(value, dict):
+        return list(value["text"])
+    return value if isinstance(value, list) else [value]
+
+
+LISTS = ("strings", "labels", "messages", "answers")
+FILLED_LISTS = ("strings", "messages")
+"""Lists that say nothing where they are empty; a row may have no label, and a question no answer."""
+REFUSED = "rows that cannot be read"
+EARLIER = "id (earlier rows with it)"
+
+
+def columns_of(field: Field) -> Iterator[str]:
+    """Yield the columns of a field: the first is its own, or how many items it has."""
+    yield f"{field.name} (items)" if field.type in LISTS else field.name
+    if field.text:
+        yield from (f"{field.name} (visible characters)", f"{field.name} (characters)")

@@ -1,0 +1,93 @@
+"""Rows that are kept aside: left out of training and of every score, but not lost.
+
+``artifacts/quarantine`` has a JSON line for each of them, with its place, the reasons and the row, in a file of the
+part's name. Which they are stands in the verdict; later stages leave them out by their places.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.data import DataConfig, Problem, Record, read_part
+
+if TYPE_CHECKING:
+    from graft.tasks import Field
+
+
+@dataclass
+class Quarantine:
+    """The rows of a data set that are kept aside, and why."""
+
+    root: Path
+    fields: Sequence[Field]
+    data: DataConfig
+    places: set[str] = field(default_factory=set)
+    parts: dict[tuple[str, Path], dict[str, list[Problem]]] = field(default_factory=lambda: defaultdict(dict))
+    """The problems of each place, by split and part file."""
+
+    def add(self, split: str, part: Path, problems: Sequence[Problem]) -> None:
+        """Keep the rows aside that these problems name."""
+        for one in problems:
+            self.parts[split, part].setdefault(one.place, []).append(one)
+            self.places.add(one.place)
+
+    def counts(self) -> Counter[str]:
+        """Return how many rows of each split are kept aside."""
+        found: Counter[str] = Counter()
+        for (split, _), rows in self.parts.items():
+            found[split] += len(rows)
+        return found
+
+    def problems(self, split: str, kept: int, most: float, data: str) -> Iterator[Problem]:
+        """Yield the problem of a split with more than a share of ``most`` of its rows here, beside ``kept`` others."""
+        aside = self.counts()[split]
+        if aside > most * (aside + kept):
+            expected = f"at most {most:.2%} of the rows in quarantine (validation.max_quarantined_share)"
+            reasons = Counter(
+                f"{one.field}: {one.expected}" if one.field else one.expected
+                for (name, _), rows in self.parts.items()
+                if name == split
+                for problems in rows.values()
+                for one in problems
+            )
+            why = "; ".join(f"{count} without {reason}" for reason, count in reasons.most_common(3))
+            yield Problem(f"{data}/{split}", "", expected, f"{aside} of {aside + kept}: {why}")
+
+    def described(self) -> Iterator[str]:
+        """Yield a line for each split that has rows here."""
+        for split, count in self.counts().items():
+            yield f"{split}: {count} rows in quarantine"
+
+    def write(self, folder: Path) -> None:
+        """Write ``<split>/<part>.jsonl`` for each part that has rows here."""
+        for (split, part), problems in self.parts.items():
+            if not problems:
+                continue
+            path = folder / split / f"{part.name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = {
+                one.place: one.row
+                for one in read_part(part, self.root, self.fields, self.data.model_copy(update={"clean": ()}))
+                if isinstance(one, Record) and one.place in problems
+            }
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                for place, found in problems.items():
+                    line = {"place": place, "reasons": [_reason(one) for one in found], "row": _plain(rows.get(place))}
+                    file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _reason(problem: Problem) -> dict[str, str]:
+    return {"field": problem.field, "expected": problem.expected, "found": problem.found}
+
+
+def _plain(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a row as JSON can hold it; None: it cannot be read, and its line stays in the part alone."""
+    if row is None:
+        return None
+    given = {name: one for name, one in row.items() if one is not None}
+    return {name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in given.items()}

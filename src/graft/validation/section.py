@@ -1,0 +1,89 @@
+"""The params section of the data contract: limits, further expectations, and what follows where one is broken."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field as Limit
+
+from graft.config import Section
+
+Severity = Literal["fail", "quarantine", "warn", "ignore"]
+"""What follows where a row breaks the contract: the chain stops; the row is kept aside and left out; it is reported."""
+
+
+class Severities(Section):
+    """What follows from a row that breaks a built-in check.
+
+    ``fail`` stops the chain, ``quarantine`` keeps the row aside and goes on without it, ``warn`` reports it. A row that
+    cannot be used without a check fails or goes aside.
+    """
+
+    readable: Literal["fail", "quarantine"] = "fail"
+    """A row that can be read, with the right types."""
+
+    missing: Literal["fail", "quarantine"] = "fail"
+    """A value in every field that needs one."""
+
+    empty_list: Literal["fail", "quarantine"] = "fail"
+    """At least one item in every list that needs one."""
+
+    labels: Literal["fail", "quarantine"] = "fail"
+    """In validation and test, a label that train has."""
+
+    task: Literal["fail", "quarantine"] = "fail"
+    """The task's own rules: an answer stands where it should, tags follow the scheme, roles alternate."""
+
+    min_characters: Severity = "fail"
+    """``validation.min_characters``."""
+
+    max_characters: Severity = "fail"
+    """``validation.max_characters``."""
+
+    placeholders: Severity = "fail"
+    """``validation.placeholders``."""
+
+    unique_ids: Severity = "fail"
+    """``validation.unique_ids``: of rows with one id, all but the first."""
+
+
+class ExpectationConfig(Section):
+    """One more expectation of Great Expectations, by its name and its own arguments."""
+
+    type: str = Limit(pattern="^expect_[a-z_]+$")
+    """Great Expectations' name, such as ``expect_column_values_to_match_regex``."""
+
+    kwargs: dict[str, Any] = Limit(default_factory=dict)
+    """Its arguments: ``{column: text, regex: "^[A-Z]"}``. Columns are the task's fields (``text``, ``label``), and what
+    is measured of them: ``text (characters)``, ``text (visible characters)``, ``messages (items)``."""
+
+    severity: Literal["fail", "quarantine", "warn"] = "fail"
+    """As in ``validation.severity``. Only an expectation on the values of a column can keep rows aside."""
+
+
+class ValidationConfig(Section):
+    """The data contract: what the rows must be beside the task's own schema."""
+
+    min_characters: int = Limit(default=1, ge=0)
+    """The fewest characters of a text field; white space and invisible characters are not counted."""
+
+    max_characters: int = Limit(default=100_000, ge=1)
+    """The most characters of a text field."""
+
+    min_rows: int = Limit(default=1, ge=1)
+    """The fewest rows of a split; those in quarantine are not counted."""
+
+    unique_ids: bool = True
+    """Whether an ``id`` column, where there is one, must be unique over all splits."""
+
+    placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
+    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+
+    severity: Severities = Severities()
+    """What follows from a row that breaks one of these."""
+
+    expectations: tuple[ExpectationConfig, ...] = ()
+    """Further expectations. Each part file is held to them by itself."""
+
+    max_quarantined_share: float = Limit(default=0.01, ge=0, le=1)
+    """The largest share of a split's rows that may go into quarantine; with more of them the chain stops."""

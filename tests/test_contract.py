@@ -1,0 +1,177 @@
+"""What follows from a broken contract: the chain stops, a row is kept aside, or it is reported."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft.data import DataConfig
+from graft.errors import ConfigError, DataError
+from graft.tasks.text_classification import Config
+from graft.validation import ValidationConfig, validate
+from graft.workspace import Workspace
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(split: str, count: int = 10) -> Rows:
+    return [{"id": f"{split}-{n}", "text": f"{split} text {n}", "label": "xy"[n % 2]} for n in range(count)]
+
+
+def write(root: Path, **changed: Rows) -> Workspace:
+    for split in ("train", "validation", "test"):
+        path = root / "data" / split / "part.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in changed.get(split, rows_of(split))))
+    (root / "params.yaml").write_text("")
+    return Workspace(root)
+
+
+def run(workspace: Workspace, **settings: Any) -> dict[str, Any]:
+    validation = ValidationConfig.model_validate({"max_quarantined_share": 0.2, **settings})
+    validate(workspace, task=Config(), data=DataConfig(), validation=validation)
+    verdict: dict[str, Any] = json.loads((workspace.validation / "verdict.json").read_text())
+    return verdict
+
+
+def aside(workspace: Workspace, split: str) -> list[dict[str, Any]]:
+    path = workspace.quarantine / split / "part.jsonl.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+BREACHES: dict[str, tuple[dict[str, Any], str]] = {
+    "min_characters": ({"text": "  "}, "at least 1 visible characters (validation.min_characters)"),
+    "placeholders": ({"text": "NaN"}, "a text, not a placeholder for a missing one (validation.placeholders)"),
+    "unique_ids": ({"id": "train-0"}, "an id that no other row has"),
+    "max_characters": ({"text": "a" * 100_001}, "at most 100000 characters (validation.max_characters)"),
+    "labels": ({"label": "z"}, "one of x, y"),
+    "readable": ({"text": 5}, "a string"),
+}
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_a_row_in_quarantine_is_kept_with_its_reasons_and_counts_nowhere(tmp_path: Path, name: str) -> None:
+    change, expected = BREACHES[name]
+    rows = rows_of("test")
+    rows[4] |= change
+    workspace = write(tmp_path, test=rows)
+    with pytest.raises(DataError, match=r"data/test/part\.jsonl:5"):
+        run(workspace)
+    verdict = run(workspace, severity={name: "quarantine"})
+    assert verdict["quarantined"] == ["data/test/part.jsonl:5"]
+    assert verdict["splits"]["test"]["rows"] == 9
+    assert verdict["counts"]["test"] == {"x": 4, "y": 5}
+    [one] = aside(workspace, "test")
+    assert one["place"] == "data/test/part.jsonl:5"
+    assert [reason["expected"] for reason in one["reasons"]] == [expected]
+    assert one["row"] == (None if name == "readable" else {key: rows[4][key] for key in ("text", "label")})
+    assert "test: 1 rows in quarantine" in (workspace.data_docs / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["min_characters", "placeholders", "unique_ids", "max_characters"])
+def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
+    rows = rows_of("test")
+    rows[4] |= BREACHES[name][0]
+    workspace = write(tmp_path, test=rows)
+    verdict = run(workspace, severity={name: "warn"})
+    assert verdict["splits"]["test"]["rows"] == 10
+    assert "quarantined" not in verdict
+    [warning] = verdict["warnings"]
+    assert warning.startswith("test: 1 rows without ")
+    assert warning.endswith(f"{BREACHES[name][1]} (data/test/part.jsonl:5)")
+    assert run(workspace, severity={name: "ignore"})["warnings"] == []
+
+
+def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -> None:
+    rows = rows_of("train")
+    for row in rows[:3]:
+        row["text"] = " "
+    workspace = write(tmp_path, train=rows)
+    with pytest.raises(DataError) as caught:
+        run(workspace, severity={"min_characters": "quarantine"})
+    assert caught.value.problems == (
+        "data/train: expected at most 20.00% of the rows in quarantine (validation.max_quarantined_share), found 3 of "
+        "10: 3 without text: at least 1 visible characters (validation.min_characters)",
+    )
+    assert not workspace.validation.exists()
+    verdict = run(workspace, severity={"min_characters": "quarantine"}, max_quarantined_share=0.3)
+    assert len(verdict["quarantined"]) == 3
+
+
+def test_a_missing_column_stops_the_chain_whatever_the_severity(tmp_path: Path) -> None:
+    workspace = write(tmp_path, test=[{"text": row["text"]} for row in rows_of("test")])
+    with pytest.raises(DataError, match="label: expected a column of that name"):
+        run(workspace, severity={"readable": "quarantine", "missing": "quarantine"}, max_quarantined_share=1)
+
+
+def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Path) -> None:
+    workspace = write(tmp_path, train=[*rows_of("train"), {"id": "z", "text": " ", "label": "z"}])
+    with pytest.raises(DataError, match="data/train: all rows with the label 'z' are in quarantine"):
+        run(workspace, severity={"min_characters": "quarantine"})
+
+
+STARTS = {
+    "type": "expect_column_values_to_match_regex",
+    "kwargs": {"column": "text", "regex": "^(train|test|validation) "},
+}
+
+
+def test_own_expectations_have_their_severity(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[6]["text"] = "Test text 6"
+    workspace = write(tmp_path, test=rows)
+    with pytest.raises(DataError, match=r"part\.jsonl:7: text: expected values to match regex: regex '\^\(train"):
+        run(workspace, expectations=[STARTS])
+    assert run(workspace, expectations=[{**STARTS, "severity": "quarantine"}])["quarantined"] == [
+        "data/test/part.jsonl:7"
+    ]
+    [warning] = run(workspace, expectations=[{**STARTS, "severity": "warn"}])["warnings"]
+    assert warning.startswith("test: 1 rows without text: values to match regex")
+    mostly = {**STARTS, "kwargs": {**STARTS["kwargs"], "mostly": 0.9}}
+    assert run(workspace, expectations=[mostly])["warnings"] == []
+
+
+def test_an_expectation_about_a_part_names_the_part(tmp_path: Path) -> None:
+    workspace = write(tmp_path)
+    fewest = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 11}}
+    with pytest.raises(DataError) as caught:
+        run(workspace, expectations=[fewest])
+    assert caught.value.problems[0] == (
+        "data/train/part.jsonl: expected row count to be between: min_value 11, found 10"
+    )
+    likely = {"type": "expect_column_most_common_value_to_be_in_set", "kwargs": {"column": "label", "value_set": ["z"]}}
+    [warning, *_] = run(workspace, expectations=[{**likely, "severity": "warn"}])["warnings"]
+    assert warning.startswith("train: 1 rows without label: most common value to be in set")
+
+
+@pytest.mark.parametrize(
+    ("expectation", "message"),
+    [
+        (
+            {"type": "expect_column_values_to_match_rgex", "kwargs": {"column": "text"}},
+            r"validation\.expectations\.0\.type: great_expectations has no .*; did you mean expect_column_values_to_m",
+        ),
+        (
+            {"type": "expect_column_values_to_be_between", "kwargs": {"column": "text", "min_valu": 3}},
+            r"validation\.expectations\.0\.kwargs: min_valu",
+        ),
+        (
+            {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "txt"}},
+            r"validation\.expectations\.0\.kwargs\.column: no column 'txt'; there are text, text \(visible char",
+        ),
+        (
+            {"type": "expect_table_row_count_to_equal", "kwargs": {"value": 10}, "severity": "quarantine"},
+            r"validation\.expectations\.0\.severity: .* says nothing of single rows",
+        ),
+        (
+            {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "text", "regex": "("}},
+            r"validation\.expectations\.0: great_expectations cannot evaluate",
+        ),
+    ],
+)
+def test_an_expectation_that_cannot_be_is_refused_by_its_path(
+    tmp_path: Path, expectation: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(write(tmp_path), expectations=[expectation])
