@@ -72,6 +72,15 @@ def test_rows_leave_positions_for_the_methods_own_prompt(
     ]
 
 
+def test_own_expectations_are_asked_about(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    one = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "text"}}
+    project = make_project(tmp_path / "p", **{"validation.expectations": [one]})
+    assert states(project, "validation", adapter=True) == ["ok"]
+    project = make_project(tmp_path / "q", **{"validation.expectations": [{**one, "kwargs": {"column": "body"}}]})
+    [found] = [one for one in check(project).findings if one.check == "validation"]
+    assert found.text.startswith("validation.expectations.0.kwargs.column: no column 'body'; there are text,")
+
+
 def test_missing_column_and_missing_split_are_named(project: Workspace) -> None:
     part = project.data / "train" / "part-0000.jsonl"
     part.write_text("\n".join(json.dumps({"id": "1", "body": "a", "label": "b"}) for _ in range(3)) + "\n")

@@ -101,6 +101,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _prompt(base, sections)
     findings += _generation(base, sections)
     findings += _columns(sections)
+    findings += _expectations(sections) if adapter else []
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
@@ -286,6 +287,23 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
             f"{' and '.join(OUTPUT_METHODS)} with `features: columns` read them: use one, or leave the columns out"
         )
         yield Finding("task", "warn", text)
+
+
+def _expectations(sections: dict[str, Any]) -> Iterator[Finding]:
+    """Ask Great Expectations (seconds of imports) about the project's own expectations, where there are any."""
+    from graft.data import DataConfig
+
+    validation = sections.get("validation")
+    if not validation or not validation.expectations or "task" not in sections:
+        return
+    from graft.validation.contract import Contract
+
+    try:
+        Contract(_fields(sections), {}, sections.get("data") or DataConfig(), validation)
+    except GraftError as error:
+        yield from _problems("validation", error)
+    else:
+        yield Finding("validation", "ok", f"{len(validation.expectations)} expectations of the project's own")
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:
