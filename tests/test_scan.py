@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graft.data import DataConfig
 from graft.validation import ValidationConfig
 from graft.validation.contract import Contract
-from graft.validation.scan import COMPILED, Scan, _pandas, answers_by_row, planned
+from graft.validation.scan import COMPILED, Scan, answers_by_row, as_pandas, planned
 
 MOST = 50
 
@@ -21,7 +21,7 @@ MOST = 50
 @pytest.fixture(scope="module")
 def asked() -> Any:
     """Return what runs expectations in Great Expectations."""
-    return Contract((), {}, DataConfig(), ValidationConfig())._asked
+    return Contract((), {}, DataConfig(), ValidationConfig()).asked
 
 
 def built(kind: str, kwargs: dict[str, Any]) -> Any:
@@ -53,7 +53,7 @@ def nearly(value: Any) -> Any:
 
 def compare(table: pl.DataFrame, expectations: list[Any], asked: Any) -> None:
     found = Scan(expectations, asked).results(table, MOST)
-    expected = asked(_pandas(table), expectations, MOST)
+    expected = asked(as_pandas(table), expectations, MOST)
     for one, other in zip(found, expected, strict=True):
         assert one.expectation_config.type == other.expectation_config.type
         assert one.success == other.success, (one, other)

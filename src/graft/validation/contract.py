@@ -179,10 +179,10 @@ class Contract:
         self.context: Any = gx.get_context(mode="ephemeral")
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
         self.source = self.context.data_sources.add_pandas("data")
-        self.scan = Scan([check.build() for check in self.checks], self._asked)
+        self.scan = Scan([check.build() for check in self.checks], self.asked)
         self.suite = gx.ExpectationSuite(name="rows", expectations=[check.build() for check in self.checks])
 
-    def _asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
+    def asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
         """Return Great Expectations' own results, in the order of ``expectations``."""
         import great_expectations as gx
 

@@ -55,7 +55,7 @@ class Scan:
         known |= _asked(table, self.expectations, plans, most)
         left = [number for number in range(len(self.expectations)) if number not in known]
         if left:
-            found = self._rest(_pandas(table), [self.expectations[number] for number in left], most)
+            found = self._rest(as_pandas(table), [self.expectations[number] for number in left], most)
             known |= dict(zip(left, found, strict=True))
         return [known[number] for number in range(len(self.expectations))]
 
@@ -65,12 +65,12 @@ class Scan:
         if key not in self._of_schema:
             chosen = [number for number, one in enumerate(self.expectations) if one.expectation_type in SCHEMA]
             asked = [self.expectations[number] for number in chosen]
-            found = self._rest(_pandas(table.head(0)), asked, 1) if asked else []
+            found = self._rest(as_pandas(table.head(0)), asked, 1) if asked else []
             self._of_schema[key] = dict(zip(chosen, found, strict=True))
         return self._of_schema[key]
 
 
-def _pandas(table: pl.DataFrame) -> Any:
+def as_pandas(table: pl.DataFrame) -> Any:
     """Return the table as pandas holds it: text as ``str``, whole numbers that may be missing as ``Int64``."""
     import pandas as pd
     import polars as pl
