@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from typer.main import get_command
 
 import graft.cli
@@ -31,7 +32,7 @@ for _group in GROUPS:
     __import__(f"graft.cli.{_group}")
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 EXPECTED = (
-    *("init", "projects", "import", "lock", "check", "schema", "run", "stage", "status", "logs", "cancel"),
+    *("init", "projects", "import", "contract", "lock", "check", "schema", "run", "stage", "status", "logs", "cancel"),
     *("promote", "rollback", "history", "sync", "predict", "merge", "reproduce", "ui", "worker", "doctor", "gc"),
 )
 
@@ -232,6 +233,25 @@ def test_check_of_wrong_params_ends_with_2(whole: Workspace, capsys: pytest.Capt
     assert invoke("-C", str(whole.root), "check") == 2
     out = capsys.readouterr().out
     assert re.search(r"^fail  params +params\.yaml:\d+: training\.epoch: unknown key", out, re.MULTILINE)
+
+
+def test_contract_proposes_what_the_data_keeps_and_writes_it_on_request(
+    whole: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = whole.params.read_text()
+    assert invoke("-C", str(whole.root), "contract") == 0
+    printed = capsys.readouterr().out
+    assert whole.params.read_text() == before
+    assert yaml.safe_load(printed)["validation"]["expectations"][0]["kwargs"]["value_set"] == [
+        "animals",
+        "cooking",
+        "weather",
+    ]
+    assert invoke("-C", str(whole.root), "contract", "--write") == 0
+    written = yaml.safe_load(whole.params.read_text())
+    assert written["validation"].items() >= yaml.safe_load(printed)["validation"].items()
+    assert written["task"] == yaml.safe_load(before)["task"]
+    assert "validation of" in capsys.readouterr().out
 
 
 def test_lock_writes_and_prints_the_digest(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

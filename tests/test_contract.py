@@ -8,8 +8,10 @@ import pytest
 
 from graft.data import DataConfig
 from graft.errors import ConfigError, DataError
+from graft.tasks.regression import Config as Regression
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
+from graft.validation.profile import profiled
 from graft.workspace import Workspace
 
 Rows = list[dict[str, Any]]
@@ -111,7 +113,41 @@ def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Pat
         run(workspace, severity={"min_characters": "quarantine"})
 
 
-STARTS = {
+def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_others(tmp_path: Path) -> None:
+    workspace = write(tmp_path)
+    section, seen = profiled(workspace, Config(), DataConfig())
+    assert seen == [
+        "rows: train 10, validation 10, test 10",
+        "text (visible characters): 9 to 15",
+        "text (characters): 11 to 17",
+        "label: 2 labels",
+    ]
+    assert section["max_characters"] == 34
+    assert section["min_rows"] == 5
+    assert run(workspace, **section)["warnings"] == []
+    write(tmp_path, test=rows_of("test", 4), train=[*rows_of("train"), {"id": "l", "text": "l" * 35, "label": "z"}])
+    with pytest.raises(DataError) as caught:
+        run(workspace, **section)
+    assert [one.split(": expected")[0] for one in caught.value.problems] == [
+        "data/train/part.jsonl:11: text",
+        "data/train/part.jsonl:11: label",
+        "data/test",
+    ]
+
+
+def test_a_profile_of_numbers_bounds_them(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        path = tmp_path / "data" / split / "part.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text('{"text": "a", "target": 1.5}\n{"text": "bc", "target": -2}\n')
+    section, _ = profiled(Workspace(tmp_path), Regression(), DataConfig())
+    [one] = section["expectations"]
+    assert one["kwargs"] == {"column": "target", "min_value": -2, "max_value": 1.5}
+    assert one["severity"] == "warn"
+    assert section["unique_ids"] is False
+
+
+STARTS: dict[str, Any] = {
     "type": "expect_column_values_to_match_regex",
     "kwargs": {"column": "text", "regex": "^(train|test|validation) "},
 }

@@ -1,4 +1,4 @@
-"""Commands about a project and its inputs: init, projects, import, lock, check, schema."""
+"""Commands about a project and its inputs: init, projects, import, contract, lock, check, schema."""
 
 from __future__ import annotations
 
@@ -199,6 +199,43 @@ def _print_import(found: ImportSummary) -> None:
 
 
 SHOWN_LABELS = 8
+
+
+@app.command(
+    rich_help_panel=PROJECT,
+    epilog=examples(
+        ("graft contract", "what the present data would keep, to look at"),
+        ("graft contract --write", "put it into params.yaml, to edit there"),
+    ),
+)
+def contract(
+    write: Annotated[bool, typer.Option("--write", "-w", help="Put it into params.yaml, comments kept.")] = False,
+) -> None:
+    """Profile the present data and propose a data contract: the section validation of params.yaml."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    from graft import params
+    from graft.repository.overrides import checked
+    from graft.validation.profile import profiled
+    from graft.workspace import write_text
+
+    place = workspace()
+    loaded = params.load(place.params)
+    section, seen = profiled(place, loaded.task, loaded.data)
+    for one in seen:
+        print(f"# {one}")
+    if write:
+        text = place.params.read_text(encoding="utf-8")
+        write_text(place.params, checked(text, {f"validation.{name}": value for name, value in section.items()}))
+        print(f"wrote the section validation of {_relative(place.params)}; docs/data.md says what its keys mean")
+        return
+    editor, result = YAML(), io.StringIO()
+    editor.indent(mapping=2, sequence=4, offset=2)
+    editor.width = 4096
+    editor.dump({"validation": section}, result)
+    print(result.getvalue(), end="")
 
 
 @app.command(
