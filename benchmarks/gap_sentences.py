@@ -89,6 +89,16 @@ def laid_out(sentences: list[str], dice: random.Random) -> str:
     return "\n".join(f"#Person{1 + place % 2}#: {sentence}" for place, sentence in enumerate(sentences))
 
 
+def rows_of(text: str, dice: random.Random) -> Iterator[str]:
+    """Yield the rows of one text as JSON."""
+    for passage in (one for size in PASSAGE_WORDS for one in passages(text, size)):
+        place = central(passage)
+        kept = passage if dice.random() < 0.5 else passage[:place] + passage[place + 1 :]
+        for read, said in ((kept, passage[place]), damaged(passage, dice)):
+            if any(read):
+                yield json.dumps({"source": laid_out(read, dice), "target": said}, ensure_ascii=False)
+
+
 def main() -> None:
     """Write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,24 +106,16 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     given = parser.parse_args()
     dice = random.Random(0)
-    pairs = []
-    for text in texts(given.files):
-        for passage in (one for size in PASSAGE_WORDS for one in passages(text, size)):
-            place = central(passage)
-            kept = passage if dice.random() < 0.5 else passage[:place] + passage[place + 1 :]
-            pairs += [(kept, passage[place]), damaged(passage, dice)]
-    rows = [
-        json.dumps({"source": laid_out(read, dice), "target": said}, ensure_ascii=False)
-        for read, said in pairs
-        if any(read)
-    ]
-    dice.shuffle(rows)
     given.out.mkdir(parents=True, exist_ok=True)
+    known = list(texts(given.files))
+    dice.shuffle(known)  # and then split: two passages of one text have much in common
     for split, share in SHARES:
-        size = round(share * len(rows))
-        (given.out / f"{split}.jsonl").write_text("\n".join(rows[:size]) + "\n", encoding="utf-8")
-        rows = rows[size:]
-        print(f"{split}: {size} rows")
+        size = round(share * len(known))
+        rows = [row for text in known[:size] for row in rows_of(text, dice)]
+        known = known[size:]
+        dice.shuffle(rows)
+        (given.out / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        print(f"{split}: {len(rows)} rows")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,13 @@ KEYS: dict[str, dict[str, Any]] = {
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "lora (DoRA)": ("lora", {"r": 8, "lora_alpha": 16, "use_dora": True}),
     "lora (rsLoRA)": ("lora", {"r": 8, "lora_alpha": 16, "use_rslora": True}),
+    "lora (LoRA+)": ("lora", {"r": 8, "lora_alpha": 16}),
     "lora (PiSSA)": ("lora", {"r": 8, "lora_alpha": 16, "init_lora_weights": "pissa"}),
     "bottleneck (Houlsby)": ("bottleneck", {"architecture": "houlsby", "reduction_factor": 16}),
     "bottleneck (parallel)": ("bottleneck", {"architecture": "parallel", "reduction_factor": 16}),
 }
+TRAINING: dict[str, dict[str, Any]] = {"lora (LoRA+)": {"loraplus_lr_ratio": 8.0}}
+"""Settings of the training that belong to a method."""
 RATES = {
     "full": 1e-4,
     "probe": 1e-2,
@@ -106,8 +109,11 @@ def measured(workspace: Workspace, name: str, adapter: AdapterConfig, steps: int
             "learning_rate": rate,
             "keep": "last",
             "evaluate_every_epochs": 1e6,
+            **TRAINING.get(name, {}),
         }
     )
+    # A method must not find what another one computed of the base.
+    shutil.rmtree(workspace.store, ignore_errors=True)
     started = time.perf_counter()
     train(workspace, task=sections.task, base=sections.base, adapter=adapter, training=training)
     seconds = time.perf_counter() - started

@@ -1,7 +1,10 @@
 """Batched generation against transformers' generate, one row at a time."""
 
+import copy
+
 import pytest
 
+from graft.adapters import AdapterConfig, attach
 from graft.generation import GenerationConfig, generate_ids
 
 PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15]]
@@ -48,6 +51,50 @@ def test_batches_give_what_each_prompt_gives_alone_in_order(request, name, beams
     found = generate_ids(model, PROMPTS, settings, pad_token_id=0, eos_token_id=None)
     assert found == [alone(model, prompt, max_new_tokens=6, num_beams=beams) for prompt in PROMPTS]
     assert len({tuple(one) for one in found}) > 1
+
+
+def greedy(model, prompt, count):
+    """Return what the likeliest tokens add to one prompt, each from a pass over everything before it."""
+    import torch
+
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            logits = model(
+                input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64)
+            ).logits
+            ids.append(int(logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"method": "prompt_tuning", "num_virtual_tokens": 4},
+        {"method": "p_tuning", "num_virtual_tokens": 4, "encoder_hidden_size": 8},
+        {"method": "prefix_tuning", "num_virtual_tokens": 4},
+        {"method": "cpt", "cpt_token_ids": [5, 6, 7], "cpt_mask": [1, 1, 1], "cpt_tokens_type_mask": [1, 1, 1]},
+        {"method": "lora", "target_modules": ["q_proj"]},
+    ],
+    ids=lambda one: one["method"],
+)
+def test_an_adapter_s_own_prompt_gives_in_batches_what_it_gives_alone(decoder, adapter):
+    import torch
+
+    torch.manual_seed(1)
+    decoder = copy.deepcopy(decoder)
+    for parameter in decoder.parameters():
+        parameter.data.normal_(std=0.5)  # so that it matters where a token stands
+    wrapped = attach(copy.deepcopy(decoder), AdapterConfig(**adapter), []).eval()
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_()
+    prompts = [*PROMPTS, [16, 17, 18], [19]]
+    found = generate_ids(wrapped, prompts, GenerationConfig(max_new_tokens=5), pad_token_id=0, eos_token_id=None)
+    assert found == [greedy(wrapped, prompt, 5) for prompt in prompts]
+    with wrapped.disable_adapter():
+        found = generate_ids(wrapped, prompts, GenerationConfig(max_new_tokens=5), pad_token_id=0, eos_token_id=None)
+    assert found == [greedy(decoder, prompt, 5) for prompt in prompts]
 
 
 @pytest.mark.parametrize("name", ["decoder", "t5"])

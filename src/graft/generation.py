@@ -6,7 +6,8 @@ a paired test compares systems and not dice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field as Limit
@@ -85,11 +86,9 @@ def generate_ids(
     speaker: Any = inner if getattr(model, "switched_off", False) else model
     decoder = not inner.config.is_encoder_decoder
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: list[list[int]] = [[] for _ in prompts]
     with torch.inference_mode():
-        for start in range(0, len(order), settings.batch_rows):
-            chosen = order[start : start + settings.batch_rows]
+        for chosen in _batches(prompts, settings.batch_rows, equal=decoder and _stands_before_padding(speaker)):
             ids = padded([prompts[index] for index in chosen], pad_token_id, left=decoder).to(inner.device)
             mask = mask_of([prompts[index] for index in chosen], left=decoder).to(inner.device)
             answers = speaker.generate(
@@ -108,6 +107,24 @@ def generate_ids(
             for index, answer in zip(chosen, answers.tolist(), strict=True):
                 found[index] = _until_end(answer, ends)
     return found
+
+
+def _stands_before_padding(model: Any) -> bool:
+    """Say whether an adapter's own prompt stands among the embeddings, before the padding on the left.
+
+    PEFT numbers the positions of such a row through its padding, so that a padded row would get another answer.
+    """
+    config = getattr(model, "active_peft_config", None)
+    return bool(config is not None and config.is_prompt_learning and "PREFIX" not in str(config.peft_type))
+
+
+def _batches(prompts: Sequence[Sequence[int]], size: int, *, equal: bool) -> Iterator[list[int]]:
+    """Yield the numbers of prompts of like length, ``size`` at most; of one length where they must be ``equal``."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    groups = groupby(order, key=lambda index: len(prompts[index])) if equal else [(0, iter(order))]
+    for _, group in groups:
+        chosen = list(group)
+        yield from (chosen[start : start + size] for start in range(0, len(chosen), size))
 
 
 def _until_end(tokens: list[int], ends: set[int]) -> list[int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,10 +191,25 @@ def test_all_that_is_trained_is_float32_on_a_bfloat16_base(tiny_base: Path) -> N
     import torch
 
     model, new = load(tiny_base, dtype=torch.bfloat16)
-    wrapped = attach(model, AdapterConfig(r=4, target_modules=["query"], bias="all"), new)
+    wrapped = attach(model, AdapterConfig(r=4, target_modules=["query"]), new, unfreeze_patterns=[r".*LayerNorm\.bias"])
     trained = {name: value.dtype for name, value in wrapped.named_parameters() if value.requires_grad}
     assert any(name.endswith("LayerNorm.bias") for name in trained)
     assert set(trained.values()) == {torch.float32}
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_weights_of_the_base_are_trained_by_unfreezing_alone(tiny_base: Path, bias: str) -> None:
+    model, new = load(tiny_base)
+    with pytest.raises(ConfigError) as caught:
+        attach(model, AdapterConfig(r=4, target_modules=["query"], bias=bias), new)
+    message = str(caught.value)
+    assert message.startswith(f"adapter.bias: {bias} trains the base's own weights, which could not be switched off")
+    patterns = re.findall(r"'(bert[^']*)'", message)
+    model, new = load(tiny_base)
+    wrapped = attach(model, AdapterConfig(r=4, target_modules=["query"]), new, unfreeze_patterns=patterns)
+    assert len(patterns) == (3 if bias == "all" else 2)
+    assert all(name.endswith(".bias") for name in describe(wrapped).unfrozen)
+    assert len(describe(wrapped).unfrozen) == len(patterns)
 
 
 def test_prompt_is_switched_off_and_on_again(tiny_base: Path) -> None:

@@ -28,6 +28,17 @@ def key_of(workspace: Workspace) -> str:
     return run_key(planned_identity(workspace, loaded.task, loaded.base, loaded.adapter, loaded.training))
 
 
+def test_what_is_trained_is_counted_before_a_method_changes_its_form(
+    make_tokenized: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    found = {}
+    for start in (True, "pissa"):
+        workspace = make_tokenized(tmp_path / str(start), adapter={"init_lora_weights": start})
+        stages.run("train", workspace)
+        found[start] = read_json(workspace.training / "summary.json")["parameters_trained"]
+    assert found["pissa"] == found[True]
+
+
 def test_train_writes_both_outputs(tokenized: Workspace) -> None:
     stages.run("train", tokenized)
     assert {path.name for path in tokenized.adapter.iterdir()} == {

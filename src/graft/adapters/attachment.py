@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN_MODULES = 20
+SHOWN_NAMES = 3
 READS_BASE = ("adamss", "frod", "shira")
 """Methods that cannot be put on a model without weights."""
 
@@ -128,6 +130,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         text = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"adapter: {text}; the base has {_candidates(model, ())}") from error
+    _check_frozen(config, names)
     if getattr(config, "modules_to_save", None):  # PEFT adds the usual names of heads, without looking for doubles
         config.modules_to_save = sorted(set(config.modules_to_save))
     equip(wrapped, start)
@@ -140,6 +143,20 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     off = _without_prompt if config.is_prompt_learning else _without_layers
     wrapped.disable_adapter = functools.partial(_switched_off, wrapped, off)
     return wrapped
+
+
+def _check_frozen(config: PeftConfig, names: Mapping[str, nn.Parameter]) -> None:
+    """Refuse an adapter that trains weights of the base in place: with it off, the base would be another one."""
+    trained = [name for name, parameter in names.items() if parameter.requires_grad]
+    if not trained:
+        return
+    patterns = ", ".join(f"'{re.escape(name)}'" for name in trained[:SHOWN_NAMES])
+    more = f" and {len(trained) - SHOWN_NAMES} more" if len(trained) > SHOWN_NAMES else ""
+    key = f"bias: {config.bias}" if getattr(config, "bias", "none") not in ("none", None, False) else "method"
+    raise ConfigError(
+        f"adapter.{key} trains the base's own weights, which could not be switched off again; leave it out and name "
+        f"them in training.unfreeze, which keeps what they were: [{patterns}]{more}"
+    )
 
 
 def describe(model: PeftModel) -> AdapterSummary:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.adapters import HEAD_METHODS, AdapterConfig, attach, columns_of, describe
+from graft.adapters import HEAD_METHODS, AdapterConfig, AdapterSummary, attach, columns_of, describe
 from graft.artifact import attention, pick_device, planned_identity, reproducible, save
 from graft.base import BaseConfig, locked, quantization
 from graft.errors import TrainingDiverged
@@ -53,12 +53,12 @@ def run(
     ):
         for leftover in forget_leftovers(checkpoints.folder):
             print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
-        inputs, new_modules = _inputs(workspace, task, base, adapter, training, identity, device)
+        inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
         with _report_on_divergence(workspace), _frozen(workspace, adapter, inputs, identity) as feed:
             outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
         with replaced(workspace.adapter) as folder, replaced(workspace.training) as beside:
             save(inputs.model, folder, identity, _probe(inputs), new_modules)
-            _write_training(beside, live, inputs, outcome, run_key(identity), feed)
+            _write_training(beside, live, inputs, outcome, run_key(identity), described, feed)
         checkpoints.remove()
     shutil.rmtree(workspace.failed / "train", ignore_errors=True)
 
@@ -71,8 +71,11 @@ def _inputs(
     training: TrainingConfig,
     identity: dict[str, Any],
     device: str,
-) -> tuple[Inputs, list[str]]:
-    """Load rows, base and adapter; the seed is set before any new weight is drawn."""
+) -> tuple[Inputs, list[str], AdapterSummary]:
+    """Load rows, base and adapter; the seed is set before any new weight is drawn.
+
+    What is trained is described now: a method may change its ranks on the way, or its form at the end.
+    """
     import torch
 
     manifest = read_json(workspace.tokens / "manifest.json")
@@ -99,7 +102,7 @@ def _inputs(
     summary = describe(wrapped)
     on = f" on {len(summary.modules)} modules" if summary.modules else ""
     print(f"train: {summary.method}{on}, {summary.counted}, {_type_of(base)} base, {device}", flush=True)
-    return Inputs(
+    inputs = Inputs(
         model=wrapped,
         task=one,
         task_config=task,
@@ -109,7 +112,8 @@ def _inputs(
         pad_token_id=manifest["pad_token_id"],
         config=training,
         device=device,
-    ), new_modules
+    )
+    return inputs, new_modules, summary
 
 
 def _type_of(base: BaseConfig) -> str:
@@ -172,8 +176,10 @@ def _probe(inputs: Inputs) -> dict[str, torch.Tensor]:
     return {**batch, **found}
 
 
-def _write_training(folder: Path, live: Path, inputs: Inputs, outcome: Outcome, key: str, feed: Feed | None) -> None:
-    progress, plan, summary = outcome.progress, outcome.plan, describe(inputs.model)
+def _write_training(
+    folder: Path, live: Path, inputs: Inputs, outcome: Outcome, key: str, summary: AdapterSummary, feed: Feed | None
+) -> None:
+    progress, plan = outcome.progress, outcome.plan
     shutil.copyfile(live, folder / METRICS)
     with (folder / "curves.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
