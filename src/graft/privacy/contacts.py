@@ -2,8 +2,9 @@
 
 Phone numbers are judged by ``phonenumbers`` (Google's metadata). Its own matcher reads for one region at a time and
 takes a plain 2125551234 for a number wherever it stands, so the candidates are found here: one is a phone number if it
-is valid and written as one (``+`` and country code, the country's groups, a trunk prefix), if it is plain and can hardly
-be anything else (a mobile number with trunk prefix; in Chinese text, a Chinese one), or if a word beside it says so.
+is valid and written as one (``+`` and country code, the country's groups, a trunk prefix), if it is plain and can
+hardly be anything else (a mobile number with trunk prefix; in Chinese text, a Chinese one), or if a word beside it says
+so.
 
 An IP address that names no machine (loopback, unspecified, netmask, multicast) or reads like a version number is left
 out. Private ranges count: the addresses of a company's network are its own affair.
