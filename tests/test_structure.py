@@ -22,6 +22,7 @@ ORDER = (
         "identity",
         "reading",
         "cleaning",
+        "privacy",
         "pictures",
         "data",
         "splitting",
@@ -80,6 +81,8 @@ QUARANTINE = {
     "mlflow": ("src/graft/tracking/",),
     "prefect": ("pipelines/",),
     "dvc": ("src/graft/repository/",),
+    "phonenumbers": ("src/graft/privacy/",),
+    "idnumbers": ("src/graft/privacy/",),
 }
 CATCH_ALL = {"util", "utils", "common", "helper", "helpers", "misc", "tools", "shared", "lib", "core", "base_utils"}
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|pragma: no cover")
