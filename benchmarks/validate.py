@@ -56,15 +56,15 @@ def suite(count: int, repeats: int) -> str:
     from graft.tasks.text_classification import TASK, Config
     from graft.validation import ValidationConfig
     from graft.validation.contract import Contract
-    from graft.validation.frame import Frame
     from graft.validation.scan import as_pandas
 
     dice, fields = random.Random(0), TASK.fields_of(Config())
-    frame, labels = Frame(fields), [f"label-{number}" for number in range(19)]  # one label is unknown: rows fail
+    labels = [f"label-{number}" for number in range(19)]  # one label is unknown: rows fail
+    contract = Contract(fields, {"labels": labels}, DataConfig(), ValidationConfig())
+    frame = contract.frame()
     for number in range(count):
         found = row(number, dice)
         frame.add(Record({"text_pair": None, **found}, f"data/train/part.jsonl:{number + 1}", found["id"]), None)
-    contract = Contract(fields, {"labels": labels}, DataConfig(), ValidationConfig())
     table, most = frame.table(), 1000
     theirs_table = as_pandas(table)
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}

@@ -13,8 +13,7 @@ from graft.validation.frame import Frame
 USER, ANSWER = {"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello"}
 
 
-def frame_of(field: Field, values: list[Any]) -> Frame:
-    frame = Frame((field,))
+def filled(frame: Frame, field: Field, values: list[Any]) -> Frame:
     for line, value in enumerate(values, start=1):
         frame.add(Record({field.name: value}, f"data/train/part.jsonl:{line}"), None)
     return frame
@@ -24,7 +23,7 @@ def frame_of(field: Field, values: list[Any]) -> Frame:
 def check() -> Any:
     def problems(field: Field, values: list[Any], state: Any = None, **settings: Any) -> list[Problem]:
         contract = Contract((field,), state or {}, DataConfig(), ValidationConfig(**settings))
-        return [one.problem for one in contract.check("part.jsonl", frame_of(field, values))]
+        return [one.problem for one in contract.check("part.jsonl", filled(contract.frame(), field, values))]
 
     return problems
 
@@ -51,7 +50,7 @@ def check() -> Any:
     ],
 )
 def test_flat_columns_hold_counts_and_lengths(field: Field, values: list[Any], columns: dict[str, list[Any]]) -> None:
-    table = frame_of(field, values).table()
+    table = filled(Frame((field,)), field, values).table()
     for name, expected in columns.items():
         assert table[name].to_list() == expected, name
 

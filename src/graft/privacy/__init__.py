@@ -18,13 +18,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from graft.privacy import accounts, contacts, credentials
 from graft.privacy.context import BLANK, Span
 from graft.privacy.national_ids import national_ids
 
-KINDS = ("email", "phone", "card", "iban", "national_id", "ip", "secret")
+Kind = Literal["email", "phone", "card", "iban", "national_id", "ip", "secret"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 REGIONS = ("US", "GB", "DE", "FR", "CN")
 """Whose ways of writing phone numbers without a country code are known, unless said otherwise (ISO 3166 alpha-2)."""
 _PRECEDENCE = ("secret", "email", "iban", "national_id", "card", "ip", "phone")

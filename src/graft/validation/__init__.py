@@ -18,6 +18,7 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from graft.reading import has_bom
 from graft.tasks import Field, TaskConfig
 from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
-from graft.validation.frame import Frame
 from graft.validation.pages import Index, Part
 from graft.validation.quarantine import Quarantine
 from graft.validation.section import Severity, ValidationConfig
@@ -140,7 +140,8 @@ class _Inspection:
         self.data, self.validation = data, validation
         self.fields = self.task.fields_of(task)
         self.contract = contract
-        self.quarantine = Quarantine(workspace.root, self.fields, data)
+        masks = validation.severity.private_data != "ignore"
+        self.quarantine = Quarantine(workspace.root, self.fields, data, masks=masks)
         self.seen = _Seen(self.fields)
         self.label = next((one.name for one in self.fields if one.type == "label"), None)
         self.problems: list[Problem] = []
@@ -157,7 +158,7 @@ class _Inspection:
 
     def part(self, split: str, path: Path) -> None:
         """Read and check one part."""
-        frame, found = Frame(self.fields), list[Broken]()
+        frame, found = self.contract.frame(), list[Broken]()
         texts: dict[str, int] = {}
         """The digest of each row's texts, by its place."""
         for one in read_part(path, self.root, self.fields, self.data, self.cleaning[split]):
@@ -177,6 +178,7 @@ class _Inspection:
             for one in broken
             if (one.problem.place, one.problem.field) not in known and one.problem.place not in frame.refused
         ]
+        found = [replace(one, problem=frame.without_private(one.problem)) for one in found]
         self.settle(split, path, sorted(found, key=lambda one: _line(one.problem.place)))
         left = [place for place in texts if place not in self.quarantine.places]
         for place in left:
@@ -232,7 +234,7 @@ class _Inspection:
         self.report(list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name)))
         for expected, problems in self.warned.items():
             where = ", ".join(problem.place for problem in problems[:NAMED_PLACES])
-            self.warnings.append(f"{split}: {len(problems)} rows without {expected} ({where})")
+            self.warnings.append(f"{split}: {len(problems)} rows not as expected: {expected} ({where})")
         self.warned.clear()
         if repeated := self.seen.repeated(split):
             self.warnings.append(repeated)

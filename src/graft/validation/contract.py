@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import html
 import json
 import math
@@ -22,8 +23,9 @@ from typing import Any
 
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
+from graft.privacy import find
 from graft.tasks import Field
-from graft.validation.frame import EARLIER, FILLED_LISTS, LISTS, REFUSED, Frame, columns_of
+from graft.validation.frame import EARLIER, FILLED_LISTS, LISTS, PRIVATE, REFUSED, Frame, columns_of
 from graft.validation.pages import settle
 from graft.validation.scan import Scan, answers_by_row
 from graft.validation.section import Severity, ValidationConfig
@@ -116,6 +118,9 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             yield Check(between, column, name, visible, {"min_value": fewest}, severity.min_characters)
             longest = f"at most {most} characters (validation.max_characters)"
             yield Check(between, f"{name} (characters)", name, longest, {"max_value": most}, severity.max_characters)
+        if field.text and severity.private_data != "ignore":
+            column, text = f"{name} ({PRIVATE})", "a text without private data (validation.privacy)"
+            yield Check(between, column, name, text, {"max_value": 0}, severity.private_data)
         if field.text and field.type == "string" and config.placeholders:
             names = {"value_set": list(config.placeholders)}
             text = "a text, not a placeholder for a missing one (validation.placeholders)"
@@ -172,7 +177,7 @@ class Contract:
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
-        self.data, self.config = data, config
+        self.fields, self.data, self.config = fields, data, config
         self.checks = [check for check in checks_of(fields, state, config) if check.severity != "ignore"]
         self.failed = [0] * len(self.checks)
         self.results: list[tuple[str, Any]] = []
@@ -181,6 +186,12 @@ class Contract:
         self.source = self.context.data_sources.add_pandas("data")
         self.scan = Scan([check.build() for check in self.checks], self.asked)
         self.suite = gx.ExpectationSuite(name="rows", expectations=[check.build() for check in self.checks])
+
+    def frame(self) -> Frame:
+        """Return an empty frame with the columns that the suite is about."""
+        privacy = self.config.privacy
+        search = functools.partial(find, kinds=privacy.kinds, regions=privacy.regions)
+        return Frame(self.fields, None if self.config.severity.private_data == "ignore" else search)
 
     def asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
         """Return Great Expectations' own results, in the order of ``expectations``."""
@@ -234,7 +245,7 @@ class Contract:
         self.failed[number] += one.result.get("unexpected_count") or 1
         column = self.data.columns.get(check.field, check.field)
         for row, value in zip(rows, one.result.get("partial_unexpected_list") or [None] * len(rows), strict=True):
-            found = frame.first.get(row, "") if check.column == EARLIER else _as_found(check, value)
+            found = frame.said.get((check.column, row)) or _as_found(check, value)
             yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
             place = frame.places[0].rpartition(":")[0]

@@ -7,12 +7,14 @@ value itself would be wrong, or would put text into its result.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from graft.data import Record
+from graft.data import Problem, Record
 from graft.errors import shown
+from graft.privacy import Found, masked
 from graft.tasks import Field
 
 if TYPE_CHECKING:
@@ -27,18 +29,21 @@ INVISIBLE = re.compile(
 class Frame:
     """The flat columns of one part, and where each of its rows stands."""
 
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self.fields = fields
+    def __init__(self, fields: Sequence[Field], search: Callable[[str], Sequence[Found]] | None = None) -> None:
+        """``search`` finds the private data of a text; without it there is no such column."""
+        self.fields, self.search = fields, search
         self.places: list[str] = []
         self.refused: set[str] = set()
         self.columns: dict[str, list[Any]] = defaultdict(list)
-        self.first: dict[int, str] = {}
-        """Row number -> place of the first row with the same id."""
+        self.said: dict[tuple[str, int], str] = {}
+        """Column and row number -> what is found there, in words, where its value does not say it."""
+        self.private: dict[str, list[tuple[str, str]]] = {}
+        """Place -> kind and value of what is private in its row; it leaves this object masked only."""
 
     def add(self, record: Record, earlier: str | None) -> None:
         """Add a readable row."""
         if earlier:
-            self.first[len(self.places)] = f"{shown(record.id)}, which {earlier} has too"
+            self.said[EARLIER, len(self.places)] = f"{shown(record.id)}, which {earlier} has too"
         self.places.append(record.place)
         self.columns[REFUSED].append(0)
         self.columns[EARLIER].append(int(earlier is not None))
@@ -57,6 +62,24 @@ class Frame:
             visible = [None if value is None else min((len(INVISIBLE.sub("", item)) for item in items), default=0)]
             self.columns[f"{field.name} (visible characters)"] += visible
             self.columns[f"{field.name} (characters)"].append(None if value is None else sum(map(len, items)))
+            if self.search:
+                self._add_private(f"{field.name} ({PRIVATE})", None if value is None else items, self.search)
+
+    def _add_private(self, column: str, texts: Sequence[str] | None, search: Callable[[str], Sequence[Found]]) -> None:
+        found = [(one.kind, text[one.start : one.end]) for text in texts or () for one in search(text)]
+        self.columns[column].append(None if texts is None else len(found))
+        if found:
+            kinds = Counter(kind for kind, _ in found)
+            self.said[column, len(self.places) - 1] = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+            self.private.setdefault(self.places[-1], []).extend(found)
+
+    def without_private(self, problem: Problem) -> Problem:
+        """Return a problem whose words show nothing of what is private in its row, whole or cut short."""
+        found = masked(problem.found, self.search(problem.found)) if self.search else problem.found
+        for kind, value in self.private.get(problem.place, ()):
+            for length in range(len(value), SHOWN_START - 1, -1):
+                found = found.replace(value[:length], f"<{kind.upper()}>")
+        return replace(problem, found=found)
 
     def refuse(self, place: str) -> None:
         """Add a row that the reader refused: it has a place and no values."""
@@ -67,7 +90,7 @@ class Frame:
         self.columns[REFUSED].append(1)
         self.columns[EARLIER].append(0)
         for field in self.fields:
-            for name in columns_of(field):
+            for name in columns_of(field, private=self.search is not None):
                 self.columns[name].append(None)
 
     def table(self) -> pl.DataFrame:
@@ -93,10 +116,14 @@ FILLED_LISTS = ("strings", "messages")
 """Lists that say nothing where they are empty; a row may have no label, and a question no answer."""
 REFUSED = "rows that cannot be read"
 EARLIER = "id (earlier rows with it)"
+PRIVATE = "private data"
+SHOWN_START = 4
+"""The shortest start of a private value that would tell something."""
 
 
-def columns_of(field: Field) -> Iterator[str]:
-    """Yield the columns of a field: the first is its own, or how many items it has."""
+def columns_of(field: Field, *, private: bool = False) -> Iterator[str]:
+    """Yield the columns of a field: the first is its own, or how many items it has; ``private``: also what is found."""
     yield f"{field.name} (items)" if field.type in LISTS else field.name
     if field.text:
         yield from (f"{field.name} (visible characters)", f"{field.name} (characters)")
+        yield from (f"{field.name} ({PRIVATE})" for _ in range(private))

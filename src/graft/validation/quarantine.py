@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.data import DataConfig, Problem, Record, read_part
+from graft.privacy import redact
 
 if TYPE_CHECKING:
     from graft.tasks import Field
@@ -26,6 +27,8 @@ class Quarantine:
     root: Path
     fields: Sequence[Field]
     data: DataConfig
+    masks: bool = True
+    """Whether what is private in a row is replaced by placeholders here."""
     places: set[str] = field(default_factory=set)
     parts: dict[tuple[str, Path], dict[str, list[Problem]]] = field(default_factory=lambda: defaultdict(dict))
     """The problems of each place, by split and part file."""
@@ -55,7 +58,7 @@ class Quarantine:
                 for problems in rows.values()
                 for one in problems
             )
-            why = "; ".join(f"{count} without {reason}" for reason, count in reasons.most_common(3))
+            why = "; ".join(f"{count} for {reason}" for reason, count in reasons.most_common(3))
             yield Problem(f"{data}/{split}", "", expected, f"{aside} of {aside + kept}: {why}")
 
     def described(self) -> Iterator[str]:
@@ -77,17 +80,23 @@ class Quarantine:
             }
             with path.open("w", encoding="utf-8", newline="\n") as file:
                 for place, found in problems.items():
-                    line = {"place": place, "reasons": [_reason(one) for one in found], "row": _plain(rows.get(place))}
+                    line = {
+                        "place": place,
+                        "reasons": [_reason(one) for one in found],
+                        "row": self._plain(rows.get(place)),
+                    }
                     file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+
+    def _plain(self, row: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return a row as JSON can hold it; None: it cannot be read, and its line stays in the part alone."""
+        if row is None:
+            return None
+        given = {
+            name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in row.items() if one is not None
+        }
+        found: dict[str, Any] = redact(given)[0] if self.masks else given
+        return found
 
 
 def _reason(problem: Problem) -> dict[str, str]:
     return {"field": problem.field, "expected": problem.expected, "found": problem.found}
-
-
-def _plain(row: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a row as JSON can hold it; None: it cannot be read, and its line stays in the part alone."""
-    if row is None:
-        return None
-    given = {name: one for name, one in row.items() if one is not None}
-    return {name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in given.items()}

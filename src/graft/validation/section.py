@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field as Limit
 
 from graft.config import Section
+from graft.privacy import KINDS, REGIONS, Kind
 
 Severity = Literal["fail", "quarantine", "warn", "ignore"]
 """What follows where a row breaks the contract: the chain stops; the row is kept aside and left out; it is reported."""
@@ -46,6 +47,20 @@ class Severities(Section):
     unique_ids: Severity = "fail"
     """``validation.unique_ids``: of rows with one id, all but the first."""
 
+    private_data: Severity = "warn"
+    """``validation.privacy``: a text without private data."""
+
+
+class PrivacyConfig(Section):
+    """Which private data is looked for in texts."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    """E-mail addresses, phone numbers, payment cards, IBANs, national ids (with their check digits), IP addresses, and
+    keys and tokens."""
+
+    regions: tuple[str, ...] = REGIONS
+    """Countries (ISO 3166) whose phone numbers are known without a country code."""
+
 
 class ExpectationConfig(Section):
     """One more expectation of Great Expectations, by its name and its own arguments."""
@@ -78,6 +93,9 @@ class ValidationConfig(Section):
 
     placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
     """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
 
     severity: Severities = Severities()
     """What follows from a row that breaks one of these."""

@@ -80,9 +80,63 @@ def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
     assert verdict["splits"]["test"]["rows"] == 10
     assert "quarantined" not in verdict
     [warning] = verdict["warnings"]
-    assert warning.startswith("test: 1 rows without ")
+    assert warning.startswith("test: 1 rows not as expected: ")
     assert warning.endswith(f"{BREACHES[name][1]} (data/test/part.jsonl:5)")
     assert run(workspace, severity={name: "ignore"})["warnings"] == []
+
+
+MAIL = "write to " + "jane.roe" + "@" + "example.org"
+CARD = "pay with 4111 1111 " + "1111 1111"
+
+
+@pytest.mark.parametrize("severity", ["fail", "quarantine", "warn"])
+def test_private_data_is_found_and_nowhere_shown(
+    tmp_path: Path, severity: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of("test")
+    rows[3]["text"] = f"{MAIL}, or {CARD}, or {MAIL} again"
+    rows[5] |= {"text": MAIL, "label": MAIL}  # shown by the check of labels, and cut short there
+    workspace = write(tmp_path, test=rows)
+    settings: dict[str, Any] = {"severity": {"private_data": severity, "labels": "quarantine"}}
+    settings["expectations"] = [{**STARTS, "severity": "warn"}]
+    if severity == "fail":
+        with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
+            run(workspace, **settings)
+        assert caught.value.problems == (
+            "data/test/part.jsonl:4: text: expected a text without private data (validation.privacy), found 2 email, "
+            "1 card",
+            "data/test/part.jsonl:6: text: expected a text without private data (validation.privacy), found 1 email",
+        )
+        printed = str(caught.value)
+    else:
+        verdict = run(workspace, **settings)
+        printed = json.dumps(verdict)
+        wanted = {
+            "quarantine": ["data/test/part.jsonl:4", "data/test/part.jsonl:6"],
+            "warn": ["data/test/part.jsonl:6"],
+        }
+        assert verdict["quarantined"] == wanted[severity]
+        where = "(data/test/part.jsonl:4, data/test/part.jsonl:6)"
+        assert any(one.endswith(where) and "private data" in one for one in verdict["warnings"]) == (severity == "warn")
+    [kept] = [one for one in aside(workspace, "test") if one["place"].endswith(":4")] or [{"row": None}]
+    if severity == "quarantine":
+        assert kept["row"]["text"] == "write to <EMAIL_1>, or pay with <CARD_1>, or write to <EMAIL_1> again"
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts[-3:-1]]
+    for text in (printed, *capsys.readouterr(), *written):
+        for secret in ("jane.roe", "jane", "1111 1111", "4111"):
+            assert secret not in text
+
+
+def test_private_data_may_be_ignored(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[3]["text"] = MAIL
+    workspace = write(tmp_path, test=rows)
+    assert run(workspace, severity={"private_data": "ignore"})["warnings"] == []
+    assert run(workspace, privacy={"kinds": ["card"]})["warnings"] == []
+    [warning] = run(workspace)["warnings"]
+    assert warning == (
+        "test: 1 rows not as expected: text: a text without private data (validation.privacy) (data/test/part.jsonl:4)"
+    )
 
 
 def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -> None:
@@ -90,11 +144,11 @@ def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -
     for row in rows[:3]:
         row["text"] = " "
     workspace = write(tmp_path, train=rows)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
         run(workspace, severity={"min_characters": "quarantine"})
     assert caught.value.problems == (
         "data/train: expected at most 20.00% of the rows in quarantine (validation.max_quarantined_share), found 3 of "
-        "10: 3 without text: at least 1 visible characters (validation.min_characters)",
+        "10: 3 for text: at least 1 visible characters (validation.min_characters)",
     )
     assert not workspace.validation.exists()
     verdict = run(workspace, severity={"min_characters": "quarantine"}, max_quarantined_share=0.3)
@@ -126,7 +180,7 @@ def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_oth
     assert section["min_rows"] == 5
     assert run(workspace, **section)["warnings"] == []
     write(tmp_path, test=rows_of("test", 4), train=[*rows_of("train"), {"id": "l", "text": "l" * 35, "label": "z"}])
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
         run(workspace, **section)
     assert [one.split(": expected")[0] for one in caught.value.problems] == [
         "data/train/part.jsonl:11: text",
@@ -163,7 +217,7 @@ def test_own_expectations_have_their_severity(tmp_path: Path) -> None:
         "data/test/part.jsonl:7"
     ]
     [warning] = run(workspace, expectations=[{**STARTS, "severity": "warn"}])["warnings"]
-    assert warning.startswith("test: 1 rows without text: values to match regex")
+    assert warning.startswith("test: 1 rows not as expected: text: values to match regex")
     mostly = {**STARTS, "kwargs": {**STARTS["kwargs"], "mostly": 0.9}}
     assert run(workspace, expectations=[mostly])["warnings"] == []
 
@@ -171,14 +225,14 @@ def test_own_expectations_have_their_severity(tmp_path: Path) -> None:
 def test_an_expectation_about_a_part_names_the_part(tmp_path: Path) -> None:
     workspace = write(tmp_path)
     fewest = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 11}}
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
         run(workspace, expectations=[fewest])
     assert caught.value.problems[0] == (
         "data/train/part.jsonl: expected row count to be between: min_value 11, found 10"
     )
     likely = {"type": "expect_column_most_common_value_to_be_in_set", "kwargs": {"column": "label", "value_set": ["z"]}}
     [warning, *_] = run(workspace, expectations=[{**likely, "severity": "warn"}])["warnings"]
-    assert warning.startswith("train: 1 rows without label: most common value to be in set")
+    assert warning.startswith("train: 1 rows not as expected: label: most common value to be in set")
 
 
 @pytest.mark.parametrize(
