@@ -200,7 +200,7 @@ def test_all_that_is_trained_is_float32_on_a_bfloat16_base(tiny_base: Path) -> N
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_weights_of_the_base_are_trained_by_unfreezing_alone(tiny_base: Path, bias: str) -> None:
     model, new = load(tiny_base)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match="bias") as caught:
         attach(model, AdapterConfig(r=4, target_modules=["query"], bias=bias), new)
     message = str(caught.value)
     assert message.startswith(f"adapter.bias: {bias} trains the base's own weights, which could not be switched off")
