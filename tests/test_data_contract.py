@@ -100,7 +100,7 @@ def test_private_data_is_found_and_nowhere_shown(
     settings: dict[str, Any] = {"severity": {"private_data": severity, "labels": "quarantine"}}
     settings["expectations"] = [{**STARTS, "severity": "warn"}]
     if severity == "fail":
-        with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
+        with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
             run(workspace, **settings)
         assert caught.value.problems == (
             "data/test/part.jsonl:4: text: expected a text without private data (validation.privacy), found 2 email, "
@@ -144,7 +144,7 @@ def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -
     for row in rows[:3]:
         row["text"] = " "
     workspace = write(tmp_path, train=rows)
-    with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
+    with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
         run(workspace, severity={"min_characters": "quarantine"})
     assert caught.value.problems == (
         "data/train: expected at most 20.00% of the rows in quarantine (validation.max_quarantined_share), found 3 of "
@@ -180,7 +180,7 @@ def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_oth
     assert section["min_rows"] == 5
     assert run(workspace, **section)["warnings"] == []
     write(tmp_path, test=rows_of("test", 4), train=[*rows_of("train"), {"id": "l", "text": "l" * 35, "label": "z"}])
-    with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
+    with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
         run(workspace, **section)
     assert [one.split(": expected")[0] for one in caught.value.problems] == [
         "data/train/part.jsonl:11: text",
@@ -225,7 +225,7 @@ def test_own_expectations_have_their_severity(tmp_path: Path) -> None:
 def test_an_expectation_about_a_part_names_the_part(tmp_path: Path) -> None:
     workspace = write(tmp_path)
     fewest = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 11}}
-    with pytest.raises(DataError, match="data: [0-9]+ problems?") as caught:
+    with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
         run(workspace, expectations=[fewest])
     assert caught.value.problems[0] == (
         "data/train/part.jsonl: expected row count to be between: min_value 11, found 10"

@@ -408,7 +408,13 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
     cells = table_rows(index)
     assert ["data/test/part.jsonl:3", "label", "one of x, y", "&#39;a la…&#39;"] in cells
     assert ["test", "part.jsonl", "✗ failed", "8", "1", "18", "1", "every expectation"] in cells
-    assert ["label", "one of the 2 labels of the training rows", "expect_column_values_to_be_in_set", "stops the chain", "1"] in cells
+    assert [
+        "label",
+        "one of the 2 labels of the training rows",
+        "expect_column_values_to_be_in_set",
+        "stops the chain",
+        "1",
+    ] in cells
     assert "The data failed.</b>1 problem;" in index.read_text()
     (workspace.data / "test" / "part.jsonl").unlink()
     refusal(workspace)
