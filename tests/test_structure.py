@@ -22,6 +22,8 @@ ORDER = (
         "identity",
         "reading",
         "cleaning",
+        "damage",
+        "languages",
         "pictures",
         "data",
         "splitting",

@@ -19,6 +19,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.damage import visible_characters
 from graft.data import DataConfig, Problem, Record
 from graft.errors import shown
 from graft.tasks import Field
@@ -34,11 +35,6 @@ REPORTED_PROBLEMS = 10_000
 DOCUMENTED_PARTS = 50
 """How many parts get a page in the Data Docs; refused ones come first."""
 DOCUMENTED_VALUES = 20
-
-_INVISIBLE = re.compile(
-    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    r"\ufe00-\ufe0f\ufeff]+"
-)
 
 
 class Frame:
@@ -71,7 +67,7 @@ class Frame:
         else:
             self.columns[field.name].append(value)
         if field.text:
-            visible = [None if value is None else min((len(_INVISIBLE.sub("", item)) for item in items), default=0)]
+            visible = [None if value is None else min(map(visible_characters, items), default=0)]
             self.columns[f"{field.name} (visible characters)"] += visible
             self.columns[f"{field.name} (characters)"].append(None if value is None else sum(map(len, items)))
 
