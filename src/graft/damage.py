@@ -144,6 +144,9 @@ def _ranges(codes: list[int]) -> Iterator[str]:
         previous = code
 
 
+_ESCAPES = r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|_x00[0-9A-F]{2}_|=[C-F][0-9A-F]=[89AB][0-9A-F]"
+"""Of JSON that was encoded twice, of Python, of spreadsheets (``_x000D_``) and of mail (quoted-printable)."""
+
 # -- the measures
 
 
@@ -164,6 +167,7 @@ def measures() -> tuple[Measure, ...]:
         Measure("direction overrides", "text that is shown in its own order (no U+202D, U+202E)", "[\u202d\u202e]"),
         Measure("byte order marks", "text without U+FEFF", "\ufeff"),
         Measure("mojibake", "text decoded with the encoding it was written in", f"{_badness()}|{_read_as_gbk()}"),
+        Measure("escape sequences", "text whose characters are not spelled out as codes", _ESCAPES, in_code=False),
         Measure("HTML", "text without tags and references of HTML (data.clean: strip_html)", _HTML, in_code=False),
         Measure("broken references", "text without HTML references that lost their ampersand", _BROKEN, in_code=False),
         Measure("style and script", "text without CSS and scripts of web pages", _STYLE_AND_SCRIPT, in_code=False),
