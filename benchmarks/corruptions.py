@@ -1,4 +1,4 @@
-"""Clean data made dirty: 165 named kinds of corruption, each of one part, with the lines that are bad afterwards.
+"""Clean data made dirty: named kinds of corruption, each of one part, with the lines that are bad afterwards.
 
 A kind is a function from clean rows to the bytes of the corrupted part, so that what a gate says can be held against
 what was done: which kind, which file, which line. Equal seeds give equal bytes. ``dirty_data.py`` runs them.
