@@ -1,8 +1,10 @@
 """Languages: what is clear is named, what is short or no language is unknown, and nothing is asked of a network."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,13 @@ def test_nobody_can_tell(text: str) -> None:
     assert languages([text]) == [(UNKNOWN, 0.0)]
 
 
+@pytest.mark.parametrize("text", ["Oberon Kavalas Timurin Belasko", "const foo = bar.map(x => x.id).filter(Boolean)"])
+def test_names_and_code_are_unknown_with_the_score_of_the_best_guess(text: str) -> None:
+    ((language, score),) = languages([text])
+    assert language == UNKNOWN
+    assert 0 < score < 0.5
+
+
 def test_bytes_of_letters_decide_what_is_short() -> None:
     text = "Das ist ja wirklich schön hier"
     letters = [sum(len(sign.encode()) for sign in text[:end] if sign.isalpha()) for end in range(len(text) + 1)]
@@ -53,5 +62,12 @@ def test_nul_surrogates_addresses_and_length_do_not_change_the_answer() -> None:
 
 def test_another_process_gives_the_same_answers() -> None:
     code = f"import json; from graft.languages import languages; print(json.dumps(languages({list(TEXTS.values())!r})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8")
+    source = Path(__file__).parent.parent / "src"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
     assert [tuple(one) for one in json.loads(done.stdout)] == languages(TEXTS.values())
