@@ -42,6 +42,8 @@ DAMAGED = [
     ("a\uffff\U0001fffe\ufdd0", {"noncharacters": 3}),
     ("a\u202eb", {"direction overrides": 1}),
     ("a\ufeffb", {"byte order marks": 1}),
+    ("Mädchen Größe".encode("cp1252").decode("cp1251"), {"words of two scripts": 2}),
+    ("p\u0430ypal пa\u0440оль", {"words of two scripts": 2}),
     (r"Caf\u00e9 Caf\xc3\xa9 Caf=C3=A9 end_x000D_", {"escape sequences": 5}),
     ("Tom &amp; Jerry &#39;s&nbsp;<br/>", {"HTML": 4}),
     ("<div class='a'>x</div><a href=\"http://x.org\">y</a><!-- z --> <B>no</B>", {"HTML": 5}),

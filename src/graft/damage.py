@@ -144,6 +144,8 @@ def _ranges(codes: list[int]) -> Iterator[str]:
         previous = code
 
 
+_TWO_SCRIPTS = "[A-Za-z][\u0400-\u04ff]{1,2}[A-Za-z]|[\u0400-\u04ff][A-Za-z]{1,2}[\u0400-\u04ff]"
+"""Latin text of one byte a letter that was read as Cyrillic, ``MДdchen``, and letters exchanged to deceive."""
 _ESCAPES = r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|_x00[0-9A-F]{2}_|=[C-F][0-9A-F]=[89AB][0-9A-F]"
 """Of JSON that was encoded twice, of Python, of spreadsheets (``_x000D_``) and of mail (quoted-printable)."""
 
@@ -167,6 +169,7 @@ def measures() -> tuple[Measure, ...]:
         Measure("direction overrides", "text that is shown in its own order (no U+202D, U+202E)", "[\u202d\u202e]"),
         Measure("byte order marks", "text without U+FEFF", "\ufeff"),
         Measure("mojibake", "text decoded with the encoding it was written in", f"{_badness()}|{_read_as_gbk()}"),
+        Measure("words of two scripts", "words in Latin or Cyrillic letters, not in both", _TWO_SCRIPTS),
         Measure("escape sequences", "text whose characters are not spelled out as codes", _ESCAPES, in_code=False),
         Measure("HTML", "text without tags and references of HTML (data.clean: strip_html)", _HTML, in_code=False),
         Measure("broken references", "text without HTML references that lost their ampersand", _BROKEN, in_code=False),
