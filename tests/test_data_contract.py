@@ -127,6 +127,39 @@ def test_private_data_is_found_and_nowhere_shown(
             assert secret not in text
 
 
+DAMAGED: dict[str, tuple[str, str, str]] = {
+    "mojibake": ("encoding", "das schöne Wetter".encode().decode("latin-1"), "mojibake"),
+    "replaced": ("encoding", "caf\ufffd au lait", "1 replacement characters"),
+    "bell": ("encoding", "a\x07b text", "1 control characters"),
+    "tags": ("markup", "<p>Hello there</p>", "2 HTML"),
+    "reference": ("markup", "salt &amp; pepper", "1 HTML"),
+    "language": ("language", "Gestern war das Wetter im ganzen Land sehr schlecht.", "de"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_text_is_reported_and_may_go_into_quarantine(tmp_path: Path, name: str) -> None:
+    kind, text, found = DAMAGED[name]
+    rows = [row | {"text": f"this is a simple English sentence, number {n}"} for n, row in enumerate(rows_of("test"))]
+    rows[2]["text"] = text
+    workspace = write(tmp_path, test=rows)
+    languages = ["en"]
+    [warning] = run(workspace, languages=languages)["warnings"]
+    assert warning.startswith("test: 1 rows not as expected: text: text ")
+    assert warning.endswith("(data/test/part.jsonl:3)")
+    assert run(workspace, languages=languages, severity={kind: "ignore"})["warnings"] == []
+    verdict = run(workspace, languages=languages, severity={kind: "quarantine"})
+    assert verdict["quarantined"] == ["data/test/part.jsonl:3"]
+    [reason] = aside(workspace, "test")[0]["reasons"]
+    assert found in reason["found"]
+
+
+def test_any_language_is_fine_unless_some_are_named(tmp_path: Path) -> None:
+    workspace = write(tmp_path, test=[row | {"text": DAMAGED["language"][1]} for row in rows_of("test")])
+    assert not any("languages" in one for one in run(workspace)["warnings"])
+    assert not any("languages" in one for one in run(workspace, languages=["en", "de"])["warnings"])
+
+
 def test_private_data_may_be_ignored(tmp_path: Path) -> None:
     rows = rows_of("test")
     rows[3]["text"] = MAIL

@@ -23,6 +23,8 @@ ORDER = (
         "reading",
         "cleaning",
         "privacy",
+        "damage",
+        "languages",
         "pictures",
         "data",
         "splitting",

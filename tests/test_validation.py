@@ -397,7 +397,7 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
     run(workspace)
     cells = table_rows(workspace.data_docs / "index.html")
     assert [row[:7] for row in cells if row[0] in ("train", "validation", "test")] == [
-        [split, "part.jsonl", "✓ passed", "8", "0", "19", "0"] for split in ("train", "validation", "test")
+        [split, "part.jsonl", "✓ passed", "8", "0", "23", "0"] for split in ("train", "validation", "test")
     ]
     text = (workspace.data_docs / "index.html").read_text()
     assert "The data passed.</b>Every part keeps the contract, with 1 warning." in text
@@ -407,7 +407,7 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
     index = workspace.failed / "validate" / "data_docs" / "index.html"
     cells = table_rows(index)
     assert ["data/test/part.jsonl:3", "label", "one of x, y", "&#39;a la…&#39;"] in cells
-    assert ["test", "part.jsonl", "✗ failed", "8", "1", "18", "1", "every expectation"] in cells
+    assert ["test", "part.jsonl", "✗ failed", "8", "1", "22", "1", "every expectation"] in cells
     assert [
         "label",
         "one of the 2 labels of the training rows",

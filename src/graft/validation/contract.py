@@ -25,7 +25,7 @@ from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
 from graft.privacy import find
 from graft.tasks import Field
-from graft.validation.frame import EARLIER, FILLED_LISTS, LISTS, PRIVATE, REFUSED, Frame, columns_of
+from graft.validation.frame import EARLIER, FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
 from graft.validation.pages import settle
 from graft.validation.scan import Scan, answers_by_row
 from graft.validation.section import Severity, ValidationConfig
@@ -35,6 +35,7 @@ REPORTED_PROBLEMS = 10_000
 DOCUMENTED_PARTS = 50
 """How many parts get a page in the Data Docs; refused ones come first."""
 DOCUMENTED_VALUES = 20
+DAMAGE = {"encoding": "a wrong encoding", "markup": "a web page"}
 CRITICAL = {"fail": "critical", "quarantine": "warning", "warn": "info"}
 """What Great Expectations calls a severity."""
 
@@ -118,6 +119,13 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             yield Check(between, column, name, visible, {"min_value": fewest}, severity.min_characters)
             longest = f"at most {most} characters (validation.max_characters)"
             yield Check(between, f"{name} (characters)", name, longest, {"max_value": most}, severity.max_characters)
+        for kind, follows in (("encoding", severity.encoding), ("markup", severity.markup)):
+            if field.text and follows != "ignore":
+                text = f"text without traces of {DAMAGE[kind]} (validation.severity.{kind})"
+                yield Check(between, f"{name} ({kind})", name, text, {"max_value": 0}, follows)
+        if field.text and config.languages and severity.language != "ignore":
+            text = f"text in {' or '.join(config.languages)} (validation.languages)"
+            yield Check(between, f"{name} ({FOREIGN})", name, text, {"max_value": 0}, severity.language)
         if field.text and severity.private_data != "ignore":
             column, text = f"{name} ({PRIVATE})", "a text without private data (validation.privacy)"
             yield Check(between, column, name, text, {"max_value": 0}, severity.private_data)
@@ -191,7 +199,8 @@ class Contract:
         """Return an empty frame with the columns that the suite is about."""
         privacy = self.config.privacy
         search = functools.partial(find, kinds=privacy.kinds, regions=privacy.regions)
-        return Frame(self.fields, None if self.config.severity.private_data == "ignore" else search)
+        ignored = self.config.severity.private_data == "ignore"
+        return Frame(self.fields, None if ignored else search, self.config.languages)
 
     def asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
         """Return Great Expectations' own results, in the order of ``expectations``."""

@@ -6,35 +6,39 @@ value itself would be wrong, or would put text into its result.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from graft.damage import expressions, measures, visible_characters
 from graft.data import Problem, Record
 from graft.errors import shown
+from graft.languages import UNKNOWN, languages
 from graft.privacy import Found, masked
 from graft.tasks import Field
 
 if TYPE_CHECKING:
     import polars as pl
 
-INVISIBLE = re.compile(
-    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    r"\ufe00-\ufe0f\ufeff]+"
-)
-
 
 class Frame:
     """The flat columns of one part, and where each of its rows stands."""
 
-    def __init__(self, fields: Sequence[Field], search: Callable[[str], Sequence[Found]] | None = None) -> None:
-        """``search`` finds the private data of a text; without it there is no such column."""
-        self.fields, self.search = fields, search
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        search: Callable[[str], Sequence[Found]] | None = None,
+        languages: Sequence[str] = (),
+    ) -> None:
+        """``search`` finds private data, ``languages`` are those expected; without them there is no such column."""
+        self.fields, self.search, self.languages = fields, search, languages
         self.places: list[str] = []
         self.refused: set[str] = set()
         self.columns: dict[str, list[Any]] = defaultdict(list)
+        self.texts: dict[str, list[list[str] | None]] = {field.name: [] for field in fields if field.text}
+        """Text field -> the texts of each row."""
         self.said: dict[tuple[str, int], str] = {}
         """Column and row number -> what is found there, in words, where its value does not say it."""
         self.private: dict[str, list[tuple[str, str]]] = {}
@@ -59,9 +63,10 @@ class Frame:
         else:
             self.columns[field.name].append(value)
         if field.text:
-            visible = [None if value is None else min((len(INVISIBLE.sub("", item)) for item in items), default=0)]
+            visible = [None if value is None else min(map(visible_characters, items), default=0)]
             self.columns[f"{field.name} (visible characters)"] += visible
             self.columns[f"{field.name} (characters)"].append(None if value is None else sum(map(len, items)))
+            self.texts[field.name].append(None if value is None else items)
             if self.search:
                 self._add_private(f"{field.name} ({PRIVATE})", None if value is None else items, self.search)
 
@@ -90,8 +95,10 @@ class Frame:
         self.columns[REFUSED].append(1)
         self.columns[EARLIER].append(0)
         for field in self.fields:
-            for name in columns_of(field, private=self.search is not None):
+            for name in (*columns_of(field), *([f"{field.name} ({PRIVATE})"] if field.text and self.search else [])):
                 self.columns[name].append(None)
+            if field.text:
+                self.texts[field.name].append(None)
 
     def table(self) -> pl.DataFrame:
         """Return the columns with the types that the fields have."""
@@ -99,9 +106,36 @@ class Frame:
 
         types: dict[str, Any] = dict.fromkeys(self.columns, pl.Int64)
         types |= {field.name: pl.Float64 if field.type == "number" else pl.String for field in self.fields}
-        return pl.DataFrame(
+        found = pl.DataFrame(
             {name: pl.Series(values, dtype=types[name], strict=False) for name, values in self.columns.items()}
         )
+        return found.with_columns(column for name in self.texts for column in self._measured(name))
+
+    def _measured(self, name: str) -> Iterator[pl.Series]:
+        """Yield what is measured of a text field's whole column."""
+        import polars as pl
+
+        joined = [None if texts is None else "\n".join(texts) for texts in self.texts[name]]
+        counts = pl.Series("text", joined, dtype=pl.String).to_frame().lazy().select(**expressions("text")).collect()
+        for kind, chosen in KINDS.items():
+            measures = [one for one in counts.columns if one in chosen]
+            total = counts.select(pl.sum_horizontal(measures, ignore_nulls=False).cast(pl.Int64)).to_series()
+            for row in (total > 0).arg_true().to_list():
+                said = {one: counts[one][row] for one in measures}
+                self.said[f"{name} ({kind})", row] = ", ".join(f"{count} {one}" for one, count in said.items() if count)
+            yield total.alias(f"{name} ({kind})")
+        if self.languages:
+            yield pl.Series(f"{name} ({FOREIGN})", list(self._foreign(name)), dtype=pl.Int64)
+
+    def _foreign(self, name: str) -> Iterator[int | None]:
+        """Yield how many texts of each row are in none of the languages expected."""
+        flat = (text for texts in self.texts[name] for text in texts or ())
+        answers = (language for language, _ in languages(flat))
+        for row, texts in enumerate(self.texts[name]):
+            others = [one for one in islice(answers, len(texts or ())) if one not in (*self.languages, UNKNOWN)]
+            if others:
+                self.said[f"{name} ({FOREIGN})", row] = ", ".join(sorted(set(others)))
+            yield None if texts is None else len(others)
 
 
 def _items(value: Any) -> list[Any]:
@@ -117,13 +151,16 @@ FILLED_LISTS = ("strings", "messages")
 REFUSED = "rows that cannot be read"
 EARLIER = "id (earlier rows with it)"
 PRIVATE = "private data"
+FOREIGN = "other languages"
+_MARKUP = ("HTML", "broken references", "style and script")
+KINDS = {"encoding": tuple(one.name for one in measures() if one.name not in _MARKUP), "markup": _MARKUP}
+"""The two kinds of damage, by the measures that they are made of."""
 SHOWN_START = 4
 """The shortest start of a private value that would tell something."""
 
 
-def columns_of(field: Field, *, private: bool = False) -> Iterator[str]:
-    """Yield the columns of a field: the first is its own, or how many items it has; ``private``: also what is found."""
+def columns_of(field: Field) -> Iterator[str]:
+    """Yield the columns of a field: the first is its own, or how many items it has."""
     yield f"{field.name} (items)" if field.type in LISTS else field.name
     if field.text:
         yield from (f"{field.name} (visible characters)", f"{field.name} (characters)")
-        yield from (f"{field.name} ({PRIVATE})" for _ in range(private))

@@ -47,6 +47,15 @@ class Severities(Section):
     unique_ids: Severity = "fail"
     """``validation.unique_ids``: of rows with one id, all but the first."""
 
+    encoding: Severity = "warn"
+    """A text without traces of a wrong encoding: replacement and control characters, NULs, mojibake, escape codes."""
+
+    markup: Severity = "warn"
+    """A text without left-overs of web pages: tags, references, style and script."""
+
+    language: Severity = "warn"
+    """A text in one of ``validation.languages``."""
+
     private_data: Severity = "warn"
     """``validation.privacy``: a text without private data."""
 
@@ -93,6 +102,10 @@ class ValidationConfig(Section):
 
     placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
     """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+
+    languages: tuple[str, ...] = ()
+    """The languages that texts may be in (ISO 639-1: ``en``, ``zh``). A text whose language nobody can tell, such as a
+    short one, passes. Empty: any."""
 
     privacy: PrivacyConfig = PrivacyConfig()
     """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
