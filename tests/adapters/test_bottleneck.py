@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,16 @@ from graft.adapters import AdapterConfig, attach, describe, peft_config, registe
 from graft.errors import ConfigError
 
 ARCHITECTURES = ("houlsby", "pfeiffer", "parallel")
+KINDS = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
+PAIRS = tuple(itertools.permutations(ARCHITECTURES, 2))
+BLOCKS = {
+    "distilbert": "distilbert.transformer.layer.0.ffn",
+    "gpt2": "transformer.h.1.mlp",
+    "llama": "model.layers.1.mlp",
+    "t5": "decoder.block.0.layer.2.DenseReluDense",
+    "vit": "vit.layers.0.mlp",
+}
+"""Feed-forward blocks that are modules of their own."""
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
 
@@ -72,7 +84,7 @@ def shaken(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bottleneck_starts_as_the_base_and_switches_off(kind: str, architecture: str) -> None:
     import torch
 
@@ -91,9 +103,9 @@ def test_bottleneck_starts_as_the_base_and_switches_off(kind: str, architecture:
         ("bert", "pfeiffer", {"output.dense"}),
         ("bert", "parallel", {"output.dense"}),
         ("distilbert", "houlsby", {"attention.out_lin", "ffn.lin2"}),
-        ("distilbert", "parallel", {"ffn"}),
+        ("distilbert", "parallel", {"ffn.lin2"}),
         ("gpt2", "houlsby", {"attn.c_proj", "mlp.c_proj"}),
-        ("gpt2", "parallel", {"mlp"}),
+        ("gpt2", "parallel", {"mlp.c_proj"}),
         ("llama", "pfeiffer", {"mlp.down_proj"}),
         ("vit", "houlsby", {"attention.o_proj", "mlp.fc2"}),
     ],
@@ -142,20 +154,33 @@ def test_bottleneck_computes_its_formula(architecture: str) -> None:
         np.testing.assert_allclose(seen[f"{name}.out"], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_parallel_reads_the_input_of_a_block_that_is_a_module() -> None:
-    """Second route: numpy around a Llama's whole feed-forward block."""
+@pytest.mark.parametrize(("kind", "name"), BLOCKS.items())
+def test_parallel_reads_the_input_of_a_block_that_is_a_module(kind: str, name: str) -> None:
+    """Second route: numpy around the whole feed-forward block of a base without adapters."""
     import numpy as np
     import torch
 
-    model = shaken(attach(tiny("llama"), adapter("parallel", scaling=4.0), []))
-    block = model.base_model.model.model.layers[0].mlp
+    model = shaken(attach(tiny(kind), adapter("parallel", scaling=4.0), []))
+    block = model.get_base_model().get_submodule(name)
+    (part,) = (one for one in block.modules() if hasattr(one, "bottleneck_up"))
     x = torch.rand(1, 3, 16)
     with torch.inference_mode():
-        plain, found = block.base_layer(x).numpy(), block(x).numpy()
-    down, up = block.bottleneck_down["default"], block.bottleneck_up["default"]
+        plain, found = tiny(kind).get_submodule(name)(x).numpy(), block(x).numpy()
+    down, up = part.bottleneck_down["default"], part.bottleneck_up["default"]
     a, b, c, d = (value.detach().numpy() for value in (down.weight, down.bias, up.weight, up.bias))
+    assert a.shape == (4, 16)
     inner = np.maximum(x.numpy() @ a.T + b, 0.0)
     np.testing.assert_allclose(found, plain + 4.0 * (inner @ c.T + d), rtol=1e-4, atol=1e-5)
+
+
+def test_parallel_follows_a_block_that_computes_a_few_tokens_at_a_time() -> None:
+    import torch
+
+    model = shaken(attach(tiny("distilbert"), adapter("parallel"), []))
+    whole = logits(model, "distilbert")
+    for layer in model.get_base_model().distilbert.transformer.layer:
+        layer.ffn.chunk_size_feed_forward = 2
+    assert torch.allclose(logits(model, "distilbert"), whole, atol=1e-5)
 
 
 def test_without_residual_the_bottleneck_replaces_what_it_reads() -> None:
@@ -235,6 +260,152 @@ def test_several_adapters_switch_and_delete() -> None:
     wrapped.delete_adapter("second")
     assert wrapped.active_adapters == ["default"]
     assert not any("second" in name for name, _ in wrapped.named_parameters())
+
+
+def together(kind: str, architectures: Iterable[str]) -> Any:
+    """Return a model with one shaken adapter for each architecture, under the architecture's name."""
+    from peft import get_peft_model
+
+    first, *others = architectures
+    model = get_peft_model(tiny(kind), peft_config(adapter(first)), adapter_name=first)
+    for other in others:
+        model.add_adapter(other, peft_config(adapter(other)))
+    return shaken(model).eval()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_of_two_architectures_are_kept_and_read_alone_and_together(
+    kind: str, pair: tuple[str, str], tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    base, model = logits(tiny(kind), kind), together(kind, pair)
+    model.save_pretrained(tmp_path)
+    wanted = {}
+    for name in pair:
+        model.set_adapter(name)
+        wanted[name] = logits(model, kind)
+        assert not torch.allclose(wanted[name], base, atol=1e-3)
+    assert not torch.allclose(wanted[pair[0]], wanted[pair[1]], atol=1e-3)
+
+    for name in pair:
+        found = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert set(found) == set(get_peft_model_state_dict(together(kind, [name]), adapter_name=name))
+        alone = PeftModel.from_pretrained(tiny(kind), tmp_path / name).eval()
+        assert torch.equal(logits(alone, kind), wanted[name])
+    for first, second in (pair, pair[::-1]):
+        both = PeftModel.from_pretrained(tiny(kind), tmp_path / first, adapter_name=first).eval()
+        both.load_adapter(tmp_path / second, second)
+        for name in (second, first):
+            both.set_adapter(name)
+            assert torch.equal(logits(both, kind), wanted[name])
+        with both.disable_adapter():
+            assert torch.equal(logits(both, kind), base)
+        both.base_model.set_adapter(list(pair))
+        model.base_model.set_adapter(list(pair))
+        assert torch.equal(logits(both, kind), logits(model, kind))
+
+    both.delete_adapter(pair[0])
+    assert both.active_adapters == [pair[1]]
+    assert torch.equal(logits(both, kind), wanted[pair[1]])
+    with both.disable_adapter():
+        assert torch.equal(logits(both, kind), base)
+    assert torch.equal(logits(both.unload(), kind), base)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_copy_of_a_model_computes_with_its_own_bottlenecks(kind: str) -> None:
+    import torch
+
+    model = together(kind, ["parallel"])
+    wanted, copied = logits(model, kind), copy.deepcopy(model)
+    assert torch.equal(logits(copied, kind), wanted)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "bottleneck_" in name:
+                value.zero_()
+    assert torch.equal(logits(copied, kind), wanted)
+    gone = model.unload()
+    del model
+    assert torch.equal(logits(copy.deepcopy(gone), kind), logits(tiny(kind), kind))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (adapter("parallel", target_modules=r".*\.mlp"), adapter("houlsby")),
+        (adapter("houlsby"), adapter("parallel", target_modules=["mlp"])),
+    ],
+)
+def test_a_block_and_a_layer_in_it_are_not_both_wrapped(first: AdapterConfig, second: AdapterConfig) -> None:
+    import torch
+
+    model = shaken(attach(tiny("llama"), first, []))
+    wanted = logits(model, "llama")
+    with pytest.raises(ConfigError, match=r"layers\.0\.mlp\.down_proj lies in model\.layers\.0\.mlp, .*one of the two"):
+        model.add_adapter("second", peft_config(second))
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(logits(model, "llama"), wanted)
+    with pytest.raises(ConfigError, match=r"down_proj lies in model\.layers\.0\.mlp"):
+        attach(tiny("llama"), adapter("parallel", target_modules=["mlp", "down_proj"]), [])
+
+
+@pytest.mark.parametrize(("kind", "name"), BLOCKS.items())
+def test_a_parallel_adapter_on_whole_blocks_is_the_same_function(kind: str, name: str, tmp_path: Path) -> None:
+    """Adapters were saved so before every architecture had the same places."""
+    import torch
+    from peft import PeftModel
+
+    ends = name.rpartition(".")[2]
+    model = shaken(attach(tiny(kind), adapter("parallel", target_modules=[ends]), []))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(tiny(kind), tmp_path).eval(), kind), logits(together(kind, ["parallel"]), kind)
+    )
+
+
+def test_a_file_without_all_weights_is_refused(tmp_path: Path) -> None:
+    """As those of the second of two architectures were, whose names held the first one's ``base_layer``."""
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+
+    together("llama", ["pfeiffer"]).save_pretrained(tmp_path)
+    path = tmp_path / "pfeiffer" / "adapter_model.safetensors"
+    save_file({name.replace(".mlp.", ".mlp.base_layer."): value for name, value in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match=r"lacks 8 of its weights, such as .*layers\.0\.mlp\.down_proj\.bottleneck"):
+        PeftModel.from_pretrained(tiny("llama"), path.parent)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("kind", "target", "message"),
+    [
+        (
+            "bert",
+            "attention",
+            r"bert\.encoder\.layer\.0\.attention is a BertAttention, which gives more than one tensor",
+        ),
+        ("llama", "self_attn", r"model\.layers\.0\.self_attn is a LlamaAttention, which gives more than one tensor"),
+        ("bert", "encoder", r"bert\.encoder is a BertEncoder, which gives more than one tensor"),
+        ("bert", "layer", r"bert\.encoder\.layer is a ModuleList, which computes nothing itself"),
+    ],
+)
+def test_targets_that_give_no_tensor_are_refused(kind: str, target: str, message: str, architecture: str) -> None:
+    with pytest.raises(ConfigError, match=rf"adapter\.target_modules: {message}; name the linear layer at the block's"):
+        attach(tiny(kind), adapter(architecture, target_modules=[target]), [])
+
+
+def test_targets_that_turn_out_to_give_no_tensor_are_refused() -> None:
+    """T5 does not say what its modules return."""
+    wrapped = attach(tiny("t5"), adapter("pfeiffer", target_modules=["SelfAttention"]), [])
+    with pytest.raises(
+        ConfigError,
+        match=r"adapter\.target_modules: encoder\.block\.0\.\S*SelfAttention gives a tuple, not a tensor; name",
+    ):
+        logits(wrapped, "t5")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

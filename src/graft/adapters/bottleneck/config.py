@@ -52,8 +52,8 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
         default=None,
         metadata={
             "help": "The modules with a bottleneck: a list of ends of names, or one regular expression over whole "
-            "names. Default: those of the architecture, for the usual bases. Under parallel a module may be a whole "
-            "block; else it is the linear layer at a block's end."
+            "names. Default: those of the architecture, for the usual bases. Name the linear layer at a block's end; "
+            "under parallel a bottleneck there reads the block's input."
         },
     )
     exclude_modules: list[str] | str | None = field(

@@ -5,50 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
 from graft.adapters.bottleneck.config import BottleneckConfig
-from graft.adapters.bottleneck.layer import NO_MERGE, BottleneckLayer
-
-Layout = tuple[str, str, str]
-"""Regular expressions over whole module names: the attention's last layer, the feed-forward block's last layer, the
-block itself (for parallel)."""
-
-# `output.dense` also ends `attention.output.dense`, and `dense` is a pooler's name too: the whole name decides.
-_BERT = (
-    r".*\.layer\.\d+\.(attention|crossattention)\.output\.dense",
-    r".*\.layer\.\d+\.output\.dense",
-    r".*\.layer\.\d+\.output\.dense",
-)
-_DISTILBERT = (r".*\.attention\.out_lin", r".*\.ffn\.lin2", r".*\.ffn")
-_GPT2 = (r".*\.(attn|crossattention)\.c_proj", r".*\.mlp\.c_proj", r".*\.\d+\.mlp")
-_LLAMA = (r".*\.self_attn\.o_proj", r".*\.mlp\.down_proj", r".*\.\d+\.mlp")
-_T5 = (r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo", r".*\.DenseReluDense")
-_VIT = (r".*\.attention\.o_proj", r".*\.mlp\.fc2", r".*\.\d+\.mlp")
-LAYOUTS: dict[str, Layout] = {
-    **dict.fromkeys(
-        (
-            *("bert", "bert-generation", "camembert", "deberta", "deberta-v2", "electra", "ernie", "roberta"),
-            *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
-        ),
-        _BERT,
-    ),
-    "distilbert": _DISTILBERT,
-    "gpt2": _GPT2,
-    **dict.fromkeys(
-        (
-            *("gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo", "olmo2", "phi3"),
-            *("qwen2", "qwen3", "smollm3", "stablelm"),
-        ),
-        _LLAMA,
-    ),
-    **dict.fromkeys(("longt5", "mt5", "t5", "umt5"), _T5),
-    **dict.fromkeys(("deit", "vit"), _VIT),
-}
-"""transformers' model type -> where its blocks end."""
-FIRST_OF_BLOCK = "intermediate"
-"""In BERT-like layers the feed-forward block is no module: it begins in this one and ends in its neighbour."""
+from graft.adapters.bottleneck.layer import NO_MERGE, USE_LINEAR, BottleneckLayer
+from graft.adapters.bottleneck.places import LAYOUTS, beginning, default_targets, misfit, overlap
+from graft.errors import ConfigError
 
 
 class BottleneckModel(BaseTuner):  # type: ignore[misc]
@@ -65,6 +29,28 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
                 raise ValueError("Please specify `target_modules` in `peft_config`")
             peft_config.target_modules = default_targets(layout, peft_config.architecture)
         return peft_config
+
+    def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
+        """Refuse targets that cannot work, while the model is as it was; PEFT calls this before it puts layers."""
+        wrapped: set[str] = set()
+        targets: set[str] = set()
+        for name, module in model.named_modules():
+            own = f".{self.prefix}" in name
+            place = name.replace(".base_layer", "")  # the name in the base without adapters
+            if isinstance(module, BottleneckLayer):
+                wrapped.add(place)
+            if own or not self._check_target_module_exists(peft_config, place):
+                continue
+            targets.add(place)
+            reason = misfit(module)
+            if reason:
+                raise ConfigError(f"adapter.target_modules: {place} {reason}; {USE_LINEAR}")
+        both = overlap(wrapped | targets)
+        if both:
+            raise ConfigError(
+                f"adapter.target_modules: {both[1]} lies in {both[0]}, and a bottleneck on each would change the "
+                f"other's place; take one of the two (the default places of all architectures agree)"
+            )
 
     @staticmethod
     def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> Any:
@@ -87,10 +73,11 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         current_key: str,
         parameter_name: str | None = None,  # noqa: ARG002  (PEFT's signature)
     ) -> None:
+        first = beginning(self.model, current_key)
         if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, config)
+            target.update_layer(adapter_name, config, first)
             return
-        layer = BottleneckLayer(target, adapter_name, config, _first_of_block(self.model, current_key))
+        layer = BottleneckLayer(target, adapter_name, config, first, place=current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
@@ -100,22 +87,23 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         del child
         setattr(parent, child_name, new_module)
 
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: BottleneckConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Name the file's weights as the model does; PEFT itself only warns of missing ones, and runs the base."""
+        found: dict[str, torch.Tensor] = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        own = re.compile(rf".*\.{cls.prefix}(down|up)\.{re.escape(adapter_name)}\.(weight|bias)")
+        missing = [name for name in model.state_dict() if own.fullmatch(name) and name not in found]
+        if missing:
+            raise ValueError(
+                f"the saved adapter lacks {len(missing)} of its weights, such as {missing[0]}: the file is damaged, or "
+                f"made for another base, or was saved beside a bottleneck of another architecture when these did not "
+                f"share their places; train it again"
+            )
+        return found
+
     def _check_merge_allowed(self) -> None:
         raise ValueError(NO_MERGE)
-
-
-def default_targets(layout: Layout, architecture: str) -> str:
-    """Return the regular expression over module names of an architecture's places."""
-    attention, feed_forward, block = layout
-    if architecture == "houlsby":
-        return f"{attention}|{feed_forward}"
-    return block if architecture == "parallel" else feed_forward
-
-
-def _first_of_block(model: nn.Module, key: str) -> nn.Module | None:
-    """Return the module in which the feed-forward block begins that ends in ``layer.N.output.dense``."""
-    layer, _, end = key.rpartition(".output.")
-    if end != "dense" or layer.endswith("attention"):
-        return None
-    first = getattr(model.get_submodule(layer), FIRST_OF_BLOCK, None)
-    return first if isinstance(first, nn.Module) else None
