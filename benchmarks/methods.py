@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("project", type=Path)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("names", nargs="*", metavar="METHOD")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()  # names may follow options
     wanted = {name: (name, KEYS.get(name, {})) for name in methods()} | MORE
     lines, refused = [], []
     with tempfile.TemporaryDirectory() as temporary:

@@ -86,7 +86,7 @@ def test_prove_sees_a_changed_lora_alpha_that_digests_hide(trained: Workspace) -
     "changes",
     [
         {"base": {"dtype": "bfloat16"}},
-        {"adapter": {"use_dora": True, "bias": "all"}},
+        {"adapter": {"use_dora": True}, "training.unfreeze": [r".*\.bias"]},
         {"adapter": {"init_lora_weights": "pissa", "target_modules": "all-linear"}},
         {"adapter": {"target_modules": ["query", "word_embeddings"]}},
         {
