@@ -27,7 +27,7 @@ from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import DataError, shown
 from graft.identity import digest_bytes, digest_file
-from graft.reading import has_bom
+from graft.reading import has_bom, order_of
 from graft.tasks import Field, TaskConfig
 from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Contract, Frame
@@ -167,10 +167,10 @@ class _Inspection:
         # A part whose rows all stand in earlier parts leaves nothing to hold to the contract.
         broken = self.contract.check(f"{split}/{path.name}", frame) if frame.places else []
         found += [one for one in broken if (one.place, one.field) not in known and one.place not in frame.refused]
-        self.report(sorted(found, key=lambda problem: _line(problem.place)))
+        self.report(sorted(found, key=lambda problem: order_of(problem.place)))
         self.broken[f"{split}/{path.name}"] = len(found)
         self.parts[split][path.name] = {"rows": rows, "digest": digest_file(path)}
-        if path.suffix != ".parquet" and has_bom(path):
+        if has_bom(path):
             self.warnings.append(f"{split}/{path.name}: starts with a byte order mark, which is skipped")
 
     def record(self, split: str, record: Record, frame: Frame) -> Iterator[Problem]:
@@ -244,11 +244,6 @@ class _Inspection:
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),
         ).write(folder)
-
-
-def _line(place: str) -> int:
-    number = place.rpartition(":")[2]
-    return int(number) if number.isdecimal() else 0
 
 
 class _Progress:
