@@ -136,14 +136,14 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
     known = read_json(mark)
     if known.get("rows") == digest and place.data_dvc.is_file():
         return
-    import_data(
+    found = import_data(
         group.source,
         place,
         data=config.data,
         fields=fields,
         replace=True,
     )
-    Repository(place).add_data()
+    Repository(place).add_data(found.provenance)
     write_json(mark, {**known, "rows": digest})
 
 

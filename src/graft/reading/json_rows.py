@@ -150,6 +150,8 @@ class _Elements:
     def __iter__(self) -> Iterator[tuple[tuple[int, int], bytes | RowError]]:
         skip_bom(self.file)
         first = self._next_filled()
+        if not first and (self.line, self.column) == (1, 1):
+            return  # not a byte
         if first != b"[":
             raise RowError(_ARRAY, _instead(first), line=self.line)
         self._pass(1)
