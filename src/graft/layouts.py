@@ -282,13 +282,13 @@ def _row(values: Row, fields: Row, taken: Iterable[str], changes: Changes) -> Ro
     new = {name: value for name, value in fields.items() if name not in values}
     found: Row = {}
     for name, value in values.items():
-        if name in taken:
-            found |= new
         if name in fields:
             found[name] = fields[name]
+        elif name in taken:
+            found |= new
         elif name not in dropped:
             found[name] = value
-    return found | fields if new else found
+    return found | fields
 
 
 def _instructed(messages: list[Row], system: Any, tools: str | None) -> list[Row]:

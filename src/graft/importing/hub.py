@@ -39,8 +39,8 @@ class Collection:
     """Name in the data set -> rows; the name is empty where it has no splits."""
     facts: Mapping[str, str]
     """Where it comes from, to be recorded: source, revision and config."""
-    folder: Path | None = None
-    """Where pictures that are named by a path may lie; None: none may."""
+    folders: tuple[Path, ...] = ()
+    """Where pictures that are named by a path may lie: what the library itself put there, or the folder of the rows."""
 
 
 def is_saved(path: Path) -> bool:
@@ -59,7 +59,7 @@ def saved(path: Path) -> Collection:
         import datasets
 
         found = datasets.load_from_disk(str(path))
-    return Collection(path.name, _splits(found), {"source": path.name}, path)
+    return Collection(path.name, _splits(found), {"source": path.name}, (path.resolve(),))
 
 
 def loaded(name: str, revision: str | None, config: str | None) -> Collection:
@@ -82,7 +82,7 @@ def loaded(name: str, revision: str | None, config: str | None) -> Collection:
             f"(HF_HUB_OFFLINE=0), or give --revision {builder.hash}"
         )
     facts = {"source": name, "revision": commit, **chosen}
-    return Collection(place, _splits(_prepared(builder, place)), facts)
+    return Collection(place, _splits(_prepared(builder, place)), facts, _downloaded(place))
 
 
 def _from_clone(place: str, revision: str | None, config: str | None, chosen: dict[str, str]) -> Collection:
@@ -93,7 +93,16 @@ def _from_clone(place: str, revision: str | None, config: str | None, chosen: di
         raise DataError(f"{PREFIX}{place}: no such folder")
     builder = _builder(str(folder.resolve()), config, None)
     facts = {"source": f"{PREFIX}{folder.resolve().name}", **chosen}
-    return Collection(folder.resolve().name, _splits(_prepared(builder, place)), facts, folder.resolve())
+    return Collection(folder.resolve().name, _splits(_prepared(builder, place)), facts, (folder.resolve(),))
+
+
+def _downloaded(name: str) -> tuple[Path, ...]:
+    """Return where the libraries keep the files of a data set on the Hub, and what they unpack."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    repository = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return repository.resolve(), (Path(config.HF_DATASETS_CACHE) / "downloads").resolve()
 
 
 def _commit(name: str, revision: str) -> str:
@@ -173,7 +182,7 @@ def rows_of(collection: Collection, split: str, limits: Limits, images: frozense
     """
     rows = collection.splits[split]
     name = f"{collection.name}/{split}" if split else collection.name
-    columns = {column: _converter(feature, collection.folder) for column, feature in rows.features.items()}
+    columns = {column: _converter(feature, collection.folders) for column, feature in rows.features.items()}
     for column, feature in rows.features.items():
         kind = type(feature).__name__
         if kind in UNREADABLE or (kind == "Image" and column not in images):
@@ -221,19 +230,19 @@ def _plain(values: dict[str, Any], columns: Mapping[str, Convert | None], langua
     return row
 
 
-def _converter(feature: Any, folder: Path | None) -> Convert | None:
+def _converter(feature: Any, folders: tuple[Path, ...]) -> Convert | None:
     """Return what makes the stored value of a feature a plain one; None where it is plain."""
     kind = type(feature).__name__
     if kind == "ClassLabel":
         return lambda value: _label(value, feature.names)
     if kind == "Image":
-        return lambda value: _picture(value, folder)
+        return lambda value: _picture(value, folders)
     if kind == "Json":
         return lambda value: json.loads(value) if isinstance(value, str | bytes) else value
     if kind in ("List", "LargeList"):
-        return _each(_converter(feature.feature, folder))
+        return _each(_converter(feature.feature, folders))
     if isinstance(feature, dict):
-        inner = {name: _converter(one, folder) for name, one in feature.items()}
+        inner = {name: _converter(one, folders) for name, one in feature.items()}
         return _members(inner) if any(inner.values()) else None
     return None
 
@@ -264,12 +273,13 @@ def _label(value: int, names: list[str]) -> str | None:
     return names[value]
 
 
-def _picture(value: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
-    """Return a picture as its bytes; one that is named by a path is read where it lies in the data set's folder."""
+def _picture(value: Mapping[str, Any], folders: tuple[Path, ...]) -> Mapping[str, Any]:
+    """Return a picture as its bytes; one that is named by a path is read where the data set's files lie."""
     if value.get("bytes") is not None or value.get("path") is None:
         return value
     path = Path(value["path"])
-    if folder is None or not path.resolve().is_relative_to(folder) or not path.is_file():
+    real = path.resolve()
+    if not any(real.is_relative_to(folder) for folder in folders) or not real.is_file():
         raise RowError(
             "a picture in the data set", f"the path {shown(str(path))}, which lies elsewhere or is not there"
         )

@@ -259,7 +259,7 @@ def files_of(source: Path, unit: Unit | None = None) -> list[tuple[str | None, P
         elif _is_table(path, unit):
             found.append((split, path))
     if not found:
-        text = [path for path in source.rglob(f"*{TEXT}*") if path.is_file() and format_of(path) == TEXT]
+        text = sorted(path for path in source.rglob(f"*{TEXT}*") if path.is_file() and format_of(path) == TEXT)
         _check_unit(text, unit)
         raise DataError(f"{source}: no {FORMATS} files in it")
     without = [path.name for split, path in found if split is None]
