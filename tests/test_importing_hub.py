@@ -31,7 +31,8 @@ fields = tasks.get(sys.argv[1]).fields
 for choices in json.loads(sys.argv[2]):
     source = choices.pop("source", "hub:org/name")
     try:
-        found = import_data(source, Workspace(Path("project")), fields=fields, choices=Choices(**choices), split=(60, 20, 20))
+        chosen = {"choices": Choices(**choices), "split": (60, 20, 20)}
+        found = import_data(source, Workspace(Path("project")), fields=fields, **chosen)
         print(json.dumps(found.provenance))
     except GraftError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
