@@ -289,6 +289,14 @@ def test_a_saved_data_set_gives_plain_values_and_keeps_its_splits(
     assert summary.rows == {"train": 6, "validation": 2, "test": 2}
 
 
+def test_a_row_without_a_label_has_none(workspace: Workspace, tmp_path: Path, library: Any) -> None:
+    features = library.Features({"text": library.Value("string"), "label": library.ClassLabel(names=["no", "yes"])})
+    table = {"text": [f"text {n}" for n in range(10)], "label": [-1, *[0, 1, 1] * 3]}
+    library.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"saved:1: label: expected a label .*, found null"):
+        import_data(tmp_path / "saved", workspace, fields=FIELDS, split=SHARES)
+
+
 def test_splits_are_taken_by_name(workspace: Workspace, tmp_path: Path, library: Any) -> None:
     found = typed(library)
     library.DatasetDict(train=found, unsupervised=found, held_out=found.select([1])).save_to_disk(tmp_path / "saved")
