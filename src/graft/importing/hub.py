@@ -8,6 +8,7 @@ whatever its cache holds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +56,7 @@ def saved(path: Path) -> Collection:
     Raises:
         DataError: it is damaged.
     """
-    with _refusing(path.name):
+    with _translated(path.name):
         import datasets
 
         found = datasets.load_from_disk(str(path))
@@ -133,7 +134,7 @@ def _unreachable(name: str, reason: str) -> ResourceMissing:
 
 
 def _builder(place: str, config: str | None, commit: str | None) -> Any:
-    with _refusing(place):
+    with _translated(place):
         import datasets
 
         datasets.disable_progress_bars()
@@ -142,29 +143,24 @@ def _builder(place: str, config: str | None, commit: str | None) -> Any:
 
 def _prepared(builder: Any, place: str) -> Dataset | DatasetDict:
     """Do what ``load_dataset`` does with its builder: all splits, on disk, mapped into memory."""
-    with _refusing(place):
+    with _translated(place):
         builder.download_and_prepare()
         return builder.as_dataset()
 
 
-class _refusing:  # noqa: N801 (a context, read as a phrase)
-    """Turns errors of the datasets library into Graft's, with what to do."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        if isinstance(error, ConnectionError):
-            raise _unreachable(self.name, f" ({type(error).__name__})") from None
-        reason = error.__cause__ or error
-        text = " ".join(str(reason).split("Example of usage")[0].split())
-        advice = "; name one by --config" if "onfig" in text else ""
-        raise DataError(f"{self.name}: cannot be loaded by the datasets library: {text}{advice}") from None
+@contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Turn errors of the datasets library, which are of many kinds, into Graft's, with what to do."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise _unreachable(name, f" ({type(error).__name__})") from None
+    except Exception as error:
+        reason = str(error.__cause__ or error).split("Example of usage")[0]
+        advice = "; name one by --config" if "onfig" in reason else ""
+        raise DataError(
+            f"{name}: cannot be loaded by the datasets library: {' '.join(reason.split())}{advice}"
+        ) from None
 
 
 def _splits(found: Any) -> dict[str, Dataset]:
