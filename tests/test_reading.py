@@ -121,7 +121,7 @@ def test_table_with_a_header_alone_has_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(GOOD.encode(), mtime=0), "found a gzip file; unpack it"),
+        (gzip.compress(GOOD.encode(), mtime=0), "found a gzip file; name it part.jsonl.gz, or unpack it"),
         (GOOD.encode("utf-16"), "found UTF-16; save it as UTF-8"),
         (b"PK\x03\x04rest", "found a zip archive or spreadsheet"),
     ],
@@ -140,8 +140,8 @@ def test_byte_order_mark_is_skipped_and_can_be_noted(tmp_path: Path, name: str, 
 
 def test_unknown_file_type_is_a_problem(tmp_path: Path) -> None:
     assert (
-        "expected one of .jsonl, .csv, .tsv, .parquet, found a file of type .json"
-        in problems(write(tmp_path, "part.json", "{}"))[0]
+        "expected one of .jsonl, .json, .csv, .tsv (also with .gz or .zst), .parquet, .arrow, found a file of type .xml"
+        in problems(write(tmp_path, "part.xml", "<rows/>"))[0]
     )
 
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -64,6 +65,28 @@ def test_tokenize_twice_gives_the_same_bytes(project):
     first = digest_folder(project.tokens)
     stages.run("tokenize", project)
     assert digest_folder(project.tokens) == first
+
+
+def test_packed_parts_give_the_tokens_of_plain_ones(project):
+    stages.run("tokenize", validated(project))
+    wanted = tokenization.read_tokens(project.tokens, "train").drop_columns(["row"]).to_pylist()
+    plain = project.data / "train" / "part-0000.jsonl"
+    lines = plain.read_bytes().splitlines(keepends=True)
+    (project.data / "train" / "part-0001.json").write_text(json.dumps([json.loads(line) for line in lines[20:]]))
+    plain.unlink()
+    validated(project)  # counts the lines of files of text
+    plain.with_name("part-0000.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[:20])))
+    verdict = project.validation / "verdict.json"
+    write_json(verdict, json.loads(verdict.read_text()) | {"data": data_digest(project.data)})
+    stages.run("tokenize", project)
+    found = tokenization.read_tokens(project.tokens, "train")
+    assert found.drop_columns(["row"]).to_pylist() == wanted
+    places = found["row"].to_pylist()
+    assert (places[0], places[19]) == ("data/train/part-0000.jsonl.gz:1", "data/train/part-0000.jsonl.gz:20")
+    assert places[20] == "data/train/part-0001.json:1"
+    assert places[21].startswith("data/train/part-0001.json:1:")
+    names = [path.name for path in sorted((project.tokens / "train").iterdir())]
+    assert names == ["part-0000.arrow", "part-0001.arrow"]
 
 
 def test_batches_do_not_change_the_rows(project, monkeypatch):

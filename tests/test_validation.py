@@ -1,5 +1,6 @@
 """The validate stage: bad data is one clear error with its rows, good data a verdict and Data Docs of equal bytes."""
 
+import gzip
 import json
 import re
 import shutil
@@ -317,17 +318,24 @@ def test_columns_named_otherwise_are_named_as_in_the_file(workspace: Workspace) 
 def test_all_formats_of_one_text_get_one_verdict(workspace: Workspace) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from pyarrow.feather import write_feather
 
     table = rows_of("test")
     verdict = json.loads((workspace.validation / "verdict.json").read_text())
     lines = ["id,text,label", *(",".join(row.values()) for row in table)]
     folder = workspace.data / "test"
     (folder / "part.jsonl").unlink()
-    for name in ("part.csv", "part.tsv", "part.parquet"):
-        if name == "part.parquet":
-            pq.write_table(pa.Table.from_pylist(table), folder / name)
-        else:
-            write(folder / name, "\n".join(lines).replace(",", "\t" if name == "part.tsv" else ","))
+    forms: dict[str, Callable[[Path], Any]] = {
+        "part.csv": lambda path: write(path, "\n".join(lines)),
+        "part.tsv": lambda path: write(path, "\n".join(lines).replace(",", "\t")),
+        "part.csv.gz": lambda path: write(path, gzip.compress("\n".join(lines).encode())),
+        "part.json": lambda path: write(path, json.dumps(table)),
+        "part.json.zst": lambda path: write(path, pa.compress(json.dumps(table).encode(), codec="zstd", asbytes=True)),
+        "part.arrow": lambda path: write_feather(pa.Table.from_pylist(table), str(path)),
+        "part.parquet": lambda path: pq.write_table(pa.Table.from_pylist(table), path),
+    }
+    for name, make in forms.items():
+        make(folder / name)
         found = run(workspace)
         assert found["counts"] == verdict["counts"]
         assert found["splits"]["test"]["rows"] == 8

@@ -166,6 +166,15 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )
+    yield from _provenance(workspace)
+
+
+def _provenance(workspace: Workspace) -> Iterator[Finding]:
+    """Say where the data of data.dvc comes from, and how its conversations were read."""
+    from graft.repository.provenance import described, provenance
+
+    found = provenance(workspace.data_dvc)
+    yield from (Finding("data", "ok", text) for text in (described(found) if found else ()))
 
 
 def _fields(sections: dict[str, Any]) -> tuple[Any, ...]:

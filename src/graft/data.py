@@ -24,7 +24,18 @@ from graft.config import Section
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_files, digest_json
 from graft.pictures import EXPECTED, FILES, LARGEST_PIXELS, Pictures
-from graft.reading import DECODER, READERS, Limits, Problem, RowError, describe, read_rows
+from graft.reading import (
+    DECODER,
+    FORMATS,
+    Limits,
+    Problem,
+    RowError,
+    describe,
+    file_of,
+    format_of,
+    is_readable,
+    read_rows,
+)
 from graft.workspace import SPLITS
 
 if TYPE_CHECKING:
@@ -58,8 +69,8 @@ class DataConfig(Section):
     dropped at predict. Empty: the bytes stay as they are."""
 
     max_line_bytes: int = Limit(default=1 << 20, ge=64, le=1 << 30)
-    """The longest line (JSONL, CSV, TSV) or field (CSV, TSV, Parquet) that is read, in bytes; a longer one is an error
-    at its line."""
+    """The longest line (JSONL, CSV, TSV), element (JSON), field (CSV, TSV, Parquet, Arrow) or plain text that is read,
+    in bytes; a longer one is an error at its line."""
 
     max_depth: int = Limit(default=16, ge=1, le=100)
     """The deepest nesting of JSON brackets that is read; the row's own bracket counts."""
@@ -67,10 +78,17 @@ class DataConfig(Section):
     max_image_pixels: int = Limit(default=1 << 25, ge=1, le=LARGEST_PIXELS)
     """The largest picture that is read, width times height: a small file can unpack to more than memory holds."""
 
+    max_unpacked_bytes: int = Limit(default=1 << 36, ge=1 << 10)
+    """To how many bytes a gzip or zstd file may unpack; a larger one is an error at the file."""
+
+    max_unpacked_ratio: int = Limit(default=1000, ge=1)
+    """To how many times its own size a gzip or zstd file may unpack, beyond 64 MiB: a small file that unpacks to a huge
+    one is made to do harm."""
+
     @property
     def limits(self) -> Limits:
         """The limits as the file reader takes them."""
-        return Limits(self.max_line_bytes, self.max_depth)
+        return Limits(self.max_line_bytes, self.max_depth, self.max_unpacked_bytes, self.max_unpacked_ratio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +126,9 @@ def parts(folder: Path) -> dict[str, list[Path]]:
             problems.append(f"{name}/{split}: {state}; put {split} rows there, or let `graft import` split the data")
         found[split] = files or []
         problems += [
-            f"{name}/{split}/{path.name}: not a part file; {', '.join(READERS)} are read"
+            f"{name}/{split}/{path.name}: not a part file; {FORMATS} are read"
             for path in found[split]
-            if path.suffix not in READERS or not path.is_file()
+            if not is_readable(path) or not path.is_file()
         ]
     if problems:
         raise DataError.from_problems(f"{name}: cannot be used as a data folder", problems)
@@ -217,10 +235,16 @@ class Schema:
         Raises:
             ConfigError: ``data.columns`` names a field that the task does not have.
         """
-        textual = path.suffix in (".csv", ".tsv")
+        textual = format_of(path) in TABLES_OF_TEXT
         folder, inside = (pictures, "") if pictures else (path.parent.parent, FILES)
         found = Pictures(folder, inside, config.max_image_pixels)
         return cls(fields, _columns(fields, config), textual, "id" in config.columns, found)
+
+    @classmethod
+    def of_values(cls, fields: Sequence[Field], config: DataConfig) -> Schema:
+        """Return the schema for rows that come from no file: they hold their pictures, and name none."""
+        held = Pictures(None, max_pixels=config.max_image_pixels)
+        return cls(fields, _columns(fields, config), False, "id" in config.columns, held)
 
     @property
     def images(self) -> frozenset[str]:
@@ -282,8 +306,9 @@ def _columns(fields: Sequence[Field], config: DataConfig) -> dict[str, str]:
 
 def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> Problem:
     """Return the problem of a column that a part does not have, at the place where its columns are named."""
-    file = place.rpartition(":")[0]
-    where = {".parquet": file, ".jsonl": place}.get(Path(file).suffix, f"{file}:1")
+    file = file_of(place)
+    kind = format_of(Path(file))
+    where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in (".jsonl", ".json") else file
     near = difflib.get_close_matches(column, list(values), n=1, cutoff=0.5)
     advice = f"; did you mean {near[0]!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
     return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}", of_part=True)
@@ -299,6 +324,8 @@ _EXPECTED = {
     "answers": "an object with text (strings) and answer_start (as many whole numbers)",
     "image": f"{EXPECTED} (its path, a data URI or its bytes)",
 }
+TABLES_OF_TEXT = (".csv", ".tsv")
+"""Formats in which every value is text."""
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"
@@ -311,7 +338,7 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
         if field.required:
             raise RowError(_EXPECTED[field.type], "null")
         return None
-    if textual and field.type in STRUCTURED:
+    if textual and field.type in STRUCTURED and isinstance(value, str):
         value = _from_text(field.type, value)
     match field.type:
         case "image":

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_bytes, digest_json
 from graft.projects import FOLDER, derived, relative
-from graft.reading import READERS
+from graft.reading import FORMATS, is_readable, stem_of
 from graft.workspace import Workspace, read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def found(template: Workspace, pattern: str, start: Path) -> list[Group]:
     """
     # Signs of a pattern in the folder's own name are none; a pattern may be absolute.
     paths = sorted(start / one for one in glob.glob(pattern, root_dir=start))  # noqa: PTH207
-    chosen = [path for path in paths if path.is_dir() or path.suffix in READERS]
+    chosen = [path for path in paths if path.is_dir() or is_readable(path)]
     if not chosen:
         raise ConfigError(
-            f"--each {shown(pattern)}: matches no folder and no {', '.join(READERS)} file; quote the pattern, so that "
+            f"--each {shown(pattern)}: matches no folder and no {FORMATS} file; quote the pattern, so that "
             f"the shell leaves it alone"
         )
     names = [_name(path) for path in chosen]
@@ -71,7 +71,7 @@ def _name(path: Path) -> str:
 
     What such a name cannot hold (``Café.csv`` -> ``cafe-1f2e3d4c``) is told apart by a digest of the whole name.
     """
-    text = unicodedata.normalize("NFC", path.name if path.is_dir() else path.stem)
+    text = unicodedata.normalize("NFC", path.name if path.is_dir() else stem_of(path))
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9_]+", "-", plain.lower()).strip("-_")
     if name and text.isascii():
@@ -136,14 +136,14 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
     known = read_json(mark)
     if known.get("rows") == digest and place.data_dvc.is_file():
         return
-    import_data(
+    found = import_data(
         group.source,
         place,
         data=config.data,
         fields=fields,
         replace=True,
     )
-    Repository(place).add_data()
+    Repository(place).add_data(found.provenance)
     write_json(mark, {**known, "rows": digest})
 
 

@@ -31,6 +31,7 @@ from graft.config import Section
 from graft.data import DataConfig, Problem, Record, data_digest, part_rows, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_file, digest_json
+from graft.reading import stem_of
 from graft.tasks import Field, Task, TaskConfig, length_of
 from graft.workspace import SPLITS, Workspace, read_json, replaced, write_json
 
@@ -288,10 +289,10 @@ def _write_splits(workspace: Workspace, output: Path, encoder: _Encoder, progres
     files, training = parts(workspace.data), set[bytes]()
     splits = [_Split(name, Cleaning(encoder.data.clean), training) for name in SPLITS]
     for split in splits:
-        stems = Counter(path.stem for path in files[split.name])
+        stems = Counter(stem_of(path) for path in files[split.name])
         (output / split.name).mkdir()
         for path in files[split.name]:
-            table = output / split.name / f"{path.stem if stems[path.stem] == 1 else path.name}.arrow"
+            table = output / split.name / f"{stem_of(path) if stems[stem_of(path)] == 1 else path.name}.arrow"
             _write_part(path, workspace.root, table, encoder, split, progress)
             split.digests[table.name] = digest_file(table)
     return splits

@@ -14,6 +14,7 @@ import yaml
 
 from graft.errors import ConfigError, DataError, ResourceMissing
 from graft.repository import Change, Repository
+from graft.repository.provenance import described
 from graft.workspace import Workspace
 
 Bring = Callable[[Repository, str], None]
@@ -37,6 +38,43 @@ def test_data_changes_name_the_files_and_add_data_records_them(repository: Repos
     assert repository.data_changes() == expected
     assert repository.add_data()
     assert repository.data_changes() == []
+
+
+def test_where_data_comes_from_stays_with_it_until_other_data_comes(repository: Repository, write: Write) -> None:
+    root, record = repository.workspace.root, repository.workspace.data_dvc
+    said = {"source": "hub:org/name", "revision": "0123456789abcdef", "layouts": {"a.json": "sharegpt; ü"}}
+    record.write_text(f"# kept\n{record.read_text()}")
+    assert repository.provenance() == {}
+    assert repository.add_data(said)
+    assert not repository.add_data(said)
+    assert repository.provenance() == said
+    assert repository.data_changes() == []
+    content = record.read_text()
+    assert content.startswith("# kept\n")
+    assert yaml.safe_load(content)["meta"] == {"import": said}
+    assert not repository.add_data()
+    assert repository.provenance() == said
+    write(root, "data/train/c.txt", "new\n")
+    assert repository.add_data()
+    assert repository.provenance() == {}
+    assert "meta" not in yaml.safe_load(record.read_text())
+    write(root, "data/train/d.txt", "imported\n")
+    assert repository.add_data(said)
+    assert repository.data_changes() == []
+    shutil.rmtree(repository.workspace.data)
+    subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q", "data.dvc"], cwd=root, check=True)
+    assert (root / "data/train/d.txt").read_text() == "imported\n"
+
+
+def test_provenance_in_words() -> None:
+    layouts = {"in/train.json": "alpaca", "in/test.json": "alpaca", "in/validation.json": "messages"}
+    assert list(described({"source": "in", "layouts": layouts, "rows": {}})) == [
+        "imported from in",
+        "layout of in/train.json, in/test.json: alpaca",
+        "layout of in/validation.json: messages",
+    ]
+    found = {"source": "hub:org/name", "revision": "0123456789abcdef0123", "config": "en", "splits": "a as train"}
+    assert list(described(found)) == ["imported from hub:org/name at 0123456789ab, config en, splits a as train"]
 
 
 def test_data_without_data_dvc_is_all_added(repository: Repository) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from graft.cli.app import JSON, PROJECT, app, examples, folder, workspace
 
 if TYPE_CHECKING:
     from graft.importing import ImportSummary
+    from graft.reading import Unit
     from graft.workspace import Workspace
 
 
@@ -89,10 +90,19 @@ _FACTS = (("task", "name"), ("base", "name"), ("registration", "name"))
         ("graft import exports/ --split 70/15/15 --group customer", "a folder; rows of a customer stay together"),
         ("graft import log.parquet --time created_at", "the oldest rows train, the newest test"),
         ("graft import dataset/ --replace", "a folder that has train, validation and test keeps them"),
+        ("graft import chats.json --layout sharegpt", "where more than one layout of conversations fits"),
+        ("graft import book.txt.gz --rows paragraph", "plain text, a row for each paragraph"),
+        ("graft import hub:org/name --config en --take train", "a data set on the Hub; its commit is recorded"),
     ),
 )
 def import_(
-    source: Annotated[Path, typer.Argument(help="A .jsonl, .csv, .tsv or .parquet file, or a folder of them.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file (.jsonl, .json, .csv, .tsv, .txt, also with .gz or .zst; .parquet, .arrow), a folder of them, "
+            "a folder that `save_to_disk` wrote, or a data set on the Hub: hub:org/name."
+        ),
+    ],
     split: Annotated[
         str | None, typer.Option("--split", "-s", metavar="A/B/C", help="Shares of train, validation and test.")
     ] = None,
@@ -106,6 +116,24 @@ def import_(
     column: Annotated[
         list[str] | None, typer.Option("--column", metavar="FIELD=COLUMN", help="The column of another field.")
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How conversations lie in columns: messages, sharegpt, alpaca, ... (default: the only one that fits).",
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="UNIT", help="A row of plain text is a line, a paragraph or a file.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a data set on the Hub: branch, tag or commit (default: main).")
+    ] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set: its configuration.")] = None,
+    take: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[SPLIT=]NAME", help="Of a data set: a split to take, and what it becomes."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the data that is there.")] = False,
     as_json: JSON = False,
@@ -115,14 +143,14 @@ def import_(
 
     from graft import params, tasks
     from graft.cli import printing
-    from graft.importing import import_data
+    from graft.importing import Choices, import_data
     from graft.workspace import write_text
 
     place = workspace()
     columns = {name: value for name, value in (("text", text), ("label", label)) if value}
     columns |= dict(_pair("--column", one) for one in column or [])
     changed = _with_columns(place, columns)
-    config = params.load(place.params)
+    sections = params.load(place.params)
     found = import_data(
         source,
         place,
@@ -131,13 +159,14 @@ def import_(
         group=group,
         time=time,
         seed=seed,
-        data=config.data.model_copy(update={"columns": {**config.data.columns, **columns}}),
-        fields=tasks.get(config.task.name).fields_of(config.task),
+        data=sections.data.model_copy(update={"columns": {**sections.data.columns, **columns}}),
+        fields=tasks.get(sections.task.name).fields_of(sections.task),
+        choices=Choices(layout, _unit(rows), revision, config, dict(_taken(one) for one in take or [])),
         replace=replace,
     )
     if changed is not None:
         write_text(place.params, changed)
-    recorded = _recorded(place)
+    recorded = _recorded(place, found)
     if as_json:
         printing.as_json({**dataclasses.asdict(found), "recorded": recorded})
         return
@@ -175,14 +204,39 @@ def _shares(text: str | None) -> tuple[int, int, int] | None:
     return numbers[0], numbers[1], numbers[2]
 
 
-def _recorded(place: Workspace) -> bool:
+def _unit(text: str | None) -> Unit | None:
+    from typing import get_args
+
+    from graft.errors import InputError, shown
+    from graft.reading import Unit
+
+    if text is not None and text not in get_args(Unit):
+        raise InputError(f"--rows: must be {', '.join(get_args(Unit))} (got {shown(text)})")
+    return cast("Unit | None", text)
+
+
+def _taken(text: str) -> tuple[str, str | None]:
+    """Return a split of a data set, and the split that it becomes (None: as its name says)."""
+    from graft.errors import InputError, shown
+    from graft.workspace import SPLITS
+
+    split, separator, name = text.partition("=")
+    if not separator:
+        return text, None
+    if split not in SPLITS or not name:
+        raise InputError(f"--take: must be NAME, or SPLIT=NAME with {', '.join(SPLITS)} (got {shown(text)})")
+    return name, split
+
+
+def _recorded(place: Workspace, found: ImportSummary) -> bool:
     from graft.repository import Repository
 
-    return Repository(place).add_data()
+    return Repository(place).add_data(found.provenance)
 
 
 def _print_import(found: ImportSummary) -> None:
     from graft.cli import printing
+    from graft.repository.provenance import described
 
     labels = list(dict.fromkeys(label for counts in found.counts.values() for label in counts))
     shown_labels = labels[:SHOWN_LABELS]
@@ -194,8 +248,8 @@ def _print_import(found: ImportSummary) -> None:
     if len(labels) > SHOWN_LABELS:
         print(f"... and {len(labels) - SHOWN_LABELS} more labels")
     print(f"columns: {', '.join(found.columns)}")
-    for note in found.notes:
-        print(note)
+    for line in (*described(found.provenance), *found.notes):
+        print(line)
 
 
 SHOWN_LABELS = 8

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     ),
 )
 def predict(
-    file: Annotated[Path, typer.Option("--file", "-f", help="Rows: .jsonl, .csv, .tsv or .parquet.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="Rows, in any format that import reads.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write (same formats); default: JSON Lines on stdout.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Where to write (.jsonl, .csv, .tsv or .parquet); default: JSON Lines on stdout."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="models:/NAME@ALIAS or models:/NAME/NUMBER.")

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.repository.git import Git
+from graft.repository.provenance import provenance
 from graft.workspace import Workspace, locked
 
 if TYPE_CHECKING:
@@ -159,9 +160,16 @@ class Repository:
         """
         return self.dvc.data_changes(cache=cache)
 
-    def add_data(self) -> bool:
-        """Record data/ in data.dvc where they differ (and drop its ``remote:``); return whether they did."""
-        return self.dvc.add_data()
+    def add_data(self, provenance: Mapping[str, Any] | None = None) -> bool:
+        """Record data/ in data.dvc where they differ (and drop its ``remote:``); return whether it says anything new.
+
+        ``provenance``: where the data comes from, kept in data.dvc until other data takes its place.
+        """
+        return self.dvc.add_data(provenance)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where the data of data.dvc comes from, as its import said; empty where nobody did."""
+        return provenance(self.workspace.data_dvc)
 
     def pull_data(self) -> bool:
         """Get data/ from its remote where the workspace lacks it; return whether it did.

@@ -10,12 +10,13 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError, GraftError, ResourceMissing
 from graft.repository.integrity import differences, refuse_changed_data, refuse_damaged
+from graft.repository.provenance import record
 from graft.workspace import Workspace, write_text
 
 if TYPE_CHECKING:
@@ -95,17 +96,18 @@ class Dvc:
                 f"`remote: {out.remote}`, so that the data goes to the default remote"
             )
 
-    def add_data(self) -> bool:
+    def add_data(self, provenance: Mapping[str, Any] | None) -> bool:
         """See ``Repository.add_data``."""
         if self.workspace.data_dvc.is_file():
             _drop_missing_remote(self.workspace, self)
             if not self.data_changes():
-                return False
+                return provenance is not None and record(self.workspace.data_dvc, provenance)
         elif not self._untracked_data():
             raise DataError("data: holds no file")
         with self.repo("add data/ to DVC") as repo:
             repo.add(str(self.workspace.data))
         _drop_remote(self.workspace.data_dvc)
+        record(self.workspace.data_dvc, provenance)
         return True
 
     def pull_data(self) -> bool:

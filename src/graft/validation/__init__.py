@@ -27,7 +27,7 @@ from graft.cleaning import Cleaning
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import DataError, shown
 from graft.identity import digest_bytes, digest_file
-from graft.reading import has_bom
+from graft.reading import has_bom, order_of
 from graft.tasks import Field, TaskConfig
 from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
@@ -179,7 +179,7 @@ class _Inspection:
             if (one.problem.place, one.problem.field) not in known and one.problem.place not in frame.refused
         ]
         found = [replace(one, problem=frame.without_private(one.problem)) for one in found]
-        self.settle(split, path, sorted(found, key=lambda one: _line(one.problem.place)))
+        self.settle(split, path, sorted(found, key=lambda one: order_of(one.problem.place)))
         left = [place for place in texts if place not in self.quarantine.places]
         for place in left:
             self.seen.add_text(split, texts[place])
@@ -187,7 +187,7 @@ class _Inspection:
             labels = dict(zip(frame.places, frame.columns[self.label], strict=True))
             self.counts[split].update(labels[place] for place in left)
         self.parts[split][path.name] = {"rows": len(left), "digest": digest_file(path)}
-        if path.suffix != ".parquet" and has_bom(path):
+        if has_bom(path):
             self.warnings.append(f"{split}/{path.name}: starts with a byte order mark, which is skipped")
 
     def record(self, record: Record) -> Iterator[Broken]:
@@ -293,11 +293,6 @@ class _Inspection:
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
         ).write(folder)
-
-
-def _line(place: str) -> int:
-    number = place.rpartition(":")[2]
-    return int(number) if number.isdecimal() else 0
 
 
 class _Progress:

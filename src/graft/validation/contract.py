@@ -24,6 +24,7 @@ from typing import Any
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
 from graft.privacy import find
+from graft.reading import file_of
 from graft.tasks import Field
 from graft.validation.frame import EARLIER, FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
 from graft.validation.pages import settle
@@ -257,7 +258,7 @@ class Contract:
             found = frame.said.get((check.column, row)) or _as_found(check, value)
             yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
-            place = frame.places[0].rpartition(":")[0]
+            place = file_of(frame.places[0])
             observed = shown(one.result.get("observed_value"))
             yield Broken(check.severity, Problem(place, column, check.expected, observed, of_part=True))
 

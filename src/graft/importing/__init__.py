@@ -1,8 +1,9 @@
 """Other people's files to ``data/<split>/part-*.jsonl``: how a project gets its data, and how rows are split.
 
 A source is read twice by the strict reader: once to find every problem and to decide each row's split, once to write,
-so memory holds a few numbers a row and never the rows. What looks like a leak is avoided from the start: rows with
-equal text stay in one split, and so do rows of one group; a split by time never trains on what is newer than its test.
+so memory holds a few numbers a row and never the rows. (Conversations are read once more before, for their layout.)
+What looks like a leak is avoided from the start: rows with equal text stay in one split, and so do rows of one group; a
+split by time never trains on what is newer than its test.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import datetime
 import hashlib
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,19 +22,20 @@ from typing import IO, TYPE_CHECKING, Any
 from graft.data import DataConfig, Problem, Schema
 from graft.errors import DataError, shown
 from graft.identity import digest_file, digest_files
-from graft.pictures import file_name
-from graft.reading import READERS, read_rows
+from graft.importing.hub import is_saved
+from graft.importing.sources import Choices, Source, files_of
+from graft.reading import read_rows
 from graft.splitting import Shares, assign, by_time
 from graft.workspace import SPLITS, Workspace, replaced
 
 if TYPE_CHECKING:
     from graft.tasks import Field
 
+__all__ = ["Choices", "ImportSummary", "digest_source", "import_data"]
+
 SHARES: Shares = (80, 10, 10)
 PART_ROWS = 10_000
 KEPT_PROBLEMS = 1_000
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
-_SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:[-_.].*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,19 @@ class ImportSummary:
     """All columns, in the order in which they occur."""
     notes: tuple[str, ...]
     """How the rows were split, and what was noticed."""
+    layouts: dict[str, str]
+    """File or split of the source -> the layout of its conversations, and what its conversion changed."""
+    source: dict[str, str]
+    """What was imported: its name; of a data set on the Hub the commit, and which part of it."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What is recorded beside the data: where it comes from and how it was read."""
+        return {**self.source, **({"layouts": self.layouts} if self.layouts else {}), "rows": self.rows}
 
 
 def import_data(
-    source: Path,
+    source: Path | str,
     workspace: Workspace,
     *,
     split: Shares | None = None,
@@ -65,15 +75,18 @@ def import_data(
     part_rows: int = PART_ROWS,
     data: DataConfig | None = None,
     fields: Sequence[Field] = (),
+    choices: Choices | None = None,
     replace: bool = False,
 ) -> ImportSummary:
-    """Write ``source`` (a JSONL, CSV, TSV or Parquet file, or a folder of them) as the project's part files.
+    """Write ``source`` as the project's part files: a file, a folder of files, or a data set.
+
+    A data set is ``hub:org/name``, ``hub:./folder`` (a clone of one) or a folder that ``save_to_disk`` wrote.
 
     A folder with splits (folders or files named train, validation/valid/val/dev, test) keeps them; one that lacks is
     taken from train. Everything else is split. All columns are kept; the data folder appears whole or not at all.
 
     Args:
-        source: the file or folder.
+        source: the file, folder or data set.
         workspace: the project.
         split: shares of train, validation and test, in any unit; default 80/10/10.
         stratify: the column whose values keep their shares; default: the column of labels, if there is one.
@@ -83,10 +96,12 @@ def import_data(
         part_rows: rows of a part file at most.
         data: limits of the reader, and the columns of the task's fields.
         fields: the task's fields, to find missing columns and to give numbers and lists in tables their type.
+        choices: what the source does not say itself: the layout of conversations, what a row of plain text is.
         replace: whether an existing data folder is replaced.
 
     Raises:
         DataError: with every problem at its ``file:line``; the existing data stays as it is.
+        ResourceMissing: the Hub cannot be reached.
     """
     if split is not None and (len(split) != 3 or min(split) < 0 or split[0] == 0):
         raise DataError(f"--split {shown(split)}: give three whole numbers for train, validation and test, as 80/10/10")
@@ -96,7 +111,7 @@ def import_data(
         raise DataError(f"--part-rows {part_rows}: give a number of rows above 0")
     if not replace and workspace.data.is_dir() and any(workspace.data.iterdir()):
         raise DataError(f"{workspace.data.name}: there is data already; --replace replaces it")
-    table = _Source(source, data or DataConfig(), tuple(fields))
+    table = Source(source, data or DataConfig(), tuple(fields), choices or Choices())
     if table.complete and (split, stratify, group, time) != (None,) * 4:
         raise DataError(f"{table.name}: has its own train, validation and test, which are kept; leave the options out")
     keys = _read_keys(table, stratify, group, time)
@@ -112,11 +127,11 @@ def digest_source(source: Path, data: DataConfig, fields: Sequence[Field]) -> An
         OSError: a file cannot be read; a picture that cannot is left to the import, which names its row.
     """
     files = digest_files(source) if source.is_dir() else digest_file(source)
-    if not any(one.type == "image" for one in fields):
+    if not any(one.type == "image" for one in fields) or is_saved(source):
         return files
     pictures: dict[str, str | None] = {}
     whole = source.resolve()
-    for _, path in _files(whole):
+    for _, path in files_of(whole):
         schema = Schema.of(fields, data, path, path.parent)
         for found in read_rows(path, path.parent, data.limits, schema.images):
             values = {} if isinstance(found, Problem) else found[1]
@@ -127,125 +142,6 @@ def digest_source(source: Path, data: DataConfig, fields: Sequence[Field]) -> An
                     with contextlib.suppress(OSError, ValueError):
                         pictures[name] = digest_file(picture)
     return {"files": files, "pictures": pictures}
-
-
-# -- the source
-
-
-class _Source:
-    """The files of a source, each with the split its name gives it, and their rows."""
-
-    def __init__(self, source: Path, data: DataConfig, fields: Sequence[Field]) -> None:
-        self.root = source.resolve().parent
-        self.name = source.name or str(source)
-        self.data, self.fields = data, fields
-        self.folder = source.is_dir()
-        self.files = _files(source.resolve())
-        self.present = {split for split, _ in self.files if split}
-        self.complete = self.present == set(SPLITS)
-        self.names = {name: data.columns.get(name, name) for name in ("text", "label")}
-        read = _read(fields)
-        self.key = tuple(data.columns.get(name, name) for name in read)
-        """The columns whose equal values stay in one split."""
-        pictured = any(one.type == "image" for one in fields)
-        self.kind = "picture" if pictured else " and ".join(read)
-        if self.present and "train" not in self.present:
-            raise DataError(f"{self.name}: has {', '.join(sorted(self.present))}, but nothing named train")
-
-    def rows(self, data: Path | None = None) -> Iterator[tuple[str | None, str, dict[str, Any]] | Problem]:
-        """Yield ``(split or None, place, {column: value})`` for each row, and a problem for each bad one.
-
-        A picture's value is the path that it has in a data folder; where ``data`` is one, the picture is copied there.
-        """
-        for split, path in self.files:
-            schema = Schema.of(self.fields, self.data if self.fields else DataConfig(), path, path.parent)
-            for found in read_rows(path, self.root, self.data.limits, schema.images):
-                if isinstance(found, Problem):
-                    yield found
-                    continue
-                place, values = found
-                problems = list(_to_json(place, values, schema.images))
-                if self.fields and not problems:
-                    row, _, problems = schema.read(place, values)
-                    values |= schema.numbers_and_lists(row, values)
-                    values |= _kept(schema.pictures_of(row), data)
-                yield from problems
-                if not problems:
-                    yield split, place, values
-
-    def left_out(self) -> list[str]:
-        """Return a note that names the files of the folder that were not read."""
-        read = {path for _, path in self.files}
-        beside = {path for one in read for path in one.parent.iterdir()} if self.folder else set()
-        names = sorted(path.name for path in beside - read if path.is_file() and not path.name.startswith("."))
-        return [f"left out: {', '.join(names)}"] if names else []
-
-
-def _read(fields: Sequence[Field]) -> tuple[str, ...]:
-    """Return the fields by which rows are the same to a model: the picture, the text, else all texts but the answer."""
-    texts = [one.name for one in fields if one.text and not one.target]
-    first = [one.name for one in fields if one.type == "image"] or [name for name in texts if name == "text"]
-    return tuple(first[:1] or texts or ("text",))
-
-
-def _files(source: Path) -> list[tuple[str | None, Path]]:
-    """Return the files of a source with their splits: all of them have one, or none."""
-    if source.is_file():
-        return [(None, source)]
-    if not source.is_dir():
-        raise DataError(f"{source}: no such file or folder")
-    found: list[tuple[str | None, Path]] = []
-    for path in sorted(source.iterdir()):
-        split = _split_of(path)
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and split:
-            found += [(split, part) for part in sorted(path.iterdir()) if _is_table(part)]
-        elif _is_table(path):
-            found.append((split, path))
-    if not found:
-        raise DataError(f"{source}: no {', '.join(READERS)} files in it")
-    without = [path.name for split, path in found if split is None]
-    if without and len(without) < len(found):
-        raise DataError(
-            f"{source}: some files are named as splits, but not {', '.join(without[:5])}; rename or move them"
-        )
-    return found
-
-
-def _is_table(path: Path) -> bool:
-    return path.is_file() and path.suffix in READERS and not path.name.startswith(".")
-
-
-def _split_of(path: Path) -> str | None:
-    named = _SPLIT_NAME.fullmatch(path.name if path.is_dir() else path.stem)
-    return SPLIT_NAMES[named[1].lower()] if named else None
-
-
-def _kept(pictures: Mapping[str, bytes], data: Path | None) -> dict[str, str]:
-    """Return each column's picture as its path in a data folder; where ``data`` is one, copy new pictures there."""
-    names = {column: file_name(content) for column, content in pictures.items()}
-    for column, name in names.items():
-        path = data / name if data else None
-        if path and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pictures[column])
-    return names
-
-
-def _to_json(place: str, values: dict[str, Any], images: frozenset[str]) -> Iterator[Problem]:
-    """Make Parquet's values JSON's in place: times as ISO 8601, pandas' NaN as null; yield what has no JSON form."""
-    for column, value in values.items():
-        if column in images:
-            continue
-        if isinstance(value, datetime.datetime | datetime.date):
-            values[column] = value.isoformat()
-        elif isinstance(value, float) and math.isnan(value):
-            values[column] = None
-        elif not isinstance(value, str | int | float | list | dict | None) or value in (math.inf, -math.inf):
-            yield Problem(
-                place, column, "a value that JSON has", f"{type(value).__name__} {shown(str(value))}; cast it"
-            )
 
 
 # -- first pass: what decides a row's split
@@ -264,39 +160,61 @@ class _Keys:
     note: str = ""
 
 
-def _read_keys(table: _Source, stratify: str | None, group: str | None, time: str | None) -> _Keys:
+def _read_keys(table: Source, stratify: str | None, group: str | None, time: str | None) -> _Keys:
     """Read the source once, for what decides the splits.
 
     Raises:
         DataError: with every problem of every row.
     """
-    keys, problems, labelled = _Keys(), list[Problem](), True
+    keys, problems, labelled = _Keys(), _Problems(), True
     label = stratify or table.names["label"]
     for number, found in enumerate(table.rows()):
         if isinstance(found, Problem):
-            problems.append(found)
+            problems.add(found)
             continue
         split, place, values = found
         value = values.get(label)
         labelled &= isinstance(value, str | int)
         if stratify and not isinstance(value, str | int):
-            problems.append(Problem(place, label, "a value to stratify by (string or integer)", shown(value)))
+            problems.add(Problem(place, label, "a value to stratify by (string or integer)", shown(value)))
         try:
             keys.times.append(_time(values.get(time)) if time else 0.0)
             keys.groups.append(_group(group, values, number) if group else _text_key(values, table.key))
         except ValueError as error:
             column = time or group or ""
-            problems.append(Problem(place, column, str(error), shown(values.get(column))))
+            problems.add(Problem(place, column, str(error), shown(values.get(column))))
         keys.labels.append(str(value))
         keys.splits.append(split)
-    if problems:
-        title = f"{table.name}: nothing imported, {len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise DataError.from_problems(title, [str(problem) for problem in problems[:KEPT_PROBLEMS]])
+    problems.refuse(table.name)
     keys.label = label if labelled else None
     stratified = f"stratified by {label}, " if labelled else ""
     kept = f"rows with equal {group or table.kind} stay together"
     keys.note = f"by {time}, the oldest rows train" if time else stratified + kept
     return keys
+
+
+@dataclass
+class _Problems:
+    """All problems counted, the first ones kept: a file of another kind has one on every line."""
+
+    kept: list[Problem] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, problem: Problem) -> None:
+        """Count a problem."""
+        self.count += 1
+        if len(self.kept) < KEPT_PROBLEMS:
+            self.kept.append(problem)
+
+    def refuse(self, name: str) -> None:
+        """Raise where there was any.
+
+        Raises:
+            DataError: with the problems that were kept.
+        """
+        if self.count:
+            title = f"{name}: nothing imported, {self.count} problem{'s' if self.count > 1 else ''}"
+            raise DataError.from_problems(title, [str(problem) for problem in self.kept])
 
 
 def _group(column: str, values: Mapping[str, Any], number: int) -> str:
@@ -369,7 +287,7 @@ def _placed(keys: _Keys, shares: Shares, seed: int, *, timed: bool) -> list[str]
 # -- second pass
 
 
-def _write(table: _Source, folder: Path, places: Sequence[str], keys: _Keys, part_rows: int) -> ImportSummary:
+def _write(table: Source, folder: Path, places: Sequence[str], keys: _Keys, part_rows: int) -> ImportSummary:
     """Write the rows to part files in the order of the source, and their pictures; the folder appears as a whole."""
     columns: dict[str, None] = {}
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
@@ -390,6 +308,8 @@ def _write(table: _Source, folder: Path, places: Sequence[str], keys: _Keys, par
         counts={split: dict(sorted(found.items())) for split, found in counts.items()} if keys.label else {},
         columns=tuple(columns),
         notes=(keys.note, *table.left_out()),
+        layouts=table.described_layouts(),
+        source=table.facts,
     )
 
 
