@@ -119,6 +119,12 @@ def _prompt(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]
 def _structure(model: nn.Module, adapter: AdapterConfig) -> str | None:
     config: Any = model.config
     kind = task_type_of(type(model).__name__)
+    repeated = adapter.keys.get("layer_replication")
+    if repeated:
+        return (
+            f"layer_replication: {shown(repeated)} repeats layers of the base, and PEFT cannot do so on a model "
+            "without weights, as check and reload build it; leave the key out"
+        )
     if adapter.method == "shadow" and kind != "CAUSAL_LM":
         return "method: 'shadow' runs beside the layers of a causal language model, and the task has another; use lora"
     if adapter.method == "trainable_tokens" and getattr(model, "main_input_name", "input_ids") != "input_ids":
