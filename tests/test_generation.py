@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from graft.adapters import AdapterConfig, attach
-from graft.generation import GenerationConfig, generate_ids
+from graft.generation import GenerationConfig, described_base, generate_ids
 
 PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15]]
 
@@ -117,3 +117,83 @@ def test_no_repeat_ngram_size_is_passed_on(decoder):
 
 def test_no_prompts_give_no_answers(decoder):
     assert generate_ids(decoder, [], GenerationConfig(), pad_token_id=0, eos_token_id=None) == []
+
+
+def changed(model, **own):
+    """Return a copy of ``model`` whose base brings its own settings."""
+    made = copy.deepcopy(model)
+    for name, value in own.items():
+        setattr(made.generation_config, name, value)
+    return made
+
+
+UNKEPT = {
+    "sequence_bias": [[[7], 50.0]],
+    "encoder_no_repeat_ngram_size": 1,
+    "exponential_decay_length_penalty": (1, 5.0),
+    "min_new_tokens": 8,
+    "max_length": 5,
+    "num_beams": 3,
+    "num_return_sequences": 2,
+    "prompt_lookup_num_tokens": 3,
+    "early_stopping": True,
+    "do_sample": True,
+    "temperature": 9.0,
+    "top_k": 2,
+    "repetition_penalty": 5.0,
+    "guidance_scale": 3.0,
+    "renormalize_logits": True,
+    "max_time": 0.0,
+}
+
+
+@pytest.mark.parametrize("setting", UNKEPT)
+@pytest.mark.parametrize("name", ["decoder", "t5"])
+def test_setting_of_the_base_does_not_act(request, name, setting):
+    model = request.getfixturevalue(name)
+    settings = GenerationConfig(max_new_tokens=8)
+    other = changed(model, **{setting: UNKEPT[setting]})
+    free = generate_ids(model, PROMPTS, settings, pad_token_id=0, eos_token_id=[free_end(model)])
+    assert generate_ids(other, PROMPTS, settings, pad_token_id=0, eos_token_id=[free_end(model)]) == free
+    assert getattr(other.generation_config, setting) == UNKEPT[setting]
+    assert described_base(other) == described_base(model)
+
+
+def free_end(model):
+    """Return a token that ends one of the answers before the last token."""
+    return alone(model, PROMPTS[0], max_new_tokens=8)[3]
+
+
+@pytest.mark.parametrize("name", ["decoder", "t5"])
+@pytest.mark.parametrize("setting", ["suppress_tokens", "begin_suppress_tokens", "bad_words_ids"])
+def test_tokens_that_the_base_never_writes_stay_away_and_are_reported(request, name, setting):
+    model = request.getfixturevalue(name)
+    settings = GenerationConfig(max_new_tokens=8)
+    free = generate_ids(model, PROMPTS, settings, pad_token_id=0, eos_token_id=None)
+    banned = free[0][0]
+    other = changed(model, **{setting: [[banned]] if setting == "bad_words_ids" else [banned]})
+    found = generate_ids(other, PROMPTS, settings, pad_token_id=0, eos_token_id=None)
+    assert found[0] == alone(other, PROMPTS[0], max_new_tokens=8)
+    assert found[0][0] != banned
+    said = {"bad_words_ids": f"[[{banned}]]"}.get(setting, f"[{banned}]")
+    assert described_base(other)[f"{setting} (of the base)"] == said
+
+
+def test_first_and_last_token_that_the_base_forces_are_kept(t5):
+    other = changed(t5, forced_bos_token_id=31, forced_eos_token_id=32, decoder_start_token_id=9)
+    found = generate_ids(other, PROMPTS, GenerationConfig(max_new_tokens=5), pad_token_id=0, eos_token_id=None)
+    assert {(one[0], one[-1]) for one in found} == {(31, 32)}
+    assert found == [alone(other, prompt, max_new_tokens=5) for prompt in PROMPTS]
+    assert described_base(other) == {
+        "decoder_start_token_id (of the base)": "9",
+        "forced_bos_token_id (of the base)": "31",
+        "forced_eos_token_id (of the base)": "32",
+    }
+
+
+def test_settings_of_the_base_are_back_also_after_an_error(decoder):
+    other = changed(decoder, num_beams=3)
+    own = other.generation_config
+    with pytest.raises(IndexError, match="out of range"):
+        generate_ids(other, [[99]], GenerationConfig(), pad_token_id=0, eos_token_id=None)
+    assert other.generation_config is own

@@ -92,6 +92,12 @@ def package(tmp_path: Path) -> Path:
         "graft/tasks/__init__.py": "",
         "graft/tasks/one.py": "import graft.pooled\n",
         "graft/pooled.py": "",
+        "graft/adapters/__init__.py": "",
+        "graft/adapters/found.py": "import graft.by_place\n",
+        "graft/adapters/several/__init__.py": "",
+        "graft/adapters/several/layer.py": "",
+        "graft/by_place.py": "",
+        "graft/adapted.py": "import graft.adapters\n",
         "graft/deep.py": "import graft.folder.unused\nfrom graft import params\nfrom graft.tasks import one\n",
     }
     for name, text in files.items():
@@ -129,6 +135,18 @@ def test_code_of_leaves_out_dispatchers_and_task_files_but_not_what_tasks_import
         "graft/folder/unused.py",
         "graft/pooled.py",
         "graft/tasks/__init__.py",
+    ]
+
+
+def test_code_of_holds_every_adapter_method_since_they_are_found_by_their_place(package: Path) -> None:
+    assert names(identity.code_of("graft.adapted", package), package) == [
+        "graft/__init__.py",
+        "graft/adapted.py",
+        "graft/adapters/__init__.py",
+        "graft/adapters/found.py",
+        "graft/adapters/several/__init__.py",
+        "graft/adapters/several/layer.py",
+        "graft/by_place.py",
     ]
 
 

@@ -60,6 +60,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": {"method": "lora", "r": 4, "target_modules": ["query", "dense"]}},
     "ia3": {"adapter": {"method": "ia3", "target_modules": ["key", "value"], "feedforward_modules": []}},
     "dora": {"adapter": {"method": "lora", "r": 4, "use_dora": True, "target_modules": ["query"]}},
+    "ln_tuning": {"adapter": {"method": "ln_tuning", "target_modules": ["LayerNorm"]}},
     "probe": {"adapter": {"method": "probe"}},
     "full": {"adapter": {"method": "full"}},
     "joint": {

@@ -11,9 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from graft import params, stages
+from graft.adapters import AdapterConfig, peft_config, refuse_quantized
 from graft.artifact import load, verified
 from graft.base import BaseConfig
-from graft.base.quantization import arguments, quantization_config, refuse_method
+from graft.base.quantization import arguments, quantization_config
 from graft.errors import ConfigError, ResourceMissing
 from graft.workspace import Workspace, read_json
 from tests.conftest import validated
@@ -64,13 +65,14 @@ def test_another_type_of_the_rest_is_refused() -> None:
 )
 def test_what_cannot_be_trained_on_few_bits_is_refused(method: str, unfreeze: bool, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        refuse_method(method, unfreeze, is_prompt=False)
+        refuse_quantized(peft_config(AdapterConfig(method=method)), unfreeze)
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3", "randlora", "ln_tuning", "probe"])
+@pytest.mark.parametrize(
+    "method", ["lora", "ia3", "randlora", "ln_tuning", "probe", "output_mlp", "bottleneck", "prefix_tuning"]
+)
 def test_what_can_be_trained_on_few_bits_is_not_refused(method: str) -> None:
-    refuse_method(method, unfreeze=False, is_prompt=False)
-    refuse_method("prefix_tuning", unfreeze=False, is_prompt=True)
+    refuse_quantized(peft_config(AdapterConfig(method=method)), unfreeze=False)
 
 
 @pytest.fixture

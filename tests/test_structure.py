@@ -72,13 +72,9 @@ HEAVY = (
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
-TUNERS = ("src/graft/adapters/bottleneck/",)
-TUNERS = (
-    "src/graft/adapters/bottleneck/",
-    "src/graft/adapters/output_tuner.py",
-    "src/graft/adapters/reference_tuner.py",
-)
-"""Classes of PEFT's kind derive from PEFT's; ``adapters.register`` alone imports them, inside a function."""
+METHODS = re.compile(r"^METHODS\b", re.M)
+"""What a file with adapter methods has: its classes derive from PEFT's, so it imports PEFT at its top. Only
+``adapters.register`` imports such files, inside a function."""
 QUARANTINE = {
     "great_expectations": ("src/graft/validation",),
     "mlflow": ("src/graft/tracking/",),
@@ -217,9 +213,29 @@ def _is_command(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value in known.split()
 
 
+def tuner_files() -> set[Path]:
+    """Return the files with adapter methods; where a package has them, all files of the package."""
+    found = {path for path in (PACKAGE / "adapters").rglob("*.py") if METHODS.search(path.read_text(encoding="utf-8"))}
+    packages = [path.parent for path in found if path.name == "__init__.py"]
+    return found | {path for package in packages for path in package.rglob("*.py")}
+
+
+def test_files_with_adapter_methods_are_imported_by_their_own_package_alone() -> None:
+    tuners = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in tuner_files()}
+    tuners |= {name.removesuffix(".__init__") for name in tuners}
+    wrong = [
+        f"{name_of(path)}:{line}: {name}"
+        for path in set(MODULES) - tuner_files()
+        for name, line in running_imports(path)
+        if name in tuners or name.rpartition(".")[0] in tuners
+    ]
+    assert tuners
+    assert wrong == []
+
+
 @each_module
 def test_nothing_heavy_is_imported_with_the_module(path: Path) -> None:
-    if name_of(path) == MODEL_FILE or name_of(path).startswith(TUNERS):
+    if name_of(path) == MODEL_FILE or path in tuner_files():
         return
     wrong = [
         f"{name_of(path)}:{line}: {name}"

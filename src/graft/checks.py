@@ -283,19 +283,19 @@ def _reads_pictures(sections: dict[str, Any]) -> bool:
 
 def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     """Say where numeric columns are named and the adapter does not read them."""
-    from graft.adapters import OUTPUT_METHODS
-
     columns, adapter = getattr(sections.get("task"), "numeric_columns", ()), sections.get("adapter")
-    if adapter is None or not columns:
+    # A method that has no such key refuses it when it is asked about its keys.
+    if adapter is None or not columns or adapter.keys.get("features") == "columns":
         return
-    fits = adapter.method in OUTPUT_METHODS
-    if not (fits and adapter.keys.get("features") == "columns"):
-        unread = f"`{adapter.method}`" + (" without `features: columns`" if fits else "")
-        text = (
-            f"task.numeric_columns: {', '.join(columns)} are not read by adapter.method {unread}; only "
-            f"{' and '.join(OUTPUT_METHODS)} with `features: columns` read them: use one, or leave the columns out"
-        )
-        yield Finding("task", "warn", text)
+    from graft.adapters import column_methods
+
+    reading = column_methods()
+    unread = f"`{adapter.method}`" + (" without `features: columns`" if adapter.method in reading else "")
+    text = (
+        f"task.numeric_columns: {', '.join(columns)} are not read by adapter.method {unread}; only "
+        f"{' and '.join(reading)} with `features: columns` read them: use one, or leave the columns out"
+    )
+    yield Finding("task", "warn", text)
 
 
 def _expectations(sections: dict[str, Any]) -> Iterator[Finding]:
@@ -409,9 +409,8 @@ def _placement(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findi
 def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -> Iterator[Finding]:
     """Ask PEFT what the adapter would train, on a model without weights."""
     from graft import tasks
-    from graft.adapters import peft_config, preview
+    from graft.adapters import peft_config, preview, refuse_quantized
     from graft.adapters.adalora import refuse_phases
-    from graft.base.quantization import refuse_method
     from graft.training.batching import Plan
 
     task, config = tasks.get(sections["task"].name), sections["task"]
@@ -419,7 +418,7 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
         found = peft_config(sections["adapter"])
         if sections["base"].quantization:
             unfreezes = "training" in sections and bool(sections["training"].unfreeze)
-            refuse_method(sections["adapter"].method, unfreezes, found.is_prompt_learning)
+            refuse_quantized(found, unfreezes)
         rows = _training_rows(workspace, sections)
         if found.peft_type == "ADALORA" and rows and "training" in sections:
             # Cleaning may leave fewer rows, and so fewer steps: then the training says it when it starts.

@@ -1,11 +1,15 @@
 """Text from a language model: batched, deterministic, with settings that travel with the adapter.
 
 Beam search or greedy decoding, never sampling: equal inputs give equal text, so a metric over it can be reproduced and
-a paired test compares systems and not dice.
+a paired test compares systems and not dice. A base's own generation_config.json would act on every text without a word
+(lengths, penalties, beams, a bias), and some of its settings give several answers or none: only what the base needs to
+write its language at all (:data:`KEPT`) is taken from it, and the report names that.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,14 @@ from graft.padding import mask_of, padded
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+KEPT = (
+    *("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
+    *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids"),
+)
+"""What is taken from a base's generation_config.json: with which tokens a text begins and ends (mBART and M2M100 name
+the language so), and which it never holds (Marian's padding, which starts the decoder, and places of pictures)."""
 
 
 class GenerationConfig(Section):
@@ -45,6 +57,18 @@ class GenerationConfig(Section):
 def described(settings: GenerationConfig) -> dict[str, str]:
     """Return how text was generated, by the names of the params, for the report; batches change no answer."""
     return {name: f"{value:g}" for name, value in settings.model_dump(exclude={"batch_rows"}).items()}
+
+
+def kept(model: nn.Module) -> dict[str, Any]:
+    """Return the settings of the base's own generation_config.json that act on the text, by name."""
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    own = {name: getattr(inner.generation_config, name, None) for name in KEPT}
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def described_base(model: nn.Module) -> dict[str, str]:
+    """Return :func:`kept` for the report; a name says that the base has brought the setting."""
+    return {f"{name} (of the base)": json.dumps(value) for name, value in kept(model).items()}
 
 
 def room_of_prompt(settings: GenerationConfig, positions: int, taken: int = 0) -> int:
@@ -77,7 +101,7 @@ def generate_ids(
     """Return the tokens that ``model`` adds to each prompt, without prompt, padding and everything after the end.
 
     Prompts of like length share a batch; the order of the result is that of ``prompts``. The model keeps its mode. An
-    adapter that is switched off has no part in it.
+    adapter that is switched off has no part in it. Of the base's own settings, those of :func:`kept` act.
     """
     import torch
 
@@ -87,7 +111,7 @@ def generate_ids(
     decoder = not inner.config.is_encoder_decoder
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     found: list[list[int]] = [[] for _ in prompts]
-    with torch.inference_mode():
+    with torch.inference_mode(), _with_kept_alone(inner):
         for chosen in _batches(prompts, settings.batch_rows, equal=decoder and _stands_before_padding(speaker)):
             ids = padded([prompts[index] for index in chosen], pad_token_id, left=decoder).to(inner.device)
             mask = mask_of([prompts[index] for index in chosen], left=decoder).to(inner.device)
@@ -125,6 +149,22 @@ def _batches(prompts: Sequence[Sequence[int]], size: int, *, equal: bool) -> Ite
     for _, group in groups:
         chosen = list(group)
         yield from (chosen[start : start + size] for start in range(0, len(chosen), size))
+
+
+@contextlib.contextmanager
+def _with_kept_alone(inner: Any) -> Iterator[None]:
+    """Run a block in which ``inner`` has nothing of its generation_config.json but :func:`kept`.
+
+    ``generate`` fills what its arguments leave open from the model's own settings, whatever it is given.
+    """
+    from transformers import GenerationConfig as Whole
+
+    given = inner.generation_config
+    inner.generation_config = Whole(**kept(inner))
+    try:
+        yield
+    finally:
+        inner.generation_config = given
 
 
 def _until_end(tokens: list[int], ends: set[int]) -> list[int]:

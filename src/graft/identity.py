@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 DISPATCHERS = ("graft.params", "graft.stages")
+PLUGINS = "graft.adapters"
+"""The package whose files are found by their place: whoever imports it may run any of them."""
 
 
 def digest_bytes(content: bytes) -> str:
@@ -66,7 +68,8 @@ def code_of(module: str, source: Path) -> list[Path]:
 
     Imports inside functions count, and so do the other files of a package (report templates). ``source`` is the folder
     that holds the package (``src``). Task files are left out, but not what they import: a stage depends on the one
-    task that params name, and dvc.yaml says so by ``${task.name}``. Modules that only dispatch (``params``,
+    task that params name, and dvc.yaml says so by ``${task.name}``. Of adapter methods all files count: they are
+    found by their place, and a method's name is not that of its file. Modules that only dispatch (``params``,
     ``stages``) are left out too: they import everything and decide nothing.
     """
     todo, found = [module], dict[str, Path]()
@@ -81,10 +84,18 @@ def code_of(module: str, source: Path) -> list[Path]:
         todo.extend(_imports_of(path, source))
         if name == "graft.tasks":
             todo.extend(one for file in path.parent.glob("*.py") for one in _imports_of(file, source))
+        if name == PLUGINS:
+            todo.extend(_modules_of(path.parent, source))
         if "." in name:
             todo.append(name.rpartition(".")[0])
     templates = (one for path in found.values() if path.name == "__init__.py" for one in _data_files(path.parent))
     return sorted({*found.values(), *templates})
+
+
+def _modules_of(folder: Path, source: Path) -> Iterator[str]:
+    """Yield the names of all modules of a package, also those of its packages."""
+    for path in folder.rglob("*.py"):
+        yield ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _data_files(folder: Path) -> Iterator[Path]:

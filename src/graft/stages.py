@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError, GraftError, shown
-from graft.identity import code_of
+from graft.identity import PLUGINS, code_of
 from graft.workspace import RESTORES_VARIABLE, Workspace
 
 LOCK_FILE = "requirements.lock"
@@ -164,9 +164,13 @@ def render(project: Path, repository: Path, task: str | None = None) -> str:
     up = Path(os.path.relpath(repository, project)).as_posix()
     prefix = "" if up == "." else f"{up}/"
     source = repository / "src"
+    methods = source.joinpath(*PLUGINS.split("."))
     stages: dict[str, Any] = {}
     for stage in STAGES:
-        code = [prefix + path.relative_to(repository).as_posix() for path in code_of(stage.module, source)]
+        files = code_of(stage.module, source)
+        # One dependency, so that a new adapter method, which is a new file there, changes nothing in dvc.yaml.
+        deps = sorted({methods if path.is_relative_to(methods) else path for path in files})
+        code = [prefix + path.relative_to(repository).as_posix() for path in deps]
         stages[stage.name] = {
             "cmd": f"sh {prefix}infra/python -m graft stage {stage.name}",
             "deps": [*stage.reads, *code, f"{prefix}src/graft/tasks/${{task.name}}.py", f"{prefix}{LOCK_FILE}"],

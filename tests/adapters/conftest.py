@@ -29,6 +29,10 @@ class Example:
     family: str
     rows: tuple[dict[str, Any], ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
+    """What tells it from another example of the task on this family, where there is one."""
+    by_sample: bool = False
+    """Whether a sample of methods tries it: its base and its head each stand in an example that every method tries."""
 
 
 def picture(shade: int) -> bytes:
@@ -48,14 +52,38 @@ def _labelled(**more: Any) -> tuple[dict[str, Any], ...]:
     return tuple({"text": text, "label": label, **more} for text, label in zip(TEXTS, "abab", strict=True))
 
 
+def _numbers(**more: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({"text": text, "target": float(n), **more} for n, text in enumerate(TEXTS))
+
+
+_SEVERAL = tuple({"text": text, "labels": ["a", "b"][: 1 + n % 2]} for n, text in enumerate(TEXTS))
 _TRANSLATED = _pairs("source", "target")
 _SHORT = {"max_target_tokens": 16}
 EXAMPLES: dict[str, tuple[Example, ...]] = {
-    "text_classification": (Example("encoder", _labelled()), Example("decoder", _labelled())),
-    "multi_label_classification": (
-        Example("encoder", tuple({"text": text, "labels": ["a", "b"][: 1 + n % 2]} for n, text in enumerate(TEXTS))),
+    "text_classification": (
+        Example("encoder", _labelled()),
+        Example("decoder", _labelled()),
+        Example("encoder-decoder", _labelled(), by_sample=True),
+        Example("encoder", _labelled(), {"pooling": "mean"}, variant="mean", by_sample=True),
+        Example(
+            "encoder",
+            tuple({**row, "price": 1.5 * n, "stars": float(n % 3)} for n, row in enumerate(_labelled())),
+            {"numeric_columns": ("price", "stars")},
+            variant="columns",
+            by_sample=True,
+        ),
     ),
-    "regression": (Example("encoder", tuple({"text": text, "target": float(n)} for n, text in enumerate(TEXTS))),),
+    "multi_label_classification": (
+        Example("encoder", _SEVERAL),
+        Example("encoder-decoder", _SEVERAL, by_sample=True),
+        Example("decoder", _SEVERAL, by_sample=True),
+    ),
+    "regression": (
+        Example("encoder", _numbers()),
+        Example("encoder-decoder", _numbers(), by_sample=True),
+        Example("decoder", _numbers(), by_sample=True),
+        Example("encoder", _numbers(text_pair="rain and a cat"), {"pair": "bi"}, variant="bi", by_sample=True),
+    ),
     "token_classification": (
         Example(
             "encoder",
@@ -77,7 +105,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("encoder-decoder", _TRANSLATED, _SHORT),
         Example("decoder", _TRANSLATED, {**_SHORT, "prompt": "{source} is"}),
     ),
-    "summarization": (Example("encoder-decoder", _TRANSLATED, _SHORT),),
+    "summarization": (
+        Example("encoder-decoder", _TRANSLATED, _SHORT),
+        Example("decoder", _TRANSLATED, {**_SHORT, "prompt": "{source} is"}, by_sample=True),
+    ),
     "text_generation": (Example("decoder", tuple({"text": text} for text in TEXTS)),),
     "chat": (Example("decoder", _pairs("prompt", "completion")),),
     "preference": (

@@ -39,11 +39,43 @@ def test_peft_config_is_pefts_own() -> None:
         ({"r": "eight"}, r"adapter\.r: input should be a valid integer.*\(got 'eight'\)"),
         ({"target_modules": 3}, r"adapter\.target_modules: .* \(got 3\)"),
         ({"layers_pattern": "layer"}, r"adapter: .*layers_to_transform"),
+        ({"r": "8"}, r"adapter\.r: '8' is of another type than the key; write 8$"),
+        ({"r": 8.0}, r"adapter\.r: 8\.0 is of another type than the key; write 8$"),
+        ({"r": True}, r"adapter\.r: True is of another type than the key; write 1$"),
+        ({"lora_dropout": "0.1"}, r"adapter\.lora_dropout: '0\.1' is of another type than the key; write 0\.1$"),
+        ({"use_dora": "true"}, r"adapter\.use_dora: 'true' is of another type than the key; write true$"),
+        ({"layers_to_transform": ["0", 1]}, r"adapter\.layers_to_transform: \['0', 1\] is of .* write \[0, 1\]$"),
     ],
 )
 def test_peft_config_names_the_wrong_key(adapter: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         peft_config(AdapterConfig(**adapter))
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"lora_dropout": 0, "r": 4, "init_lora_weights": True},
+        {"target_modules": ["query"], "layers_to_transform": [0], "layers_pattern": "layer"},
+        {"target_modules": ["query"], "layers_to_transform": 0},
+        {"init_lora_weights": "pissa_niter_4", "rank_pattern": {"query": 4}},
+        {"method": "osf", "effective_rank": 0.5, "rank_pattern": {"query": 2}},
+        {"method": "prompt_tuning", "num_virtual_tokens": 3, "prompt_tuning_init": "RANDOM"},
+        {"method": "p_tuning", "num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM"},
+    ],
+)
+def test_peft_config_takes_values_of_the_keys_own_types(adapter: dict[str, Any]) -> None:
+    assert peft_config(AdapterConfig(**adapter))
+
+
+def test_repeated_layers_are_refused_with_the_fix(tiny_base: Path) -> None:
+    adapter = AdapterConfig(target_modules=["query"], layer_replication=[[0, 2], [1, 2]])
+    message = r"^adapter\.layer_replication: \[\[0, 2\], \[1, 2\]\] repeats layers .*; leave the key out$"
+    with pytest.raises(ConfigError, match=message):
+        preview(TASK, CONFIG, STATE, tiny_base, adapter)
+    model, new = load(tiny_base)
+    with pytest.raises(ConfigError, match=message):
+        attach(model, adapter, new)
 
 
 def test_peft_config_reports_all_problems_together() -> None:

@@ -1,9 +1,16 @@
 """Every method on every task: what ``graft check`` accepts trains, saves and reloads alike; what it refuses says why.
 
 The pairs are generated from PEFT's own list of methods and the files in ``tasks/``; ``REFUSALS`` says which of them are
-refused, so a pair can neither be lost nor gained without a change here. The accepted pairs of a covering sample, in
-which each method and each case occurs, and all refusals are quick; the rest is marked slow. The same sample is reloaded
-in fresh processes.
+refused, so a pair can neither be lost nor gained without a change here. What is covered by which:
+
+- every method of PEFT and of our own, with its defaults: on each example that is not ``by_sample``;
+- forms of a method (``FORMS``: starts from the base, DoRA, rsLoRA, the three bottlenecks): the same;
+- what is ``by_sample`` (other families under the same head, ``pooling: mean``, ``pair: bi``, numeric columns, a
+  decoder's prompt in place of an encoder-decoder): by ``SAMPLED``, one method of each kind;
+- ``features: columns``: on the case that has numeric columns; refused on all others.
+
+The accepted pairs of a covering sample, in which each method and each case occurs, and all refusals are quick; the rest
+is marked slow. The same sample is reloaded in fresh processes.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ from typing import Any
 import pytest
 
 from graft import tasks
-from graft.adapters import AdapterConfig, attach, describe, keys, methods, preview
+from graft.adapters import AdapterConfig, attach, columns_of, describe, keys, methods, preview
 from graft.adapters.methods import REFUSED
 from graft.artifact import base_identity, load
 from graft.artifact.files import adapter_state, save
@@ -74,12 +81,37 @@ NORMS = {
     "vision": ["layernorm_before"],
 }
 WITHOUT_TARGETS = {"adaption_prompt", "bottleneck", "shadow", "trainable_tokens"}
-STARTS = ("pissa", "olora")
+FORMS: dict[str, dict[str, Any]] = {
+    "bottleneck+parallel": {"architecture": "parallel"},
+    "bottleneck+pfeiffer": {"architecture": "pfeiffer"},
+    "lora+dora": {"r": 4, "use_dora": True},
+    "lora+olora": {"r": 4, "init_lora_weights": "olora"},
+    "lora+pissa": {"r": 4, "init_lora_weights": "pissa"},
+    "lora+rslora": {"r": 4, "use_rslora": True},
+    "output_linear+columns": {"features": "columns"},
+    "output_mlp+columns": {"features": "columns"},
+}
+"""Forms of a method that are another computation: ``METHOD+FORM`` -> their keys."""
 NAMES = methods()
-METHODS = [*NAMES, *(f"lora+{start}" for start in STARTS)]
-CASES = {f"{task}-{example.family}": (task, example) for task in tasks.names() for example in EXAMPLES.get(task, ())}
+METHODS = [*NAMES, *FORMS]
+SAMPLED = {
+    *("bottleneck", "full", "ia3", "ln_tuning", "lora", "lora+dora", "output_mlp", "prefix_tuning", "prompt_tuning"),
+    *("output_linear+columns", "output_mlp+columns"),
+}
+"""Methods that try the examples that are ``by_sample``: one of each kind."""
+CASES = {
+    "-".join(filter(None, (task, example.family, example.variant))): (task, example)
+    for task in tasks.names()
+    for example in EXAMPLES.get(task, ())
+}
 NO_NEW, NO_TOKENS = "cannot save modules that are new", "stands before tokens, and vit reads pictures"
 CAUSAL, BESIDE = "made for causal language models alone", "beside the layers of a causal language model"
+NO_COLUMNS = dict.fromkeys(("encoder", "decoder", "encoder-decoder", "vision"), "but the rows have none")
+NO_COLUMNS["text_classification-encoder-columns"] = ""
+OWN_HEAD = {
+    f"{task}-encoder-decoder": "made for text to text alone"
+    for task in ("multi_label_classification", "regression", "text_classification")
+}
 REFUSALS: dict[str, dict[str, str]] = {
     "adaption_prompt": {
         "encoder": NO_NEW,
@@ -89,13 +121,15 @@ REFUSALS: dict[str, dict[str, str]] = {
     },
     "cartridge": {"vision": NO_TOKENS},
     "cpt": {"encoder": CAUSAL, "vision": NO_TOKENS, "encoder-decoder": CAUSAL, "text_classification-decoder": CAUSAL},
+    "output_linear+columns": NO_COLUMNS,
+    "output_mlp+columns": NO_COLUMNS,
     "p_tuning": {"vision": NO_TOKENS},
-    "prefix_tuning": {"vision": NO_TOKENS},
-    "prompt_tuning": {"vision": NO_TOKENS},
+    "prefix_tuning": {"vision": NO_TOKENS, **OWN_HEAD},
+    "prompt_tuning": {"vision": NO_TOKENS, **OWN_HEAD},
     "shadow": {"encoder": BESIDE, "vision": BESIDE, "encoder-decoder": BESIDE, "text_classification-decoder": BESIDE},
     "trainable_tokens": {"encoder": NO_NEW, "vision": "vit has none", "text_classification-decoder": NO_NEW},
 }
-"""Method -> family of the base, or case -> words of the reason. Every other pair must be accepted."""
+"""Method -> family of the base, or case (which goes first) -> words of the reason. Other pairs must be accepted."""
 HEAD_ALONE = {"probe"}
 """Methods that train a head and nothing else; with the head put back, they are the base by definition."""
 MAX_TOKENS, SEED = 48, 7
@@ -123,11 +157,9 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 
 
 def adapter_of(method: str, family: str) -> AdapterConfig:
-    """Return a small adapter; ``lora+pissa`` is LoRA with that start."""
-    name, _, start = method.partition("+")
-    more = dict(KEYS.get(name, {}))
-    if start:
-        more |= {"r": 4, "init_lora_weights": start}
+    """Return a small adapter; ``lora+pissa`` is LoRA in that form."""
+    name = method.partition("+")[0]
+    more = KEYS.get(name, {}) | FORMS.get(method, {})
     if name == "ln_tuning":
         more["target_modules"] = NORMS[family]
     elif "target_modules" in keys(name) and name not in WITHOUT_TARGETS and _is_pefts(name):
@@ -144,7 +176,12 @@ def _is_pefts(method: str) -> bool:
 def refusal_of(method: str, case: str) -> str:
     """Return words of the reason for which ``REFUSALS`` wants the pair refused; empty: it must be accepted."""
     reasons = REFUSALS.get(method, {})
-    return reasons.get(case) or reasons.get(CASES[case][1].family, "")
+    return reasons.get(case, reasons.get(CASES[case][1].family, ""))
+
+
+def tried(method: str, case: str) -> bool:
+    """Return whether the pair is part of the matrix."""
+    return method in SAMPLED or not CASES[case][1].by_sample
 
 
 @functools.cache
@@ -152,13 +189,13 @@ def sample() -> dict[str, list[str]]:
     """Return accepted pairs in which each method occurs once, by case: each on the case that has the fewest so far."""
     found: dict[str, list[str]] = {case: [] for case in CASES}
     for method in METHODS:
-        accepted = [case for case in CASES if not refusal_of(method, case)]
+        accepted = [case for case in CASES if tried(method, case) and not refusal_of(method, case)]
         found[min(accepted, key=lambda case: len(found[case]))].append(method)
     return found
 
 
 def pairs() -> list[Any]:
-    """Return every pair of method and case; the sample and the refusals are quick."""
+    """Return every pair of the matrix; the sample and the refusals are quick."""
     return [
         pytest.param(
             method,
@@ -168,6 +205,7 @@ def pairs() -> list[Any]:
         )
         for method in METHODS
         for case in CASES
+        if tried(method, case)
     ]
 
 
@@ -192,7 +230,7 @@ class Pair:
 
         torch.manual_seed(SEED)
         model, new = self.task.load_model(str(self.base), self.config, self.state)
-        return attach(model, self.adapter, new), new
+        return attach(model, self.adapter, new, columns=columns_of(self.config)), new
 
     def preview(self) -> Any:
         return preview(self.task, self.config, self.state, self.base, self.adapter)
@@ -295,7 +333,7 @@ def test_every_task_has_its_examples() -> None:
 
 
 def test_refusals_name_methods_and_cases_that_exist() -> None:
-    assert set(METHODS) >= REFUSALS.keys()
+    assert set(METHODS) >= REFUSALS.keys() | SAMPLED
     families = {example.family for _, example in CASES.values()}
     assert {*CASES, *families} >= {place for reasons in REFUSALS.values() for place in reasons}
 
@@ -304,6 +342,9 @@ def test_sample_covers_every_method_and_every_task() -> None:
     assert sorted(method for chosen in sample().values() for method in chosen) == sorted(METHODS)
     assert all(sample().values())
     assert {CASES[case][0] for case in sample()} == set(tasks.names())
+    whole = {(task, example.family) for task, example in CASES.values()}
+    assert whole == {(name, family) for name in tasks.names() for family in tasks.get(name).families}
+    assert {CASES[case][0] for case in CASES if tried("lora+rslora", case)} == set(tasks.names())
     assert not any(refusal_of(method, case) for case, chosen in sample().items() for method in chosen)
 
 

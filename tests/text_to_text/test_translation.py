@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
@@ -47,6 +48,27 @@ def test_metrics_are_sacrebleus(language, texts, tokenizer) -> None:
     found = TASK.measured(config, table, {})
     assert (found["bleu"], found["chrf"]) == (str(bleu.get_signature()), str(chrf.get_signature()))
     assert (found["languages"], found["num_beams"]) == (f"? to {language or '?'}", "1")
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer"),
+    [
+        *((code, "zh") for code in ("zh", "ZH", "zh-CN", "zh_Hant", "zho_Hans", "zh-Hant-TW", "cmn")),
+        *((code, "13a") for code in ("de", "deu", "de-AT", "es-419", "sl-rozaj-1994")),
+        ("ja", "char"),
+    ],
+)
+def test_language_is_a_code_that_decides_the_words(language: str, tokenizer: str) -> None:
+    assert Config(source_language=language, target_language=language).words == tokenizer
+
+
+@pytest.mark.parametrize("field", ["source_language", "target_language"])
+@pytest.mark.parametrize("name", ["Chinese", "German", "Thai", "Mandarin Chinese", "中文", "", "z", "zh-", "zh CN"])
+def test_language_s_name_is_refused_with_what_to_write(field: str, name: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"(?s)_language.*must be a language's code .* write `de`, `zh` or `zh-CN`"
+    ):
+        Config(**{field: name})
 
 
 def test_row_scores_have_their_metrics_as_means() -> None:
@@ -126,6 +148,11 @@ def test_chain_from_rows_to_a_package(base, request, tmp_path, make_sequence_pro
     assert metrics["headline"] == "bleu"
     assert metrics["measured"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert metrics["measured"]["max_new_tokens"] == "10"
+    own = {
+        "sequence_t5": ("decoder_start_token_id (of the base)", "0"),
+        "sequence_llama": ("bos_token_id (of the base)", "0"),
+    }
+    assert own[base] in metrics["measured"].items()
     assert metrics["adapter"]["perplexity"]["value"] < metrics["base"]["perplexity"]["value"]
     assert {name for name, found in metrics.items() if isinstance(found, dict) and "bleu" in found} == {
         "adapter",

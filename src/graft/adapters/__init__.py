@@ -7,25 +7,26 @@ targets are checked here first and refused with their dotted path.
 """
 
 from graft.adapters.attachment import AdapterSummary, attach, columns_of, describe, preview, wrap
-from graft.adapters.heads import HEAD_METHODS, OUTPUT_METHODS, head_of, trained_modules
+from graft.adapters.heads import head_alone, head_of, trained_modules
 from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.procedure import Procedure, procedure_of
-from graft.adapters.refusals import refuse_length, virtual_tokens
+from graft.adapters.refusals import refuse_length, refuse_quantized, virtual_tokens
 from graft.adapters.section import AdapterConfig
-from graft.adapters.tuners import register
+from graft.adapters.tuners import Method, column_methods, register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
 __all__ = [
-    "HEAD_METHODS",
-    "OUTPUT_METHODS",
     "AdapterConfig",
     "AdapterSummary",
     "Key",
+    "Method",
     "Procedure",
     "as_the_base_was",
     "attach",
+    "column_methods",
     "columns_of",
     "describe",
+    "head_alone",
     "head_of",
     "keys",
     "methods",
@@ -34,6 +35,7 @@ __all__ = [
     "procedure_of",
     "put_changed",
     "refuse_length",
+    "refuse_quantized",
     "register",
     "trained_modules",
     "unfrozen",

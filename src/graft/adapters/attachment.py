@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters.equipment import equip, file_bytes, plain_start
-from graft.adapters.heads import HEAD_METHODS, configured, head_input
-from graft.adapters.refusals import refuse
+from graft.adapters.heads import configured, head_alone, head_input
+from graft.adapters.refusals import refuse, refuse_quantized
 from graft.adapters.section import AdapterConfig
-from graft.adapters.tuners import register
+from graft.adapters.tuners import own_method, register
 from graft.adapters.unfreezing import (
     EVERYTHING,
     as_the_base_was,
@@ -33,7 +33,6 @@ from graft.adapters.unfreezing import (
     unfreeze,
     unfrozen,
 )
-from graft.base.quantization import refuse_method
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 SHOWN_MODULES = 20
 SHOWN_NAMES = 3
 READS_BASE = ("adamss", "frod", "shira")
-"""Methods that cannot be put on a model without weights."""
+"""Methods of PEFT that cannot be put on a model without weights; one of our own says so itself."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def attach(
     refuse(model, adapter, new_modules)
     config = configured(model, adapter, new_modules, columns)
     if getattr(model, "is_quantized", False):
-        refuse_method(adapter.method, bool(unfreeze_patterns), config.is_prompt_learning)
+        refuse_quantized(config, bool(unfreeze_patterns))
     wrapped = wrap(model, config)
     unfreeze(wrapped, EVERYTHING if adapter.method == "full" else unfreeze_patterns, new_modules)
     return wrapped
@@ -215,13 +214,18 @@ def preview(
     Raises:
         ConfigError: as :func:`attach`.
     """
-    place: dict[str, Any] = {} if adapter.method in READS_BASE else {"device_map": "meta"}
+    place: dict[str, Any] = {} if _reads_base(adapter.method) else {"device_map": "meta"}
     model, new_modules = task.load_model(str(folder), config, state, trust_remote_code=trust_remote_code, **place)
     wrapped = attach(model, adapter, new_modules, unfreeze_patterns=unfreeze_patterns, columns=columns_of(config))
     summary = describe(wrapped)
-    if adapter.method in HEAD_METHODS and not summary.unfrozen:
+    if head_alone(adapter.method) and not summary.unfrozen:
         summary = replace(summary, head_input=head_input(wrapped))
     return summary
+
+
+def _reads_base(method: str) -> bool:
+    own = own_method(method)
+    return own.reads_base if own is not None else method in READS_BASE
 
 
 def columns_of(config: Any) -> int:

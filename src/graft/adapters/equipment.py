@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters import adalora, starts
+from graft.adapters.tuners import own_method
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,9 @@ def equip(model: PeftModel, start: str) -> None:
     if start:
         starts.begin_from_base(model, start)
         model.procedure = starts.FromBase(model)
+    own = own_method(str(config.peft_type.value).lower())
+    if own is not None and own.procedure is not None:
+        model.procedure = own.procedure(model)
     _saved_in_float32(model)
     if config.is_prompt_learning and config.task_type in LENGTHENED_TASKS:
         _trim(model)

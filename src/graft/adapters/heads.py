@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters.methods import peft_config, task_type_of
 from graft.adapters.section import AdapterConfig
-from graft.errors import ConfigError, shown
+from graft.adapters.tuners import own_method
+from graft.errors import ConfigError
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch import nn
-
-
-OUTPUT_METHODS = ("output_linear", "output_mlp")
-"""Trained on what the head reads; the base stays as it is."""
-HEAD_METHODS = (*OUTPUT_METHODS, "probe")
-"""Methods below whose modules nothing is trained: what they read is the same in each epoch."""
 
 
 def head_of(model: Any) -> str:
@@ -55,11 +49,17 @@ def configured(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[s
     Raises:
         ConfigError: as :func:`graft.adapters.peft_config`; or the method finds no head.
     """
-    if adapter.method in OUTPUT_METHODS:
-        return _output(model, adapter, new_modules, columns)
-    if adapter.method == "probe" and not new_modules and not adapter.keys.get("modules_to_save"):
-        new_modules = [head_of(model)]
+    own = own_method(adapter.method)
+    if own is not None and own.configured is not None:
+        config: PeftConfig = own.configured(model, adapter, new_modules, columns)
+        return config
     return peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
+
+
+def head_alone(method: str) -> bool:
+    """Return whether a method trains nothing below the head."""
+    own = own_method(method)
+    return own is not None and own.head_alone
 
 
 def trained_modules(model: PeftModel) -> list[nn.Module]:
@@ -101,59 +101,3 @@ def head_input(model: PeftModel) -> tuple[int, ...]:
         for hook in hooks:
             hook.remove()
     return seen[0] if seen else ()
-
-
-def _output(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str], columns: int) -> Any:
-    """Return the configuration of an output adapter: its one target, and which other modules are trained with it.
-
-    PEFT adds ``classifier`` and ``score`` to the saved modules of classifiers, which would take the target away: so the
-    configuration has no task type.
-    """
-    plain: Any = peft_config(adapter)
-    target = _target(model, plain.target_modules)
-    given = adapter.model_copy(update={"target_modules": re.escape(target)})
-    others = [name for new in new_modules for name in _beside(model, new, target)]
-    config: Any = peft_config(given, new_modules=others)
-    config.new_head = any(target == new or target.startswith(f"{new}.") for new in new_modules)
-    if config.features == "columns":
-        if not columns:
-            raise ConfigError(
-                "adapter.features: columns, but the rows have none; name them in task.numeric_columns, or set `hidden`"
-            )
-        config.num_columns = columns
-    return config
-
-
-def _target(model: Any, wanted: Any) -> str:
-    from torch import nn
-
-    if wanted is None:
-        return head_of(model)
-    found = [
-        name
-        for name, part in model.named_modules()
-        if isinstance(part, nn.Linear)
-        and (
-            re.fullmatch(wanted, name)
-            if isinstance(wanted, str)
-            else any(name == one or name.endswith(f".{one}") for one in wanted)
-        )
-    ]
-    if len(found) != 1:
-        raise ConfigError(
-            f"adapter.target_modules: {shown(wanted)} meets {len(found)} linear layers, and an output adapter "
-            f"stands on one; leave it out for `{head_of(model)}`"
-        )
-    return str(found[0])
-
-
-def _beside(model: nn.Module, new: str, target: str) -> Iterator[str]:
-    """Yield ``new``, or, where ``target`` is inside it, the parts of it that have weights and are not the target."""
-    if new == target:
-        return
-    if not target.startswith(f"{new}."):
-        yield new
-        return
-    for name, part in model.get_submodule(new).named_children():
-        if any(True for _ in part.parameters()):
-            yield from _beside(model, f"{new}.{name}", target)

@@ -152,12 +152,39 @@ def _wrong_types(config_class: Any, given: dict[str, Any]) -> typing.Iterator[st
         if "number of iters" in str(hints[name]):  # PEFT documents a pattern as if it were a literal
             continue
         try:
-            TypeAdapter(hints[name]).validate_python(value)
+            made = TypeAdapter(hints[name]).validate_python(value)
         except PydanticUserError:
             continue
         except ValidationError as error:
             wanted = dict.fromkeys(_lowered(item["msg"]) for item in error.errors(include_url=False))
             yield f"adapter.{name}: {', or '.join(wanted)} (got {shown(value)})"
+            continue
+        # PEFT takes the value as it is: what pydantic would make of "8" or 8.0 is what has to be written.
+        if _differs(value, made):
+            yield f"adapter.{name}: {shown(value)} is of another type than the key; write {_as_yaml(made)}"
+
+
+def _differs(given: Any, made: Any) -> bool:
+    """Return whether a value, or one inside it, became one of another type (an integer is a number too)."""
+    if isinstance(given, list) and isinstance(made, list | tuple):
+        return any(map(_differs, given, made))
+    if isinstance(given, dict) and isinstance(made, dict):
+        return any(map(_differs, [*given, *given.values()], [*made, *made.values()]))
+    if type(given) is int and type(made) is float:
+        return False
+    return isinstance(given, bool | int | float | str) and not isinstance(made, type(given))
+
+
+def _as_yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(_plain(value), default_flow_style=True, width=1000)).removesuffix("\n...\n").strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _help(field: Any) -> str:

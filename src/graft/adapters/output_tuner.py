@@ -15,6 +15,7 @@ reads can be computed once (``training/frozen.py``).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from graft.adapters.heads import head_of
-from graft.adapters.tuners import peft_type
+from graft.adapters.methods import peft_config
+from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import Method, peft_type
+from graft.errors import ConfigError, shown
 
 COLUMNS = "columns"
 HIDDEN = "hidden"
@@ -219,7 +223,67 @@ def _zeros(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
+def configured(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str], columns: int) -> Any:
+    """Return the configuration of an output adapter: its one target, and which other modules are trained with it.
+
+    PEFT adds ``classifier`` and ``score`` to the saved modules of classifiers, which would take the target away: so the
+    configuration has no task type.
+    """
+    plain: Any = peft_config(adapter)
+    target = _target(model, plain.target_modules)
+    given = adapter.model_copy(update={"target_modules": re.escape(target)})
+    others = [name for new in new_modules for name in _beside(model, new, target)]
+    config: Any = peft_config(given, new_modules=others)
+    config.new_head = any(target == new or target.startswith(f"{new}.") for new in new_modules)
+    if config.features == "columns":
+        if not columns:
+            raise ConfigError(
+                "adapter.features: columns, but the rows have none; name them in task.numeric_columns, or set `hidden`"
+            )
+        config.num_columns = columns
+    return config
+
+
+def _target(model: Any, wanted: Any) -> str:
+    if wanted is None:
+        return head_of(model)
+    found = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear)
+        and (
+            re.fullmatch(wanted, name)
+            if isinstance(wanted, str)
+            else any(name == one or name.endswith(f".{one}") for one in wanted)
+        )
+    ]
+    if len(found) != 1:
+        raise ConfigError(
+            f"adapter.target_modules: {shown(wanted)} meets {len(found)} linear layers, and an output adapter "
+            f"stands on one; leave it out for `{head_of(model)}`"
+        )
+    return str(found[0])
+
+
+def _beside(model: nn.Module, new: str, target: str) -> Iterator[str]:
+    """Yield ``new``, or, where ``target`` is inside it, the parts of it that have weights and are not the target."""
+    if new == target:
+        return
+    if not target.startswith(f"{new}."):
+        yield new
+        return
+    for name, part in model.get_submodule(new).named_children():
+        if any(True for _ in part.parameters()):
+            yield from _beside(model, f"{new}.{name}", target)
+
+
+_KNOWN: dict[str, Any] = {
+    "head_alone": True,
+    "leaves_matrices": True,
+    "reads_columns": True,
+    "configured": configured,
+}
 METHODS = {
-    "output_linear": (OutputLinearConfig, OutputLinearModel),
-    "output_mlp": (OutputMlpConfig, OutputMlpModel),
+    "output_linear": Method(OutputLinearConfig, OutputLinearModel, **_KNOWN),
+    "output_mlp": Method(OutputMlpConfig, OutputMlpModel, **_KNOWN),
 }

@@ -7,6 +7,7 @@ beside the adapter (``artifact/base_weights.py``), and PEFT alone loads such a f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
-from graft.adapters.tuners import peft_type
+from graft.adapters.heads import head_of
+from graft.adapters.methods import peft_config, task_type_of
+from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import Method, peft_type
 
 
 @dataclass
@@ -85,4 +89,14 @@ class FullModel(ReferenceModel):
     prefix = "full_"
 
 
-METHODS = {"probe": (ProbeConfig, ProbeModel), "full": (FullConfig, FullModel)}
+def on_head(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str], columns: int) -> Any:  # noqa: ARG001
+    """Return the configuration of a probe: without a new head, and without modules named, it trains the base's own."""
+    if not new_modules and not adapter.keys.get("modules_to_save"):
+        new_modules = [head_of(model)]
+    return peft_config(adapter, task_type=task_type_of(type(model).__name__), new_modules=new_modules)
+
+
+METHODS = {
+    "probe": Method(ProbeConfig, ProbeModel, head_alone=True, leaves_matrices=True, configured=on_head),
+    "full": Method(FullConfig, FullModel),
+}

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from graft.adapters.methods import task_type_of
 from graft.adapters.section import AdapterConfig
+from graft.adapters.tuners import own_method
+from graft.base.quantization import refuse_method
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
 
 DATA_STARTS = {
@@ -24,6 +27,8 @@ DATA_STARTS = {
 """Values of ``init_lora_weights`` -> why not."""
 PROMPTS = ("cartridge", "cpt", "p_tuning", "prefix_tuning", "prompt_tuning")
 """Prompts that stand among the row's embeddings; prefix_tuning and cartridge stand in the attention's cache."""
+WITHOUT_MATRICES = ("ln_tuning",)
+"""Methods of PEFT, besides prompts, that leave the base's matrices alone; one of our own says so itself."""
 
 
 def refuse(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]) -> None:
@@ -58,6 +63,18 @@ def refuse_length(adapter: AdapterConfig, longest: int, positions: int | None) -
             f"tokenization.max_length_tokens ({longest}) are more than the base's {positions} positions; set "
             + (f"tokenization.max_length_tokens to {positions - own} at most" if own < positions - 1 else "fewer")
         )
+
+
+def refuse_quantized(config: PeftConfig, unfreeze: bool) -> None:
+    """Refuse what cannot be trained on a quantised base: a method's ``config``, parts of the base beside it.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    method = str(config.peft_type.value).lower()
+    own = own_method(method)
+    leaves = own.leaves_matrices if own is not None else config.is_prompt_learning or method in WITHOUT_MATRICES
+    refuse_method(method, unfreeze, leaves_matrices=leaves)
 
 
 def _start(model: nn.Module, adapter: AdapterConfig) -> str | None:
@@ -102,6 +119,12 @@ def _prompt(model: nn.Module, adapter: AdapterConfig, new_modules: Sequence[str]
 def _structure(model: nn.Module, adapter: AdapterConfig) -> str | None:
     config: Any = model.config
     kind = task_type_of(type(model).__name__)
+    repeated = adapter.keys.get("layer_replication")
+    if repeated:
+        return (
+            f"layer_replication: {shown(repeated)} repeats layers of the base, and PEFT cannot do so on a model "
+            "without weights, as check and reload build it; leave the key out"
+        )
     if adapter.method == "shadow" and kind != "CAUSAL_LM":
         return "method: 'shadow' runs beside the layers of a causal language model, and the task has another; use lora"
     if adapter.method == "trainable_tokens" and getattr(model, "main_input_name", "input_ids") != "input_ids":

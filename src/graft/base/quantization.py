@@ -18,8 +18,6 @@ from graft.errors import ConfigError, ResourceMissing, shown
 LIBRARY = "bitsandbytes"
 FILLED_IN = frozenset({"llm_int8_skip_modules", "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight"})
 """Keys that Graft decides: which modules stay as they are, and that frozen weights need no second copy."""
-WITHOUT_MATRICES = frozenset({"ln_tuning", "probe", "output_linear", "output_mlp", "bottleneck"})
-"""Methods that leave the base's matrices alone, so that it does not matter how they are kept."""
 
 
 def arguments(settings: Mapping[str, Any] | None, device: str) -> dict[str, Any]:
@@ -66,8 +64,10 @@ def quantization_config(settings: Mapping[str, Any]) -> Any:
     return config
 
 
-def refuse_method(method: str, unfreeze: bool, is_prompt: bool) -> None:
+def refuse_method(method: str, unfreeze: bool, *, leaves_matrices: bool) -> None:
     """Refuse what cannot be trained on a quantised base.
+
+    ``leaves_matrices``: the method leaves the base's matrices alone, so that it does not matter how they are kept.
 
     Raises:
         ConfigError: with the reason.
@@ -77,7 +77,7 @@ def refuse_method(method: str, unfreeze: bool, is_prompt: bool) -> None:
         raise ConfigError(
             f"{what} weights of the base, which base.quantization keeps in few bits; leave one of them out"
         )
-    if is_prompt or method in WITHOUT_MATRICES:
+    if leaves_matrices:
         return
     try:
         there = importlib.util.find_spec(f"peft.tuners.{method}.bnb") is not None

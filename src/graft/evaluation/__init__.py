@@ -62,6 +62,7 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.generation import described_base
     from graft.tokenization import read_manifest
 
     loaded = artifact.load(
@@ -89,6 +90,7 @@ def evaluate(
             adapter_digest=digest_folder(workspace.adapter),
             manifest=manifest,
             config=evaluation,
+            generated=described_base(loaded.model) if loaded.task.generates else {},
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 

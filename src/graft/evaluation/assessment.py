@@ -34,6 +34,7 @@ def assess(
     adapter_digest: str,
     manifest: Mapping[str, Any],
     config: Resampling,
+    generated: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -47,12 +48,14 @@ def assess(
         adapter_digest: the digest of the adapter's folder.
         manifest: the token tables' manifest.json.
         config: level of the intervals, resamples, seed.
+        generated: what the base itself decides of generated text, for the report; empty where the task generates none.
 
     Returns:
         The content of metrics.json.
     """
     adapter, state = tables["adapter"], identity["task"]["state"]
     how = task.measured(tasks.config_class(task.name).model_validate(identity["task"]["config"]), adapter, state)
+    how = {**how, **generated}
     metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
     metrics |= {"measured": how} if how else {}
     comparisons = compare_all(tables, task=task, config=config)

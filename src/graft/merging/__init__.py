@@ -186,6 +186,7 @@ def _merged(loaded: LoadedAdapter) -> PreTrainedModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: PreTrainedModel = merge_weights(safe_merge=True)
+            _unwrap(model)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ConfigError(
@@ -196,6 +197,15 @@ def _merged(loaded: LoadedAdapter) -> PreTrainedModel:
             f"base: {type(model).__name__} is no model of transformers itself; keep base and adapter apart"
         )
     return model
+
+
+def _unwrap(model: PreTrainedModel) -> None:
+    """Put each module that was trained as a copy in its place, where PEFT's merge left it wrapped (LN tuning)."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    left = [(name, part) for name, part in model.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+    for name, part in left:
+        model.set_submodule(name, part.modules_to_save["default"])
 
 
 def _write(folder: Path, model: PreTrainedModel, loaded: LoadedAdapter, project_root: Path) -> None:

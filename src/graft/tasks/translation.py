@@ -10,9 +10,12 @@ rows' statistics of :mod:`graft.text_metrics`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
 
 from graft import text_metrics, text_to_text
 from graft.language_modeling import perplexity
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
     Table = Mapping[str, np.ndarray]
 
+LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
+"""The form of a BCP 47 tag whose language is an ISO 639 code of two or three letters; also with underscores."""
+
 
 class Config(SequenceConfig, TaskConfig):
     """Translation: each row's ``source`` has a ``target``, and maybe several ``references``."""
@@ -34,14 +40,23 @@ class Config(SequenceConfig, TaskConfig):
     """The task: a text into another language."""
 
     source_language: str | None = None
-    """The language of the sources, such as ``en``; for the report."""
+    """The language of the sources as a code (ISO 639, BCP 47), such as ``en``; for the report."""
 
     target_language: str | None = None
-    """The language of the targets, such as ``de`` or ``zh``: it decides what BLEU takes for words."""
+    """The language of the targets as a code (ISO 639, BCP 47), such as ``de``, ``zh`` or ``zh-CN``: it decides what
+    BLEU takes for words."""
 
     bleu_tokenizer: BleuTokenizer | None = None
     """sacrebleu's tokenizer, which makes BLEU's words; null: that of ``target_language`` (13a, zh for Chinese, char for
     other languages without spaces)."""
+
+    @field_validator("source_language", "target_language")
+    @classmethod
+    def _is_a_code(cls, language: str | None) -> str | None:
+        """Refuse a name: taken for an unknown code, it would have BLEU count each Chinese sentence as one word."""
+        if language is not None and not LANGUAGE.fullmatch(language):
+            raise ValueError("must be a language's code (ISO 639, BCP 47), not its name; write `de`, `zh` or `zh-CN`")
+        return language
 
     @property
     def words(self) -> BleuTokenizer:

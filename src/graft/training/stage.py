@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.adapters import HEAD_METHODS, AdapterConfig, AdapterSummary, attach, columns_of, describe
+from graft.adapters import AdapterConfig, AdapterSummary, attach, columns_of, describe, head_alone
 from graft.artifact import attention, pick_device, planned_identity, reproducible, save
 from graft.base import BaseConfig, locked, quantization
 from graft.errors import TrainingDiverged
@@ -124,7 +124,7 @@ def _type_of(base: BaseConfig) -> str:
 
 def _head_alone(adapter: AdapterConfig, training: TrainingConfig) -> bool:
     """Return whether nothing below the head is trained: then the base's dropout is off."""
-    return adapter.method in HEAD_METHODS and not training.unfreeze
+    return head_alone(adapter.method) and not training.unfreeze
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 from graft.adapters.bottleneck.config import BottleneckConfig
 from graft.adapters.bottleneck.layer import BottleneckLayer
 from graft.adapters.bottleneck.model import BottleneckModel
+from graft.adapters.tuners import Method
 
 __all__ = ["METHODS", "BottleneckConfig", "BottleneckLayer", "BottleneckModel"]
 
-METHODS = {"bottleneck": (BottleneckConfig, BottleneckModel)}
+METHODS = {"bottleneck": Method(BottleneckConfig, BottleneckModel, leaves_matrices=True)}
