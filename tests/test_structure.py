@@ -35,6 +35,7 @@ ORDER = (
         "pooling",
         "text_inputs",
         "tfidf",
+        "duplicates",
         "classification",
         "text_metrics",
         "text_to_text",
@@ -64,7 +65,7 @@ ORDER = (
 """The floors of the house, top first."""
 HEAVY = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "mlflow", "great_expectations", "prefect", "dvc"),
-    *("pandas", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy"),
+    *("pandas", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "rensa"),
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
