@@ -81,6 +81,7 @@ QUARANTINE = {
     "mlflow": ("src/graft/tracking/",),
     "prefect": ("pipelines/",),
     "dvc": ("src/graft/repository/",),
+    "rensa": ("src/graft/duplicates/",),
 }
 CATCH_ALL = {"util", "utils", "common", "helper", "helpers", "misc", "tools", "shared", "lib", "core", "base_utils"}
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|pragma: no cover")

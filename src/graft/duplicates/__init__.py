@@ -13,7 +13,9 @@ the pieces themselves. The trade-off is recall at the threshold: :func:`recall` 
 Sketches are as private as the rows: who has the hashes of all short pieces of a text can spell most of it.
 """
 
-from graft.duplicates.comparing import Comparison, DuplicatesConfig, Part, compare, recall
+from graft.duplicates.candidates import recall
+from graft.duplicates.comparing import Comparison, DuplicatesConfig, compare
+from graft.duplicates.corpus import Part
 from graft.duplicates.sketching import RECIPE, ROW_BYTES, Entry, Sketch, sketch
 
 __all__ = [

@@ -11,8 +11,6 @@ compared with the ``bucket_texts`` that follow it and with the first of each spl
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field as Limit
 
 from graft.config import Section
-from graft.duplicates.sketching import BAND_SLOTS, BANDS, KEPT_PIECES, SLOTS, Sketch, sorted_unique
-from graft.errors import DataError
+from graft.duplicates.candidates import CHECKED_PIECES, Census, candidates, similarities, slices
+from graft.duplicates.corpus import Corpus, Part, numbered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,12 +28,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
     Lines = tuple[Array, Array, Array, Array]
 
-CANDIDATES = 1 << 22
-"""Candidate pairs that are held before they are made unique and checked."""
-DEVIATIONS = 3
-"""How far from what is expected at the threshold the agreement of slots may be, in standard deviations."""
-CHECKED_PIECES, CACHED_PIECES = 1 << 23, 1 << 16
-"""Pieces of the pairs that are read at once, and that are compared at once (which fit a processor's cache)."""
 EXACT, NEAR, CONTRADICTION = "exact", "near", "contradiction"
 
 
@@ -48,20 +40,6 @@ class DuplicatesConfig(Section):
 
     bucket_texts: int = Limit(default=64, ge=2, le=10_000)
     """In a MinHash band that more texts share than this, each is compared with this many others, not with all."""
-
-
-def recall(similarity: float) -> float:
-    """Return the share of pairs of this Jaccard similarity that become candidates, in bands that are not full."""
-    return float(1 - (1 - similarity**BAND_SLOTS) ** BANDS)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part as it is compared: a name that is reported, the split it belongs to, its sketch."""
-
-    name: str
-    split: str
-    sketch: Sketch
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class Comparison:
     checked: int
     """Candidate pairs that were checked on their pieces."""
     full_buckets: int
-    """Bands that more than ``bucket_texts`` texts share."""
+    """Values of bands that so many texts share that not all pairs of them were compared."""
     pairs_left_out: int
     """Pairs in those that were not compared there; another band may have brought them together."""
     clusters: int
@@ -101,311 +79,23 @@ def compare(parts: Sequence[Part], config: DuplicatesConfig | None = None) -> Co
         DataError: there are more rows than the 2**31 that can be numbered.
     """
     config = config or DuplicatesConfig()
-    corpus = _Corpus.of(parts)
+    corpus = Corpus.of(parts)
     nearest = _Nearest.of(corpus)
-    census = _Census()
-    for first, second in _candidates(corpus, config, census):
+    census = Census()
+    for first, second in candidates(corpus, config.threshold, config.bucket_texts, census):
         census.checked += len(first)
-        for part in _slices(corpus.kept(first) + corpus.kept(second), CHECKED_PIECES):
-            similarity = _similarities(corpus, first[part], second[part])
+        for part in slices(corpus.kept(first) + corpus.kept(second), CHECKED_PIECES):
+            similarity = similarities(corpus, first[part], second[part])
             near = similarity >= config.threshold
             nearest.add(first[part][near], second[part][near], similarity[near])
     return _report(corpus, nearest, census)
 
 
 @dataclass
-class _Census:
-    checked: int = 0
-    full_buckets: int = 0
-    pairs_left_out: int = 0
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """The rows of all parts in order (N), their groups (G, numbered by their first rows) and splits (S)."""
-
-    parts: Sequence[Part]
-    splits: list[str]
-    part: Array
-    """int32 [N]"""
-    split: Array
-    """int8 [N]"""
-    number: Array
-    """uint32 [N]"""
-    label: Array
-    """uint64 [N]"""
-    group: Array
-    """int32 [N]"""
-    first: Array
-    """int32 [G, S]: the group's first row in each split; N where it has none."""
-    first_text: Array
-    """int32 [T, S]: the same by exact texts."""
-    text: Array
-    """int32 [N]: the exact text of each row, 0 to T - 1."""
-    owner: Array
-    """int32 [G]: the part whose sketch holds the group's bands and pieces."""
-    place: Array
-    """int32 [G]: where in it."""
-    owned: list[tuple[Sketch, Array]]
-    """The sketch of each part, and where in it the groups are that are its own, in their order."""
-    size: Array
-    """uint32 [G]"""
-    bits: Array
-    """uint64 [SLOTS / 64, G]"""
-
-    @classmethod
-    def of(cls, parts: Sequence[Part]) -> _Corpus:
-        import numpy as np
-
-        splits = list(dict.fromkeys(part.split for part in parts))
-        ordered = [part for split in splits for part in parts if part.split == split]
-        lengths = [part.sketch.rows for part in ordered]
-        rows = sum(lengths)
-        if rows >= 2**31:
-            raise DataError(f"{rows} rows, more than the {2**31 - 1} that can be compared at once; compare fewer parts")
-
-        def joined(arrays: list[Array], dtype: str) -> Array:
-            return np.concatenate([np.zeros(0, dtype), *arrays], dtype=dtype, casting="unsafe")
-
-        part = np.repeat(np.arange(len(ordered), dtype=np.int32), lengths)
-        split = np.asarray([splits.index(one.split) for one in ordered], np.int8)[part]
-        distinct = joined([one.sketch.distinct for one in ordered], "int32")
-        normal = joined([one.sketch.normal[one.sketch.distinct] for one in ordered], "uint64")
-        group, leaders = _numbered(normal)
-        text, _ = _numbered(joined([one.sketch.text for one in ordered], "uint64"))
-        owner, place = part[leaders], distinct[leaders]
-        owned = [
-            (one.sketch, place[start:end])
-            for one, (start, end) in zip(ordered, _runs(owner, len(ordered)), strict=True)
-        ]
-        return cls(
-            splits=splits,
-            parts=ordered,
-            part=part,
-            split=split,
-            number=joined([one.sketch.number for one in ordered], "uint32"),
-            label=joined([one.sketch.label for one in ordered], "uint64"),
-            group=group,
-            first=_first_rows(group, split, len(splits)),
-            text=text,
-            first_text=_first_rows(text, split, len(splits)),
-            owner=owner,
-            place=place,
-            owned=owned,
-            size=joined([one.size[at] for one, at in owned], "uint32"),
-            bits=np.concatenate(
-                [np.zeros((SLOTS // 64, 0), np.uint64), *(one.bits[:, at] for one, at in owned)], axis=1
-            ),
-        )
-
-    @property
-    def groups(self) -> int:
-        return len(self.owner)
-
-    def kept(self, groups: Array) -> Array:
-        """Return how many pieces are kept of each group: int64 [P]."""
-        import numpy as np
-
-        return np.minimum(self.size[groups], KEPT_PIECES).astype(np.int64)
-
-    def band(self, number: int) -> Array:
-        """Return one band of all groups: uint32 [G]."""
-        import numpy as np
-
-        return np.concatenate([np.zeros(0, np.uint32), *(sketch.bands[number][at] for sketch, at in self.owned)])
-
-
-def _runs(owner: Array, parts: int) -> Iterator[tuple[int, int]]:
-    """Yield where the groups of each part begin and end; they follow each other."""
-    import numpy as np
-
-    bounds = np.searchsorted(owner, np.arange(parts + 1))
-    yield from zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-
-
-def _numbered(digests: Array) -> tuple[Array, Array]:
-    """Return the number of each digest in the order of first occurrence, int32 [N], and the first occurrences."""
-    import numpy as np
-
-    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int32)
-    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
-    return rank[inverse], np.sort(first)
-
-
-def _first_rows(group: Array, split: Array, splits: int) -> Array:
-    """Return the first row of each group in each split: int32 [G, S]; N where there is none."""
-    import numpy as np
-
-    rows = len(group)
-    found = np.full((int(group.max()) + 1 if rows else 0, splits), rows, np.int32)
-    backwards = np.arange(rows - 1, -1, -1, dtype=np.int32)
-    found[group[backwards], split[backwards]] = backwards  # the last that is written stays
-    return found
-
-
-def _candidates(corpus: _Corpus, config: DuplicatesConfig, census: _Census) -> Iterator[tuple[Array, Array]]:
-    """Yield pairs of groups (lower, higher) that share a band and whose sizes allow the threshold, many at a time."""
-    import numpy as np
-
-    held: list[Array] = []
-    count = 0
-    for number in range(BANDS):
-        for low, high in _pairs_of_band(corpus, corpus.band(number), config.bucket_texts, census):
-            possible = _may_reach(corpus, low, high, config.threshold)
-            held.append(low[possible].astype(np.uint64) << np.uint64(32) | high[possible].astype(np.uint64))
-            count += len(held[-1])
-            if count >= CANDIDATES:
-                yield _unpacked(held)
-                held, count = [], 0
-    if count:
-        yield _unpacked(held)
-
-
-def _may_reach(corpus: _Corpus, low: Array, high: Array, threshold: float) -> Array:
-    """Say which pairs may be as similar as the threshold, by the sizes of their sets and by a bit of each slot.
-
-    The similarity is at most the smaller size over the larger one. Of two texts' bits (1 + similarity) / 2 agree, give
-    or take 0.026 at 0.7: a pair at the threshold is lost once in 700 times (three standard deviations).
-    """
-    import numpy as np
-
-    small, large = np.minimum(corpus.size[low], corpus.size[high]), np.maximum(corpus.size[low], corpus.size[high])
-    differing = sum(np.bitwise_count(word[low] ^ word[high]).astype(np.int64) for word in corpus.bits)
-    probability = (1 - threshold) / 2
-    most = SLOTS * probability + DEVIATIONS * math.sqrt(SLOTS * probability * (1 - probability))
-    possible: Array = (small >= threshold * large) & (differing <= most)
-    return possible
-
-
-def _unpacked(held: list[Array]) -> tuple[Array, Array]:
-    import numpy as np
-
-    pairs = sorted_unique(np.concatenate(held))
-    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
-
-
-def _pairs_of_band(corpus: _Corpus, band: Array, bucket: int, census: _Census) -> Iterator[tuple[Array, Array]]:
-    """Yield pairs of groups with equal values in a band; in a full bucket, those near each other and the first ones."""
-    import numpy as np
-
-    keys = np.sort(band.astype(np.uint64) << np.uint64(32) | np.arange(len(band), dtype=np.uint64))
-    values, groups = keys >> np.uint64(32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    begins = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
-    lengths = np.diff(np.append(begins, len(values)))
-    shared = lengths > 1
-    begins, lengths = begins[shared], lengths[shared]
-    at = np.repeat(begins, lengths) + _counted(lengths)  # positions in buckets of two or more, bucket by bucket
-    left = np.repeat(lengths, lengths) - _counted(lengths)  # the position itself and those that follow it in its bucket
-    for distance in range(1, min(bucket, int(lengths.max(initial=1)) - 1) + 1):
-        at, left = at[left > distance], left[left > distance]
-        yield groups[at], groups[at + distance]
-    full = lengths > bucket + 1
-    if full.any():
-        census.full_buckets += int(full.sum())
-        yield from _pairs_with_first(corpus, groups, begins[full], lengths[full], bucket, census)
-
-
-def _pairs_with_first(
-    corpus: _Corpus, groups: Array, begins: Array, lengths: Array, bucket: int, census: _Census
-) -> Iterator[tuple[Array, Array]]:
-    """Yield the pairs of each group of full buckets with the bucket's first one of each split; count the rest."""
-    import numpy as np
-
-    owner = np.repeat(np.arange(len(begins)), lengths)
-    members = groups[np.repeat(begins, lengths) + _counted(lengths)]
-    place, leads = np.arange(len(members)), np.zeros(len(members), bool)
-    done = bucket * lengths - bucket * (bucket + 1) // 2
-    for split in range(len(corpus.splits)):
-        inside = np.flatnonzero(corpus.first[members, split] < len(corpus.group))
-        which, first = np.unique(owner[inside], return_index=True)
-        leader = np.full(len(begins), -1)
-        leader[which] = inside[first]
-        ahead = leader[owner]
-        # What leads an earlier split has been compared with all.
-        far = (ahead >= 0) & (np.abs(place - ahead) > bucket) & ~leads & ~leads[ahead]
-        leads[leader[which]] = True
-        low, high = members[far], members[ahead[far]]
-        done = done + np.bincount(owner[far], minlength=len(begins))
-        yield np.minimum(low, high), np.maximum(low, high)
-    census.pairs_left_out += int(np.maximum(lengths * (lengths - 1) // 2 - done, 0).sum())
-
-
-def _counted(lengths: Array) -> Array:
-    """Return 0, 1, ... for each length, one after the other."""
-    import numpy as np
-
-    counted: Array = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return counted
-
-
-def _slices(lengths: Array, most: int) -> Iterator[slice]:
-    """Yield slices whose lengths have a sum of some ``most``."""
-    import numpy as np
-
-    total = np.cumsum(lengths)
-    cuts = np.searchsorted(total, np.arange(most, int(total[-1]), most))
-    bounds = np.unique(np.concatenate([[0], cuts, [len(lengths)]])).tolist()
-    yield from itertools.starmap(slice, itertools.pairwise(bounds))
-
-
-def _similarities(corpus: _Corpus, first: Array, second: Array) -> Array:
-    """Return the Jaccard similarity of each pair (at least one): float64 [P].
-
-    Exact where both texts have at most ``KEPT_PIECES`` pieces. Otherwise both sets are known only up to a hash, the
-    lower of the two largest that were kept; below it they are random samples of their sets, and comparing these is the
-    bottom-k estimate (Cohen and Kaplan, 2007), whose standard error is at most 0.5 / sqrt(KEPT_PIECES) = 0.03.
-    """
-    import numpy as np
-
-    groups, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
-    pieces, lengths = _pieces_of(corpus, groups)
-    begins = np.cumsum(lengths) - lengths
-    whole = corpus.size[groups] <= KEPT_PIECES
-    limit = np.where(whole, np.uint32(0xFFFFFFFF), pieces[begins + lengths - 1])
-    a, b = inverse[: len(first)], inverse[len(first) :]
-    found = []
-    for part in _slices(lengths[a] + lengths[b], CACHED_PIECES):
-        sides = (a[part], b[part])
-        limits = np.minimum(limit[sides[0]], limit[sides[1]])
-        keys = np.sort(np.concatenate([_keys(pieces, begins[side], lengths[side], limits) for side in sides]))
-        pair = (keys >> np.uint64(32)).astype(np.int64)
-        common = np.bincount(pair[1:][keys[1:] == keys[:-1]], minlength=len(limits))
-        found.append(common / (np.bincount(pair, minlength=len(limits)) - common))
-    return np.concatenate(found)
-
-
-def _keys(pieces: Array, begins: Array, lengths: Array, limits: Array) -> Array:
-    """Return the pieces of one text of each pair up to the pair's limit, each with the number of its pair above it."""
-    import numpy as np
-
-    pair = np.repeat(np.arange(len(begins)), lengths)
-    values = pieces[np.repeat(begins, lengths) + _counted(lengths)]
-    inside = values <= limits[pair]
-    keys: Array = pair[inside].astype(np.uint64) << np.uint64(32) | values[inside]
-    return keys
-
-
-def _pieces_of(corpus: _Corpus, groups: Array) -> tuple[Array, Array]:
-    """Return the kept pieces of the groups (ascending numbers), one after the other, and how many each has."""
-    import numpy as np
-
-    found, lengths = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
-    owners = corpus.owner[groups]
-    for part in np.unique(owners):
-        sketch = corpus.parts[part].sketch
-        place = corpus.place[groups[owners == part]]
-        begins = sketch.offsets[place].astype(np.int64)
-        lengths.append(sketch.offsets[place + 1].astype(np.int64) - begins)
-        found.append(sketch.pieces[np.repeat(begins, lengths[-1]) + _counted(lengths[-1])])
-    return np.concatenate(found), np.concatenate(lengths)
-
-
-@dataclass
 class _Nearest:
     """For each group and split the most similar earlier row outside the group, and the clusters of groups."""
 
-    corpus: _Corpus
+    corpus: Corpus
     similarity: Array
     """float32 [G, S]; 0 where there is none."""
     row: Array
@@ -422,7 +112,7 @@ class _Nearest:
         self.last = (has * np.arange(has.shape[1])).max(axis=1, initial=0)
 
     @classmethod
-    def of(cls, corpus: _Corpus) -> _Nearest:
+    def of(cls, corpus: Corpus) -> _Nearest:
         import numpy as np
 
         shape = (corpus.groups, len(corpus.splits))
@@ -465,7 +155,7 @@ class _Nearest:
         self.row[group[better], split] = row[better]
 
 
-def _report(corpus: _Corpus, nearest: _Nearest, census: _Census) -> Comparison:
+def _report(corpus: Corpus, nearest: _Nearest, census: Census) -> Comparison:
     import numpy as np
     import pyarrow as pa
 
@@ -503,14 +193,14 @@ def _report(corpus: _Corpus, nearest: _Nearest, census: _Census) -> Comparison:
     )
 
 
-def _clusters(corpus: _Corpus, nearest: _Nearest) -> tuple[Array, int]:
+def _clusters(corpus: Corpus, nearest: _Nearest) -> tuple[Array, int]:
     """Return each group's cluster, numbered by first rows, -1 for a row alone: int64 [G]; and how many."""
     import numpy as np
 
     rows = np.bincount(nearest.cluster[corpus.group], minlength=corpus.groups)
     several = rows[nearest.cluster] > 1
     number = np.full(corpus.groups, -1, np.int64)
-    found, first = _numbered(nearest.cluster[several])
+    found, first = numbered(nearest.cluster[several])
     number[several] = found
     return number, len(first)
 
@@ -522,7 +212,7 @@ def _no_lines() -> Lines:
     return whole, whole, share, whole
 
 
-def _repeats(corpus: _Corpus, nearest: _Nearest) -> Iterator[Lines]:
+def _repeats(corpus: Corpus, nearest: _Nearest) -> Iterator[Lines]:
     """Yield row, row that it repeats, similarity and kind, split by split of the second."""
     import numpy as np
 
@@ -544,7 +234,7 @@ def _repeats(corpus: _Corpus, nearest: _Nearest) -> Iterator[Lines]:
             yield rows[chosen], found[chosen], score[chosen], np.full(int(chosen.sum()), kind)
 
 
-def _contradictions(corpus: _Corpus) -> Iterator[Lines]:
+def _contradictions(corpus: Corpus) -> Iterator[Lines]:
     """Yield each row whose label differs from that of the first labelled row of its group, and that row."""
     import numpy as np
 
