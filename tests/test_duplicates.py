@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Indel
 
 from graft.duplicates import RECIPE, ROW_BYTES, DuplicatesConfig, Entry, Part, Sketch, compare, recall, sketch
-from graft.duplicates.candidates import Census, _pairs_of_band, similarities
+from graft.duplicates.candidates import FULL_NEIGHBOURS, FULL_TURNS, Census, _pairs_of_band, similarities
 from graft.duplicates.corpus import Corpus
 from graft.duplicates.sketching import BANDS, KEPT_PIECES, SLOTS
 from graft.errors import IntegrityError
@@ -345,11 +345,11 @@ def test_boilerplate_costs_little_and_what_is_left_out_is_counted():
     """2,000 texts of one template: 2 million pairs."""
     template = "Dear customer, thank you for your order; your parcel with number {} has left our warehouse today"
     texts = [template.format(number) for number in range(10_000, 12_000)]
-    config = DuplicatesConfig(bucket_texts=4)
+    config = DuplicatesConfig(bucket_texts=8)
     found = compare([part("train", *texts[:1500]), part("test", *texts[1500:])], config)
     assert found.full_buckets > 0
-    assert found.pairs_left_out > 100_000
-    assert found.checked < 2000 * (4 + 2) * BANDS
+    assert found.pairs_left_out > 1_000_000
+    assert found.checked < 2000 * ((FULL_NEIGHBOURS + 2) * FULL_TURNS + 8 * BANDS / 2)
     assert found.clusters == 1
     rows = found.table.to_pylist()
     assert {row["row"] for row in rows if row["split"] == "test" and row["of_split"] == "train"} == set(range(1, 501))
@@ -361,17 +361,35 @@ def test_boilerplate_costs_little_and_what_is_left_out_is_counted():
 def test_pairs_left_out_are_those_that_no_rule_takes():
     texts = [f"the very same long sentence about nothing at all but {at}" for at in range(40)]
     corpus = Corpus.of([part("train", *texts[:25]), part("test", *texts[25:])])
-    census = Census()
-    band = np.zeros(40, np.uint32)
-    found = [
-        pair
-        for low, high in _pairs_of_band(corpus, band, 5, census)
-        for pair in zip(low.tolist(), high.tolist(), strict=True)
-    ]
-    expected = {(a, b) for a, b in itertools.combinations(range(40), 2) if b - a <= 5 or a in (0, 25) or b == 25}
-    assert set(found) == expected
-    assert len(found) == len(expected)
-    assert (census.full_buckets, census.pairs_left_out) == (1, 40 * 39 // 2 - len(expected))
+    turns = np.zeros(40, np.uint8)
+    pairs = set(itertools.combinations(range(40), 2))
+    full = {(a, b) for a, b in pairs if b - a <= FULL_NEIGHBOURS or a in (0, 25) or b == 25}
+    # All in one bucket; twice the first 30 and the last 10; and then everybody had his turns.
+    two = (np.arange(40) >= 30).astype(np.uint32)
+    half = {(a, b) for a, b in full if b < 30} | {(a, b) for a, b in pairs if a >= 30}
+    assert FULL_TURNS == 4
+    for band, expected, buckets in (
+        (np.zeros(40, np.uint32), full, 1),
+        (two, half, 1),
+        (two, half, 1),
+        (np.zeros(40, np.uint32), full, 1),
+        (two, {(a, b) for a, b in pairs if a >= 30}, 1),
+        (
+            np.zeros(40, np.uint32),
+            {(a, b) for a, b in full if a >= 30} | {(a, b) for a in (0, 25) for b in range(30, 40)},
+            1,
+        ),
+    ):
+        census = Census()
+        found = [
+            pair
+            for low, high in _pairs_of_band(corpus, band, 10, turns, census)
+            for pair in zip(low.tolist(), high.tolist(), strict=True)
+        ]
+        assert set(found) == expected
+        assert len(found) == len(expected)
+        possible = sum(count * (count - 1) // 2 for count in np.bincount(band))
+        assert (census.full_buckets, census.pairs_left_out) == (buckets, possible - len(expected))
 
 
 def test_a_saved_sketch_is_the_same_and_equal_rows_give_equal_bytes(tmp_path):

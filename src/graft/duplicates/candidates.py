@@ -1,6 +1,9 @@
 """Which texts may be similar, by their bands, and how similar they are, by their pieces.
 
-Bands are sorted one after the other, which needs memory for a few numbers a text whatever the number of pairs.
+Bands are sorted one after the other, which needs memory for a few numbers a text whatever the number of pairs. The
+texts with one value in a band are a bucket. Boilerplate fills buckets with thousands; comparing all of these would be
+quadratic. In a *full* bucket each text is compared with a few that follow it and with the first of each split, in
+``FULL_TURNS`` full buckets at most: every text is compared with some of its kind, and what was left out is counted.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 CANDIDATES = 1 << 22
 """Candidate pairs that are held before they are made unique and checked."""
+FULL_NEIGHBOURS, FULL_TURNS = 8, 4
+"""How many others of a full bucket a text is compared with beside the first ones, and in how many full buckets."""
 DEVIATIONS = 3
 """How far from what is expected at the threshold the agreement of slots may be, in standard deviations."""
 CHECKED_PIECES, CACHED_PIECES = 1 << 23, 1 << 16
@@ -46,11 +51,11 @@ def candidates(corpus: Corpus, threshold: float, bucket: int, census: Census) ->
     import numpy as np
 
     held: list[Array] = []
-    count = 0
+    count, turns = 0, np.zeros(corpus.groups, np.uint8)
     for number in range(BANDS):
-        for low, high in _pairs_of_band(corpus, corpus.band(number), bucket, census):
+        for low, high in _pairs_of_band(corpus, corpus.band(number), bucket, turns, census):
             possible = _may_reach(corpus, low, high, threshold)
-            held.append(low[possible].astype(np.uint64) << np.uint64(32) | high[possible].astype(np.uint64))
+            held.append(_packed(low[possible], high[possible]))
             count += len(held[-1])
             if count >= CANDIDATES:
                 yield _unpacked(held)
@@ -75,57 +80,81 @@ def _may_reach(corpus: Corpus, low: Array, high: Array, threshold: float) -> Arr
     return possible
 
 
+def _packed(low: Array, high: Array) -> Array:
+    import numpy as np
+
+    packed: Array = low.astype(np.uint64) << np.uint64(32) | high.astype(np.uint64)
+    return packed
+
+
 def _unpacked(held: list[Array]) -> tuple[Array, Array]:
+    """Return the pairs of groups in ascending order, each once."""
     import numpy as np
 
     pairs = sorted_unique(np.concatenate(held))
     return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def _pairs_of_band(corpus: Corpus, band: Array, bucket: int, census: Census) -> Iterator[tuple[Array, Array]]:
-    """Yield pairs of groups with equal values in a band; in a full bucket, those near each other and the first ones."""
+def _pairs_of_band(
+    corpus: Corpus, band: Array, bucket: int, turns: Array, census: Census
+) -> Iterator[tuple[Array, Array]]:
+    """Yield pairs of groups with equal values in a band: all of them, or of a full bucket some."""
     import numpy as np
 
     keys = np.sort(band.astype(np.uint64) << np.uint64(32) | np.arange(len(band), dtype=np.uint64))
     values, groups = keys >> np.uint64(32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
     begins = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
     lengths = np.diff(np.append(begins, len(values)))
-    shared = lengths > 1
-    begins, lengths = begins[shared], lengths[shared]
-    at = np.repeat(begins, lengths) + counted(lengths)  # positions in buckets of two or more, bucket by bucket
-    left = np.repeat(lengths, lengths) - counted(lengths)  # the position itself and those that follow it in its bucket
-    for distance in range(1, min(bucket, int(lengths.max(initial=1)) - 1) + 1):
-        at, left = at[left > distance], left[left > distance]
-        yield groups[at], groups[at + distance]
-    full = lengths > bucket + 1
+    some, full = (lengths > 1) & (lengths <= bucket), lengths > bucket
+    yield from _neighbours(*_members(groups, begins[some], lengths[some]), bucket - 1)
     if full.any():
+        pairs = _pairs_of_full(corpus, *_members(groups, begins[full], lengths[full]), turns)
         census.full_buckets += int(full.sum())
-        yield from _pairs_with_first(corpus, groups, begins[full], lengths[full], bucket, census)
+        census.pairs_left_out += int((lengths[full] * (lengths[full] - 1) // 2).sum()) - len(pairs[0])
+        yield pairs
 
 
-def _pairs_with_first(
-    corpus: Corpus, groups: Array, begins: Array, lengths: Array, bucket: int, census: Census
-) -> Iterator[tuple[Array, Array]]:
-    """Yield the pairs of each group of full buckets with the bucket's first one of each split; count the rest."""
+def _members(groups: Array, begins: Array, lengths: Array) -> tuple[Array, Array]:
+    """Return the groups of buckets, one bucket after the other, and the number of each one's bucket."""
     import numpy as np
 
-    owner = np.repeat(np.arange(len(begins)), lengths)
-    members = groups[np.repeat(begins, lengths) + counted(lengths)]
-    place, leads = np.arange(len(members)), np.zeros(len(members), bool)
-    done = bucket * lengths - bucket * (bucket + 1) // 2
+    return groups[np.repeat(begins, lengths) + counted(lengths)], np.repeat(np.arange(len(begins)), lengths)
+
+
+def _neighbours(members: Array, bucket: Array, most: int) -> Iterator[tuple[Array, Array]]:
+    """Yield the pairs of each group with the ``most`` that follow it in its bucket."""
+    import numpy as np
+
+    at = np.arange(len(members))
+    for distance in range(1, most + 1):
+        at = at[at < len(members) - distance]
+        at = at[bucket[at] == bucket[at + distance]]
+        if not len(at):
+            return
+        yield members[at], members[at + distance]
+
+
+def _pairs_of_full(corpus: Corpus, members: Array, bucket: Array, turns: Array) -> tuple[Array, Array]:
+    """Return some pairs of full buckets: of each group with a few that follow it and with the first of each split.
+
+    A group takes part in a few full buckets and only leads the others: what it shares with so many texts more often
+    is the same template. ``turns`` counts them, uint8 [G].
+    """
+    import numpy as np
+
+    active = turns[members] < FULL_TURNS
+    turns[members[active]] += 1
+    pairs = list(_neighbours(members[active], bucket[active], FULL_NEIGHBOURS))
     for split in range(len(corpus.splits)):
         inside = np.flatnonzero(corpus.first[members, split] < len(corpus.group))
-        which, first = np.unique(owner[inside], return_index=True)
-        leader = np.full(len(begins), -1)
-        leader[which] = inside[first]
-        ahead = leader[owner]
-        # What leads an earlier split has been compared with all.
-        far = (ahead >= 0) & (np.abs(place - ahead) > bucket) & ~leads & ~leads[ahead]
-        leads[leader[which]] = True
-        low, high = members[far], members[ahead[far]]
-        done = done + np.bincount(owner[far], minlength=len(begins))
-        yield np.minimum(low, high), np.maximum(low, high)
-    census.pairs_left_out += int(np.maximum(lengths * (lengths - 1) // 2 - done, 0).sum())
+        which, first = np.unique(bucket[inside], return_index=True)
+        leader = np.full(int(bucket[-1]) + 1, -1)
+        leader[which] = members[inside[first]]
+        ahead, follower = leader[bucket[active]], members[active]
+        follower, ahead = follower[ahead >= 0], ahead[ahead >= 0]
+        different = follower != ahead
+        pairs.append((np.minimum(follower, ahead)[different], np.maximum(follower, ahead)[different]))
+    return _unpacked([_packed(*pair) for pair in pairs])
 
 
 def slices(lengths: Array, most: int) -> Iterator[slice]:

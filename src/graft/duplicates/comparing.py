@@ -4,9 +4,6 @@ Texts with one normal form are one *group*, found by sorting digests. Groups tha
 sorting one band after the other, which needs memory for a few numbers a row whatever the number of pairs; candidates
 are checked on their pieces, which stay in mapped files. Of all pairs only what is reported is kept: for each group and
 split the nearest earlier row, and which cluster (connected component) it is in. So memory is linear in rows.
-
-Boilerplate makes bands that thousands of texts share. In a band with more than ``bucket_texts`` of them each is
-compared with the ``bucket_texts`` that follow it and with the first of each split, and what was left out is counted.
 """
 
 from __future__ import annotations
@@ -39,7 +36,8 @@ class DuplicatesConfig(Section):
     One word of ten changed leaves 0.7 to 0.9. Below 0.6 candidates would be missed: see ``recall``."""
 
     bucket_texts: int = Limit(default=64, ge=2, le=10_000)
-    """In a MinHash band that more texts share than this, each is compared with this many others, not with all."""
+    """Of so many texts that share a MinHash band all pairs are compared; where more share it (boilerplate), each is
+    compared with a few of them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Comparison:
     checked: int
     """Candidate pairs that were checked on their pieces."""
     full_buckets: int
-    """Values of bands that so many texts share that not all pairs of them were compared."""
+    """How often more than ``bucket_texts`` texts shared a band."""
     pairs_left_out: int
     """Pairs in those that were not compared there; another band may have brought them together."""
     clusters: int
