@@ -39,6 +39,7 @@ ORDER = (
         "pooling",
         "text_inputs",
         "tfidf",
+        "duplicates",
         "classification",
         "text_metrics",
         "text_to_text",
@@ -68,7 +69,7 @@ ORDER = (
 """The floors of the house, top first."""
 HEAVY = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "mlflow", "great_expectations", "prefect", "dvc"),
-    *("pandas", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy"),
+    *("pandas", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "rensa"),
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
@@ -82,6 +83,7 @@ QUARANTINE = {
     "dvc": ("src/graft/repository/",),
     "phonenumbers": ("src/graft/privacy/",),
     "idnumbers": ("src/graft/privacy/",),
+    "rensa": ("src/graft/duplicates/",),
 }
 CATCH_ALL = {"util", "utils", "common", "helper", "helpers", "misc", "tools", "shared", "lib", "core", "base_utils"}
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|pragma: no cover")
