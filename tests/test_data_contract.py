@@ -160,6 +160,42 @@ def test_any_language_is_fine_unless_some_are_named(tmp_path: Path) -> None:
     assert not any("languages" in one for one in run(workspace, languages=["en", "de"])["warnings"])
 
 
+LONG = "the committee will meet again on thursday to talk about the new budget of the city library"
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "text", "label", "expected"),
+    [
+        ("leakage", "test", LONG, "x", "a text that train does not have"),
+        ("leakage", "test", LONG.upper() + "!", "x", "a text that train does not have"),
+        ("leakage", "validation", LONG.replace("city", "town"), "x", "a text that train does not have"),
+        ("near_duplicates", "train", LONG.replace("city", "town"), "x", "a text unlike the others of its split"),
+        ("contradictions", "test", LONG, "y", "the label that the same text has elsewhere"),
+    ],
+)
+def test_likeness_across_rows_has_its_severity(
+    tmp_path: Path, kind: str, split: str, text: str, label: str, expected: str
+) -> None:
+    rows = {name: rows_of(name) for name in ("train", "validation", "test")}
+    words = ["apple", "river", "stone", "cloud", "window", "paper", "garden", "letter", "music", "bridge"]
+    for name, some in rows.items():
+        for number, row in enumerate(some):
+            row["text"] = " ".join(f"{word}{name}{number * 7 + place}" for place, word in enumerate(words))
+    rows["train"][2] |= {"text": LONG, "label": "x"}
+    rows[split][6] |= {"text": text, "label": label}
+    workspace = write(tmp_path, **rows)
+    assert run(workspace, severity={kind: "warn"})["warnings"][0] == (
+        f"{split}: 1 rows not as expected: text: {expected} (validation.severity.{kind}) (data/{split}/part.jsonl:7)"
+    )
+    with pytest.raises(DataError, match=rf"data/{split}/part\.jsonl:7: text: expected {expected}.*part\.jsonl:3"):
+        run(workspace, severity={kind: "fail"})
+    verdict = run(workspace, severity={kind: "quarantine"})
+    assert verdict["quarantined"] == [f"data/{split}/part.jsonl:7"]
+    assert verdict["splits"][split]["rows"] == sum(verdict["counts"][split].values()) == 9
+    assert aside(workspace, split)[0]["row"]["text"] == text
+    assert not any(expected in one for one in run(workspace)["warnings"])
+
+
 def test_private_data_may_be_ignored(tmp_path: Path) -> None:
     rows = rows_of("test")
     rows[3]["text"] = MAIL

@@ -29,6 +29,7 @@ from graft.errors import DataError, shown
 from graft.identity import digest_bytes, digest_file
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, TaskConfig
+from graft.validation.across import Across
 from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
 from graft.validation.pages import Index, Part
@@ -64,9 +65,11 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     for split, paths in files.items():
         for path in paths:
             inspection.part(split, path)
-        inspection.end_of(split)
         if split == "train" and inspection.quarantine.places:
             inspection.learn_again(_learn(workspace, paths, task, data, inspection.quarantine.places))
+    inspection.across_parts()
+    for split in files:
+        inspection.end_of(split)
     if inspection.problems:
         with replaced(report) as folder:
             _write_report(folder, inspection.problems, inspection.contract.summary())
@@ -152,8 +155,10 @@ class _Inspection:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(data.clean) for split in SPLITS}
         self.warnings: list[str] = []
-        self.warned: dict[str, list[Problem]] = defaultdict(list)
-        """Rows that break what is only reported, by what was expected of them; one split at a time."""
+        self.warned: dict[str, dict[str, list[Problem]]] = {split: defaultdict(list) for split in SPLITS}
+        """Rows of each split that break what is only reported, by what was expected of them."""
+        column = next((self.data.columns.get(one.name, one.name) for one in self.fields if one.text), "")
+        self.across = Across(self.fields, validation, column)
         self.progress = _Progress()
 
     def part(self, split: str, path: Path) -> None:
@@ -183,6 +188,8 @@ class _Inspection:
         left = [place for place in texts if place not in self.quarantine.places]
         for place in left:
             self.seen.add_text(split, texts[place])
+        if self.across.is_asked:
+            self.across.add(split, path, frame, set(left))
         if self.label:
             labels = dict(zip(frame.places, frame.columns[self.label], strict=True))
             self.counts[split].update(labels[place] for place in left)
@@ -198,16 +205,30 @@ class _Inspection:
             follows: Severity = severity.labels if one.field == self.label else severity.task
             yield Broken(follows, Problem(record.place, column, one.expected, one.found))
 
+    def across_parts(self) -> None:
+        """Hold the rows of all parts to each other."""
+        if not self.across.is_asked:
+            return
+        found: dict[tuple[str, Path], list[Broken]] = defaultdict(list)
+        for split, path, broken in self.across.broken():
+            found[split, path].append(broken)
+        for (split, path), problems in found.items():
+            before = set(self.quarantine.places)
+            self.settle(split, path, problems)
+            aside = self.quarantine.places - before
+            self.parts[split][path.name]["rows"] -= len(aside)
+            self.counts[split] -= self.across.labels_of(split, path, aside)
+
     def settle(self, split: str, path: Path, found: list[Broken]) -> None:
         """Let what is wrong with a part stop the chain, go into quarantine, or be reported."""
         by_severity: dict[str, list[Problem]] = defaultdict(list)
         for one in found:
             by_severity[one.severity].append(one.problem)
         self.report(by_severity["fail"])
-        self.broken[f"{split}/{path.name}"] = len(by_severity["fail"])
+        self.broken[f"{split}/{path.name}"] += len(by_severity["fail"])
         self.quarantine.add(split, path, by_severity["quarantine"])
         for problem in by_severity["warn"]:
-            self.warned[f"{problem.field}: {problem.expected}"].append(problem)
+            self.warned[split][f"{problem.field}: {problem.expected}"].append(problem)
 
     def learn_again(self, state: dict[str, Any]) -> None:
         """Take what the training rows teach without those in quarantine.
@@ -232,10 +253,9 @@ class _Inspection:
             expected = f"at least {fewest} rows (validation.min_rows)"
             self.report([Problem(f"{self.name}/{split}", "", expected, str(rows))])
         self.report(list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name)))
-        for expected, problems in self.warned.items():
+        for expected, problems in self.warned[split].items():
             where = ", ".join(problem.place for problem in problems[:NAMED_PLACES])
             self.warnings.append(f"{split}: {len(problems)} rows not as expected: {expected} ({where})")
-        self.warned.clear()
         if repeated := self.seen.repeated(split):
             self.warnings.append(repeated)
         if count := self.cleaning[split].disagreements:

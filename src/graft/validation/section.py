@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field as Limit
 
 from graft.config import Section
+from graft.duplicates import DuplicatesConfig
 from graft.privacy import KINDS, REGIONS, Kind
 
 Severity = Literal["fail", "quarantine", "warn", "ignore"]
@@ -55,6 +56,15 @@ class Severities(Section):
 
     language: Severity = "warn"
     """A text in one of ``validation.languages``."""
+
+    leakage: Severity = "ignore"
+    """In validation and test, a text that no earlier split has, nor nearly (``validation.duplicates``)."""
+
+    near_duplicates: Severity = "ignore"
+    """A text that no earlier row of its split has, nor nearly."""
+
+    contradictions: Severity = "ignore"
+    """The label that an earlier row with the same text has."""
 
     private_data: Severity = "warn"
     """``validation.privacy``: a text without private data."""
@@ -106,6 +116,10 @@ class ValidationConfig(Section):
     languages: tuple[str, ...] = ()
     """The languages that texts may be in (ISO 639-1: ``en``, ``zh``). A text whose language nobody can tell, such as a
     short one, passes. Empty: any."""
+
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    """What nearly the same text is. Looked for only where ``severity`` says what follows from it: it takes a second or
+    so for 20,000 rows."""
 
     privacy: PrivacyConfig = PrivacyConfig()
     """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
