@@ -287,6 +287,12 @@ def test_own_expectations_have_their_severity(tmp_path: Path) -> None:
     ]
     [warning] = run(workspace, expectations=[{**STARTS, "severity": "warn"}])["warnings"]
     assert warning.startswith("test: 1 rows not as expected: text: values to match regex")
+    rows[6]["id"] = "train-1"
+    write(tmp_path, test=rows)
+    verdict = run(workspace, severity={"unique_ids": "quarantine"}, expectations=[{**STARTS, "severity": "warn"}])
+    assert (len(verdict["quarantined"]), verdict["warnings"]) == (1, []), "what is kept aside is not reported too"
+    rows[6]["id"] = "test-6"
+    write(tmp_path, test=rows)
     mostly = {**STARTS, "kwargs": {**STARTS["kwargs"], "mostly": 0.9}}
     assert run(workspace, expectations=[mostly])["warnings"] == []
 

@@ -227,7 +227,7 @@ class _Inspection:
         self.report(by_severity["fail"])
         self.broken[f"{split}/{path.name}"] += len(by_severity["fail"])
         self.quarantine.add(split, path, by_severity["quarantine"])
-        for problem in by_severity["warn"]:
+        for problem in (one for one in by_severity["warn"] if one.place not in self.quarantine.places):
             self.warned[split][f"{problem.field}: {problem.expected}"].append(problem)
 
     def learn_again(self, state: dict[str, Any]) -> None:
