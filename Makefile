@@ -45,8 +45,9 @@ worker: $(READY)
 lock: $(READY)
 	@sh infra/lock "$(BIN)/python"
 
+# make dvc.yaml PROJECT=projects/reviews: that of another project
 dvc.yaml: $(READY)
-	@$(BIN)/python -m graft.stages render > .dvc.yaml.new && mv .dvc.yaml.new dvc.yaml
+	@cd "$(or $(PROJECT),.)" && "$(abspath $(BIN))/python" -m graft.stages render > .dvc.yaml.new && mv .dvc.yaml.new dvc.yaml
 
 schema: $(READY)
 	@$(BIN)/graft schema > infra/params.schema.json

@@ -72,6 +72,14 @@ def test_rows_leave_positions_for_the_methods_own_prompt(
     ]
 
 
+def test_training_rows_with_one_label_are_refused(project: Workspace) -> None:
+    part = project.data / "train" / "part-0000.jsonl"
+    rows = [json.loads(line) | {"label": "animals"} for line in part.read_text().splitlines()]
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [found] = [one.text for one in check(project).failures if one.check == "data"]
+    assert found.startswith("data/train: the column of labels holds 'animals' only")
+
+
 def test_own_expectations_are_asked_about(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
     one = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "text"}}
     project = make_project(tmp_path / "p", **{"validation.expectations": [one]})

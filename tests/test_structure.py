@@ -263,7 +263,8 @@ def test_nothing_is_left_unfinished(path: Path) -> None:
 
 
 def test_root_mlflow_folder_is_no_package() -> None:
-    assert not list((ROOT / "mlflow").rglob("*.py"))
+    own = [path for path in (ROOT / "mlflow").iterdir() if path.name != "store"]  # models there hold code
+    assert not [one for path in own for one in (path, *path.rglob("*.py")) if one.suffix == ".py"]
 
 
 @pytest.mark.parametrize("path", TESTS, ids=name_of)

@@ -9,12 +9,13 @@ the data check reads the first rows of each part only; ``validate`` reads them a
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graft.errors import ConfigError, GraftError, shown
+from graft.errors import ConfigError, DataError, GraftError, shown
 from graft.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def _stages(workspace: Workspace) -> Iterator[Finding]:
         yield _failed("stages", ConfigError("dvc.yaml: no such file; `graft init` writes one"))
         return
     if path.read_text(encoding="utf-8") != render(workspace.root, workspace.repository):
-        yield Finding("stages", "warn", "dvc.yaml differs from the stages of this code; `make dvc.yaml` writes it anew")
+        project = "" if workspace.name == "." else f" PROJECT={shlex.quote(workspace.name)}"
+        text = f"dvc.yaml differs from the stages of this code; `make dvc.yaml{project}` writes it anew"
+        yield Finding("stages", "warn", text)
     given, required = read_yaml(workspace.params)[0].keys(), ("task", "base")
     for section in dict.fromkeys(one for stage in STAGES for one in stage.params):
         if section not in given and section not in required:
@@ -423,10 +426,14 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
         if found.peft_type == "ADALORA" and rows and "training" in sections:
             # Cleaning may leave fewer rows, and so fewer steps: then the training says it when it starts.
             refuse_phases(found, Plan([0] * len(rows), sections["training"]).steps)
-        state = _state(sections, rows)
+        try:
+            state = _state(sections, rows)
+        except DataError as error:
+            yield from _problems("data", error)
+            return
         if state is None:
             yield Finding(
-                "adapter", "warn", "keys are right; its targets were not tried, since there is no training data"
+                "adapter", "warn", "keys are right; its targets were not tried, since no training row can be read"
             )
             return
         trust = sections["base"].trust_remote_code
@@ -473,13 +480,14 @@ def _training_rows(workspace: Workspace, sections: dict[str, Any]) -> list[dict[
 
 
 def _state(sections: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what the task learns from the training rows; None where there are none, or not what it needs."""
+    """Return what the task learns from the training rows; None where none can be read.
+
+    Raises:
+        DataError: the rows are not what the task needs.
+    """
     from graft import tasks
 
-    try:
-        return tasks.get(sections["task"].name).learn(sections["task"], iter(rows)) if rows else None
-    except GraftError:
-        return None
+    return tasks.get(sections["task"].name).learn(sections["task"], iter(rows)) if rows else None
 
 
 def _described(summary: AdapterSummary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import product
 
 import numpy as np
@@ -115,6 +116,13 @@ def test_bootstrap_p_is_never_zero_and_shares_the_ties() -> None:
     assert (found.p_better, found.p_worse) == (1 / 200, 1.0)
     same = compare(MEAN, ours, ours, Drawn(resamples=199))
     assert (same.p_better, same.p_worse, same.low, same.high) == (1.0, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("rows", [2, 4, 8])
+def test_bootstrap_of_few_rows_says_no_more_than_exchanging_them_could(rows: int) -> None:
+    found = compare(MEAN, scored(np.arange(float(rows)) + 1), scored(np.arange(float(rows))), Drawn())
+    signs = np.array(list(itertools.product((1, -1), repeat=rows)))
+    assert found.p_better == np.mean(signs.mean(1) >= 1) == 0.5**rows
 
 
 def test_bootstrap_of_a_loss_speaks_for_the_smaller_one() -> None:

@@ -172,13 +172,15 @@ def _bootstrap(metric: Metric, candidate: Table, reference: Table, how: Resampli
         raise DataError("prediction tables: 1 row; a paired comparison needs at least 2")
     found = resample(difference, len(everything), how)
     drawn = len(found.distribution)
+    # So few rows may all be better by chance: exchanging the systems row by row, no test can say less than this.
+    least = 0.5 ** len(everything)
     return {
         "difference": difference(everything),
         "low": found.low,
         "high": found.high,
         "standard_error": found.standard_error,
-        "p_better": float((found.distribution <= 0).sum() + 1) / (drawn + 1),
-        "p_worse": float((found.distribution >= 0).sum() + 1) / (drawn + 1),
+        "p_better": max(least, float((found.distribution <= 0).sum() + 1) / (drawn + 1)),
+        "p_worse": max(least, float((found.distribution >= 0).sum() + 1) / (drawn + 1)),
         "test": "paired bootstrap",
         "only_candidate": None,
         "only_reference": None,
