@@ -33,6 +33,7 @@ from graft.adapters.unfreezing import (
     unfreeze,
     unfrozen,
 )
+from graft.base.quantization import keep_packing
 from graft.errors import ConfigError, shown
 from graft.tasks import State, Task
 
@@ -118,6 +119,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     from peft import get_peft_model
 
     register()
+    if getattr(model, "is_quantized", False):
+        keep_packing(model)
     config, start = plain_start(config)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     names = dict(model.named_parameters(remove_duplicate=False))

@@ -11,9 +11,12 @@ import difflib
 import importlib.util
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, ResourceMissing, shown
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIBRARY = "bitsandbytes"
 FILLED_IN = frozenset({"llm_int8_skip_modules", "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight"})
@@ -88,6 +91,18 @@ def refuse_method(method: str, unfreeze: bool, *, leaves_matrices: bool) -> None
             f"adapter.method: PEFT has no layers of {shown(method)} for matrices in few bits; take lora, or leave "
             f"base.quantization out"
         )
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Keep matrices of 4 bits in the form in which they were loaded.
+
+    On a processor with AVX512-BF16, bitsandbytes packs them anew when they first answer: that fails for a matrix that
+    is narrower than a block, and computes in bfloat16 what other processors compute in the type that was asked for.
+    """
+    one: Any
+    for one in model.modules():
+        if hasattr(one, "support_avx512bf16_for_cpu"):
+            one.support_avx512bf16_for_cpu = False
 
 
 def _unknown(name: str, known: set[str]) -> str:
