@@ -35,7 +35,7 @@ class DuplicatesConfig(Section):
     """The least Jaccard similarity of two texts' pieces (words and their letters in threes) that are near-duplicates.
     One word of ten changed leaves 0.7 to 0.9. Below 0.6 candidates would be missed: see ``recall``."""
 
-    bucket_texts: int = Limit(default=64, ge=2, le=10_000)
+    bucket_texts: int = Limit(default=32, ge=2, le=10_000)
     """Of so many texts that share a MinHash band all pairs are compared; where more share it (boilerplate), each is
     compared with a few of them."""
 
