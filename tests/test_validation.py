@@ -165,9 +165,9 @@ def test_all_problems_are_reported_together_in_order(workspace: Workspace) -> No
     assert [re.split(": (?=expected)", one)[0] for one in refusal(workspace, min_rows=8)] == [
         "data/train/part.jsonl:3: label",
         "data/train/part.jsonl:6: text",
-        "data/train",
         "data/validation/part.jsonl:1: label",
         "data/validation/part.jsonl:1: text",
+        "data/train",
     ]
 
 

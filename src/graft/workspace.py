@@ -97,7 +97,7 @@ class Workspace:
 
     @property
     def quarantine(self) -> Path:
-        """validate: <split>/<part>.jsonl, the rows that are kept aside and why."""
+        """validate: summary.json; <split>/<part>.jsonl, the rows that are kept aside and why."""
         return self.artifacts / "quarantine"
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.privacy import redact
+from graft.workspace import write_json
 
 if TYPE_CHECKING:
     from graft.tasks import Field
@@ -44,7 +45,7 @@ class Quarantine:
         found: Counter[str] = Counter()
         for (split, _), rows in self.parts.items():
             found[split] += len(rows)
-        return found
+        return +found  # without splits that have none
 
     def problems(self, split: str, kept: int, most: float, data: str) -> Iterator[Problem]:
         """Yield the problem of a split with more than a share of ``most`` of its rows here, beside ``kept`` others."""
@@ -67,7 +68,8 @@ class Quarantine:
             yield f"{split}: {count} rows in quarantine"
 
     def write(self, folder: Path) -> None:
-        """Write ``<split>/<part>.jsonl`` for each part that has rows here."""
+        """Write ``<split>/<part>.jsonl`` for each part that has rows here, and ``summary.json`` in any case."""
+        write_json(folder / "summary.json", {"rows": dict(self.counts())})
         for (split, part), problems in self.parts.items():
             if not problems:
                 continue
