@@ -244,7 +244,7 @@ def test_parquet_times_become_text_and_missing_numbers_null(workspace: Workspace
         ({"split": (0, 10, 10)}, "give three whole numbers"),
         ({"time": "day", "group": "user"}, "rows are split by time alone"),
         ({"part_rows": 0}, "give a number of rows above 0"),
-        ({"group": "nobody"}, r"in\.csv:2: nobody: expected a column to group by"),
+        ({"group": "nobody"}, r"in\.csv:2: nobody: expected a column of that name, found only "),
         ({"time": "text"}, r"in\.csv:2: text: expected a time \(ISO 8601 or a finite number\), found 'text, “0”'"),
         ({"stratify": "nothing"}, r"in\.csv:2: nothing: expected a value to stratify by"),
         ({"split": (1, 1, 0)}, "too few for test"),

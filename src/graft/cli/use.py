@@ -133,7 +133,7 @@ def _say_which(place: Workspace, folder: Path) -> None:
     name = found.name if found else params.load(place.params).registration.name
     print(
         f"with the adapter on disk ({digest[:12]}, {version}); "
-        f"the champion answers with --model models:/{name}@champion",
+        f"the champion, once there is one, answers with --model models:/{name}@champion",
         file=sys.stderr,
         flush=True,
     )

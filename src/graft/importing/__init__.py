@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import hashlib
 import json
 import math
@@ -173,6 +174,13 @@ def _read_keys(table: Source, stratify: str | None, group: str | None, time: str
             problems.add(found)
             continue
         split, place, values = found
+        if missing := next((one for one in (group, time) if one and one not in values), None):
+            problems.add(
+                Problem(
+                    place, missing, "a column of that name", f"only {shown(', '.join(values))}{_near(missing, values)}"
+                )
+            )
+            break  # a misspelt option has one answer, not one for each row
         value = values.get(label)
         labelled &= isinstance(value, str | int)
         if stratify and not isinstance(value, str | int):
@@ -217,9 +225,12 @@ class _Problems:
             raise DataError.from_problems(title, [str(problem) for problem in self.kept])
 
 
+def _near(column: str, values: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(column, list(values), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _group(column: str, values: Mapping[str, Any], number: int) -> str:
-    if column not in values:
-        raise ValueError("a column to group by")
     value = values[column]
     return f"row {number}" if value in (None, "") else f"value {json.dumps(value, sort_keys=True)}"
 
