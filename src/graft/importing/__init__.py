@@ -175,12 +175,11 @@ def _read_keys(table: Source, stratify: str | None, group: str | None, time: str
             continue
         split, place, values = found
         if missing := next((one for one in (group, time) if one and one not in values), None):
-            problems.add(
-                Problem(
-                    place, missing, "a column of that name", f"only {shown(', '.join(values))}{_near(missing, values)}"
-                )
-            )
-            break  # a misspelt option has one answer, not one for each row
+            there = f"only {shown(', '.join(values))}{_near(missing, values)}"
+            problems.add(Problem(place, missing, "a column of that name", there))
+            if not keys.groups:
+                break  # no row has it so far: a misspelt option has one answer, not one for each row
+            continue
         value = values.get(label)
         labelled &= isinstance(value, str | int)
         if stratify and not isinstance(value, str | int):
