@@ -11,7 +11,7 @@ import datetime
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -209,7 +209,7 @@ def _what(model: type[BaseModel], item: ErrorDetails, at: tuple[str | int, ...])
         case "union_tag_invalid":
             context = item["ctx"]
             known = context["expected_tags"].replace("'", "").split(", ")
-            near = _nearest(str(context["tag"]), known)
+            near = nearest(str(context["tag"]), known)
             return f"must be one of {', '.join(known)}" + (f"; did you mean `{near}`?" if near else "")
         case "string_type" if isinstance(item["input"], (bool, int, float, datetime.date)):
             return "must be text: YAML reads this value as something else, so put it in quotes"
@@ -238,11 +238,11 @@ def nearest_key(model: type[BaseModel], at: tuple[str | int, ...]) -> str | None
     """
     name, parent = str(at[-1]), at[:-1]
     siblings = known_keys(model, parent)
-    typo = _nearest(name, siblings, 0.75)
+    typo = nearest(name, siblings, 0.75)
     elsewhere = next((field for field in model.model_fields if name in known_keys(model, (field,))), None)
     if typo is None and elsewhere is not None:
         return f"{elsewhere}.{name}"
-    near = typo or _nearest(name, siblings)
+    near = typo or nearest(name, siblings)
     return ".".join(map(str, (*parent, near))) if near else None
 
 
@@ -268,6 +268,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def _nearest(name: str, known: list[str], cutoff: float = 0.5) -> str | None:
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str | None:
+    """Return which of the ``known`` names is most like ``name``, for a message; None where none is."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return matches[0] if matches else None

@@ -7,7 +7,6 @@ stays as it is, byte for byte, unless ``data.clean`` names a step. Nothing is re
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field as Limit
 
 from graft.cleaning import Cleaning, CleanStep, clean, clean_value
-from graft.config import Section
+from graft.config import Section, nearest
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_files, digest_json
 from graft.pictures import EXPECTED, FILES, LARGEST_PIXELS, Pictures
@@ -309,8 +308,8 @@ def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> P
     file = file_of(place)
     kind = format_of(Path(file))
     where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in (".jsonl", ".json") else file
-    near = difflib.get_close_matches(column, list(values), n=1, cutoff=0.5)
-    advice = f"; did you mean {near[0]!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
+    near = nearest(column, list(values))
+    advice = f"; did you mean {near!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
     return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}", of_part=True)
 
 

@@ -266,12 +266,8 @@ def contract(
     write: Annotated[bool, typer.Option("--write", "-w", help="Put it into params.yaml, comments kept.")] = False,
 ) -> None:
     """Profile the present data and propose a data contract: the section validation of params.yaml."""
-    import io
-
-    from ruamel.yaml import YAML
-
     from graft import params
-    from graft.repository.overrides import checked
+    from graft.repository.overrides import checked, overridden
     from graft.validation.profile import profiled
     from graft.workspace import write_text
 
@@ -280,16 +276,12 @@ def contract(
     section, seen = profiled(place, loaded.task, loaded.data)
     for one in seen:
         print(f"# {one}")
-    if write:
-        text = place.params.read_text(encoding="utf-8")
-        write_text(place.params, checked(text, {f"validation.{name}": value for name, value in section.items()}))
-        print(f"wrote the section validation of {_relative(place.params)}; docs/data.md says what its keys mean")
+    proposed = {f"validation.{name}": value for name, value in section.items()}
+    if not write:
+        print(overridden("", proposed), end="")
         return
-    editor, result = YAML(), io.StringIO()
-    editor.indent(mapping=2, sequence=4, offset=2)
-    editor.width = 4096
-    editor.dump({"validation": section}, result)
-    print(result.getvalue(), end="")
+    write_text(place.params, checked(place.params.read_text(encoding="utf-8"), proposed))
+    print(f"wrote the section validation of {_relative(place.params)}; docs/contract.md says what its keys mean")
 
 
 @app.command(

@@ -123,10 +123,8 @@ def score_adapter(
 
     loaded = artifact.load(folder, workspace.root, device=device)
     own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
-    fields, aside = (
-        loaded.task.fields_of(loaded.config),
-        frozenset(read_manifest(workspace.tokens).get("quarantined", ())),
-    )
+    fields = loaded.task.fields_of(loaded.config)
+    aside = frozenset(read_manifest(workspace.tokens).get("quarantined", ()))
     asked = {record.place for record in rows_of(workspace.data, "test", fields, data, aside)}
     records = [one for one in rows_of(workspace.data, "test", fields, own, aside) if one.place in asked]
     _check_answers(loaded, records)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import difflib
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from graft.config import nearest
 from graft.data import DataConfig, Problem, Schema
 from graft.errors import DataError, shown
 from graft.identity import digest_file, digest_files
@@ -175,7 +175,8 @@ def _read_keys(table: Source, stratify: str | None, group: str | None, time: str
             continue
         split, place, values = found
         if missing := next((one for one in (group, time) if one and one not in values), None):
-            there = f"only {shown(', '.join(values))}{_near(missing, values)}"
+            near = nearest(missing, list(values))
+            there = f"only {shown(', '.join(values))}" + (f"; did you mean {near!r}?" if near else "")
             problems.add(Problem(place, missing, "a column of that name", there))
             if not keys.groups:
                 break  # no row has it so far: a misspelt option has one answer, not one for each row
@@ -222,11 +223,6 @@ class _Problems:
         if self.count:
             title = f"{name}: nothing imported, {self.count} problem{'s' if self.count > 1 else ''}"
             raise DataError.from_problems(title, [str(problem) for problem in self.kept])
-
-
-def _near(column: str, values: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(column, list(values), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _group(column: str, values: Mapping[str, Any], number: int) -> str:

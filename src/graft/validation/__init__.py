@@ -158,7 +158,7 @@ class _Inspection:
         self.warned: dict[str, dict[str, list[Problem]]] = {split: defaultdict(list) for split in SPLITS}
         """Rows of each split that break what is only reported, by what was expected of them."""
         column = next((self.data.columns.get(one.name, one.name) for one in self.fields if one.text), "")
-        self.across = Across(self.fields, validation, column)
+        self.across = Across(self.fields, validation, column, self.label)
         self.progress = _Progress()
 
     def part(self, split: str, path: Path) -> None:

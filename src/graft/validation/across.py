@@ -32,9 +32,10 @@ class Across:
     config: ValidationConfig
     column: str
     """What a problem names: the first text field, as the files call it."""
-    parts: dict[tuple[str, Path], tuple[Part, list[str]]] = field(default_factory=dict)
-    labels: dict[tuple[str, Path], list[str | None]] = field(default_factory=dict)
-    """The label of each row of a part, in the order of its places."""
+    label: str | None
+    """The field of the label."""
+    parts: dict[tuple[str, Path], tuple[Part, list[str], list[str | None]]] = field(default_factory=dict)
+    """Split and file -> the sketch, and the places and labels of the rows that it numbers."""
 
     @property
     def severities(self) -> dict[str, Severity]:
@@ -49,25 +50,25 @@ class Across:
 
     def add(self, split: str, path: Path, frame: Frame, kept: Collection[str]) -> None:
         """Sketch the rows of a part that the contract ``kept``."""
-        label = next((one.name for one in self.fields if one.type == "label"), None)
-        labels = self.labels[split, path] = frame.columns[label] if label else [None] * len(frame.places)
+        labels = frame.columns[self.label] if self.label else [None] * len(frame.places)
         texts = list(zip(*frame.texts.values(), strict=True))
         entries = (
             Entry(number, "\n".join(text for one in texts[number] for text in one or ()), labels[number])
             for number, place in enumerate(frame.places)
             if place in kept
         )
-        self.parts[split, path] = Part(f"{split}/{path.name}", split, sketch(entries)), frame.places
+        self.parts[split, path] = Part(f"{split}/{path.name}", split, sketch(entries)), frame.places, labels
 
     def labels_of(self, split: str, path: Path, places: Collection[str]) -> Counter[str]:
         """Count the labels of some rows of a part."""
-        rows = zip(self.parts[split, path][1], self.labels[split, path], strict=True)
+        _, own, labels = self.parts[split, path]
+        rows = zip(own, labels, strict=True)
         return Counter(label for place, label in rows if label is not None and place in places)
 
     def broken(self) -> Iterator[tuple[str, Path, Broken]]:
         """Yield split, part and problem of each row that is like an earlier one."""
-        places = {part.name: (split, path, found) for (split, path), (part, found) in self.parts.items()}
-        table = compare([part for part, _ in self.parts.values()], self.config.duplicates).table
+        places = {part.name: (split, path, own) for (split, path), (part, own, _) in self.parts.items()}
+        table = compare([part for part, *_ in self.parts.values()], self.config.duplicates).table
         for batch in table.to_batches():
             for line in batch.to_pylist():
                 kind = CONTRADICTIONS if line["kind"] == "contradiction" else DUPLICATES

@@ -8,7 +8,6 @@ page of the Data Docs (Great Expectations does not escape them), and pages are t
 from __future__ import annotations
 
 import datetime
-import difflib
 import functools
 import html
 import json
@@ -21,6 +20,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
+from graft.config import nearest
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
 from graft.privacy import find
@@ -75,8 +75,8 @@ class Check:
 
         known = list_registered_expectation_implementations()
         if self.type not in known:
-            near = difflib.get_close_matches(self.type, known, n=1)
-            advice = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(self.type, known, cutoff=0.6)
+            advice = f"; did you mean {near}?" if near else ""
             raise ConfigError(f"{self.place}.type: great_expectations has no {shown(self.type)}{advice}")
         try:
             return get_expectation_impl(self.type)(**self._arguments, severity=CRITICAL[self.severity])

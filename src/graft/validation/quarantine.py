@@ -45,7 +45,7 @@ class Quarantine:
         found: Counter[str] = Counter()
         for (split, _), rows in self.parts.items():
             found[split] += len(rows)
-        return +found  # without splits that have none
+        return found
 
     def problems(self, split: str, kept: int, most: float, data: str) -> Iterator[Problem]:
         """Yield the problem of a split with more than a share of ``most`` of its rows here, beside ``kept`` others."""
@@ -71,8 +71,6 @@ class Quarantine:
         """Write ``<split>/<part>.jsonl`` for each part that has rows here, and ``summary.json`` in any case."""
         write_json(folder / "summary.json", {"rows": dict(self.counts())})
         for (split, part), problems in self.parts.items():
-            if not problems:
-                continue
             path = folder / split / f"{part.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = {

@@ -38,7 +38,7 @@ class Scan:
         """
         self.expectations = list(expectations)
         self._rest = rest
-        self._of_schema: dict[tuple[tuple[str, str], ...], dict[int, Any]] = {}
+        self._of_schema: dict[tuple[tuple[str, str], ...], tuple[dict[int, Any], dict[int, Plan]]] = {}
 
     def results(self, table: pl.DataFrame, most: int) -> list[Any]:
         """Return a result for each expectation, in their order, each with ``most`` failing rows at most."""
@@ -46,27 +46,24 @@ class Scan:
 
         # Great Expectations takes the NaN of a float column for a missing value.
         table = table.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
-        known = dict(self._schema(table))
-        plans = {
-            number: plan
-            for number, one in enumerate(self.expectations)
-            if number not in known and (plan := planned(one, table.schema)) is not None
-        }
-        known |= _asked(table, self.expectations, plans, most)
+        answers, plans = self._schema(table)
+        known = answers | _asked(table, self.expectations, plans, most)
         left = [number for number in range(len(self.expectations)) if number not in known]
         if left:
             found = self._rest(as_pandas(table), [self.expectations[number] for number in left], most)
             known |= dict(zip(left, found, strict=True))
         return [known[number] for number in range(len(self.expectations))]
 
-    def _schema(self, table: pl.DataFrame) -> dict[int, Any]:
-        """Return what follows from names and types; parts of one data set have the same ones."""
+    def _schema(self, table: pl.DataFrame) -> tuple[dict[int, Any], dict[int, Plan]]:
+        """Return what names and types answer, and the plans that they give; parts of one data set have the same."""
         key = tuple((name, str(kind)) for name, kind in table.schema.items())
         if key not in self._of_schema:
             chosen = [number for number, one in enumerate(self.expectations) if one.expectation_type in SCHEMA]
             asked = [self.expectations[number] for number in chosen]
             found = self._rest(as_pandas(table.head(0)), asked, 1) if asked else []
-            self._of_schema[key] = dict(zip(chosen, found, strict=True))
+            others = ((number, one) for number, one in enumerate(self.expectations) if number not in chosen)
+            plans = {number: plan for number, one in others if (plan := planned(one, table.schema)) is not None}
+            self._of_schema[key] = dict(zip(chosen, found, strict=True)), plans
         return self._of_schema[key]
 
 
