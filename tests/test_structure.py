@@ -28,6 +28,7 @@ ORDER = (
         "languages",
         "pictures",
         "data",
+        "quarantine",
         "splitting",
         "conversations",
         "layouts",
@@ -51,7 +52,7 @@ ORDER = (
         "tasks",
         "validation",
     ),
-    *("base", "tokenization", "adapters", "artifact", "training", "evaluation", "promotion", "tracking"),
+    *("base", "token_checks", "tokenization", "adapters", "artifact", "training", "evaluation", "promotion", "tracking"),
     *(
         "registration",
         "merging",

@@ -1,8 +1,8 @@
 """Rows to Arrow token tables, one per part file, that open with ``datasets.Dataset.from_file``.
 
 Tokenizing once, in a stage of its own, makes what the model sees a file that can be looked at and cached. Memory is
-bounded by one batch of rows. What tokens alone can show is checked here: rows that the tokenizer leaves empty, rows
-that are too long, rows that training shares with another split.
+bounded by one batch of rows. What tokens alone can show is checked here (:mod:`graft.token_checks`), and which rows
+training shares with another split.
 
 Rows are encoded without a limit first, so that the true length of a cut row is known; only long rows are encoded twice.
 """
@@ -20,19 +20,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import Field as Limit
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, load_processor, locked, pad_token_of
 from graft.cleaning import Cleaning
-from graft.config import Section
-from graft.data import DataConfig, Problem, Record, data_digest, part_rows, parts
+from graft.data import DataConfig, Record, data_digest, part_rows, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_file, digest_json
+from graft.quarantine import Quarantine
 from graft.reading import stem_of
 from graft.tasks import Field, Task, TaskConfig, length_of
+from graft.token_checks import Found, Judgement, PartChecks, TokenContract, Vocabulary, judge_template
+from graft.token_checks.found import BATCH_LINES
 from graft.workspace import SPLITS, Workspace, read_json, replaced, write_json
 
 if TYPE_CHECKING:
@@ -44,14 +46,12 @@ REPORT_EVERY_SECONDS = 2.0
 MANIFEST = "manifest.json"
 
 
-class TokenizationConfig(Section):
-    """How rows become tokens."""
+class TokenizationConfig(TokenContract):
+    """How rows become tokens, and what those must be."""
 
     max_length_tokens: int = Limit(default=128, ge=4)
-    """The longest row, in tokens, special tokens included; at most what the base's positions allow."""
-
-    too_long: Literal["truncate", "refuse"] = "truncate"
-    """What happens to a longer row: cut at the end (counted and reported), or an error at its file and line."""
+    """The longest row, in tokens, special tokens included; at most what the base's positions allow. Longer rows are
+    cut."""
 
 
 def tokenize(
@@ -68,16 +68,25 @@ def tokenize(
     one = tasks.get(task.name)
     if one.processor == "tokenizer":
         _check_limit(tokenization, pinned)
-    processor = load_processor(one.processor, pinned.folder(workspace.root, weights=False), base.trust_remote_code)
+    folder = pinned.folder(workspace.root, weights=False)
+    processor = load_processor(one.processor, folder, base.trust_remote_code)
     aside = frozenset(verdict.get("quarantined", ()))
     encoder = _Encoder(one, task, data, tokenization, processor, verdict["state"], aside)
+    judgement = _judgement(workspace, encoder, verdict)
+    if one.chats and getattr(task, "template", None) is None:
+        judgement.verdicts += judge_template(pinned, folder, processor, tokenization.severity.chat_template)
     total = sum(split["rows"] for split in verdict["splits"].values())
     with replaced(workspace.tokens) as output:
         splits = _write_splits(workspace, output, encoder, _Progress(total))
-        _refuse(workspace, encoder.problems)
-        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, splits))
+        for split in splits:
+            split.whole = judgement.split(split.name, split.found)
+        _refuse(workspace, judgement)
+        judgement.quarantine.write(output / "quarantine")
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, splits, judgement))
+    for line in judgement.quarantine.described():
+        print(f"tokenize: {line}; artifacts/tokens/quarantine", flush=True)
     for split in splits:
-        _report(split, "patches" if one.processor == "image" else "tokens")
+        _report(split, judgement.warnings[split.name], "patches" if one.processor == "image" else "tokens")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -145,7 +154,8 @@ def token_schema(task: Task) -> pa.Schema:
 
     ``row`` (where the row stands: ``data/train/part-0000.jsonl:7``), ``id`` (null without one), ``input_ids`` (cut,
     special tokens included; empty for a picture), ``length`` (of ``input_ids``, or in patches),
-    ``untruncated_length``, and the task's own.
+    ``untruncated_length``, what :meth:`Task.encode` says of learning and cutting (``supervised``, ``ended``,
+    ``lost_prompt``, ``lost_target``; null where it says nothing), and the task's own.
     """
     import pyarrow as pa
 
@@ -155,6 +165,10 @@ def token_schema(task: Task) -> pa.Schema:
         ("input_ids", pa.list_(pa.int32())),
         ("length", pa.int32()),
         ("untruncated_length", pa.int32()),
+        ("supervised", pa.int32()),
+        ("ended", pa.bool_()),
+        ("lost_prompt", pa.int32()),
+        ("lost_target", pa.int32()),
     ]
     return pa.schema([*(pa.field(name, type_) for name, type_ in shared), *task.token_schema()])
 
@@ -183,12 +197,18 @@ def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
         )
 
 
+def _judgement(workspace: Workspace, encoder: _Encoder, verdict: Mapping[str, Any]) -> Judgement:
+    masks = bool(verdict.get("masks_private_data", True))
+    aside = Quarantine(workspace.root, encoder.fields, encoder.data, masks=masks, section="tokenization")
+    return Judgement(encoder.config, aside)
+
+
 # -- encoding
 
 
 @dataclass
 class _Encoder:
-    """Encodes batches of records, and finds those that make no usable tokens."""
+    """Encodes batches of records."""
 
     task: Task
     task_config: TaskConfig
@@ -198,7 +218,6 @@ class _Encoder:
     state: Mapping[str, Any]
     quarantined: frozenset[str] = frozenset()
     """The places of the rows that are left out."""
-    problems: list[Problem] = field(default_factory=list)
 
     def records(self, path: Path, root: Path, cleaning: Cleaning) -> Iterator[list[Record]]:
         """Yield the records of a part in batches; ``cleaning`` is that of its split."""
@@ -213,19 +232,11 @@ class _Encoder:
         encoded = self.task.encode(self.task_config, rows, self.processor, self.state, self.longest)
         for record, row in zip(records, encoded, strict=True):
             row.update(row=record.place, id=record.id, length=length_of(row))
-            self._check(record, row)
         return encoded
 
-    def _check(self, record: Record, row: Mapping[str, Any]) -> None:
-        if self.config.too_long == "refuse" and row["untruncated_length"] > row["length"]:
-            found = f"{row['untruncated_length']}; shorten it, or set tokenization.too_long: truncate"
-            self.problems.append(Problem(record.place, self._text_column, f"at most {row['length']} tokens", found))
-        if self.task.processor == "tokenizer" and self._special_tokens.issuperset(row["input_ids"]):
-            expected = "text that the base's tokenizer has tokens for"
-            self.problems.append(Problem(record.place, self._text_column, expected, "none; change or remove the row"))
-        for one in self.task.check_tokens(self.task_config, row):
-            column = self.data.columns.get(one.field, one.field)
-            self.problems.append(Problem(record.place, column, one.expected, one.found))
+    def checks(self) -> PartChecks:
+        """Return the checks of one part's token rows."""
+        return PartChecks(self.task, self.config, self._vocabulary, self.data.columns, self.longest)
 
     @property
     def longest(self) -> int:
@@ -233,23 +244,12 @@ class _Encoder:
         return self.processor.patches if self.task.processor == "image" else self.config.max_length_tokens
 
     @cached_property
-    def _special_tokens(self) -> frozenset[int]:
-        """The tokens that stand for no text; the unknown token does stand for one."""
-        return frozenset(self.processor.all_special_ids) - {self.unknown}
+    def _vocabulary(self) -> Vocabulary | None:
+        return Vocabulary.of(self.processor) if self.task.processor == "tokenizer" else None
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
         return self.task.fields_of(self.task_config)
-
-    @property
-    def unknown(self) -> int | None:
-        """The token of what the vocabulary does not have; None where there is no vocabulary, or it has all."""
-        return getattr(self.processor, "unk_token_id", None)
-
-    @cached_property
-    def _text_column(self) -> str:
-        name = next((one.name for one in self.fields if one.text), "")
-        return self.data.columns.get(name, name)
 
 
 @dataclass
@@ -260,28 +260,26 @@ class _Split:
     cleaning: Cleaning
     training: set[bytes]
     """A digest of what each training row says to the model: filled by ``train``, looked up by the other splits."""
-    counts: Counter[str] = field(default_factory=Counter)
     digests: dict[str, str] = field(default_factory=dict)
+    found: dict[Path, Found] = field(default_factory=dict)
+    """What was found of the token rows of each part."""
+    whole: Found = field(default_factory=Found)
+    """The sum of it."""
+    also_in_train: int = 0
 
-    def count(self, task: Task, rows: list[dict[str, Any]], unknown: int | None) -> None:
-        """Count a batch of token rows; ``unknown`` is the token of what the vocabulary does not have."""
+    def compare(self, task: Task, rows: list[dict[str, Any]]) -> None:
+        """Note the token rows of ``train``; count those of another split that it has too."""
         for row in rows:
-            ids = row["input_ids"]
             digest = hashlib.blake2b(task.content_of(row), digest_size=8).digest()
-            self.counts["rows"] += 1
-            self.counts["tokens"] += row["length"]
-            self.counts["unknown_tokens"] += ids.count(unknown)
-            self.counts["truncated"] += row["untruncated_length"] > row["length"]
             if self.name == "train":
                 self.training.add(digest)
             else:
-                self.counts["also_in_train"] += digest in self.training
+                self.also_in_train += digest in self.training
 
     def as_json(self) -> dict[str, Any]:
         """Return the split's entry in the manifest."""
-        names = ("rows", "tokens", "unknown_tokens", "truncated", "also_in_train")
-        counts = {name: self.counts[name] for name in names}
-        return {**counts, "digest": digest_json(self.digests), "parts": list(self.digests)}
+        found = {**self.whole.as_counts(), "also_in_train": self.also_in_train}
+        return {**found, "digest": digest_json(self.digests), "parts": list(self.digests)}
 
 
 def _write_splits(workspace: Workspace, output: Path, encoder: _Encoder, progress: _Progress) -> list[_Split]:
@@ -301,13 +299,15 @@ def _write_splits(workspace: Workspace, output: Path, encoder: _Encoder, progres
 def _write_part(path: Path, root: Path, table: Path, encoder: _Encoder, split: _Split, progress: _Progress) -> None:
     import pyarrow as pa
 
-    schema = token_schema(encoder.task)
+    schema, checks = token_schema(encoder.task), encoder.checks()
     with pa.ipc.new_stream(str(table), schema) as writer:
         for records in encoder.records(path, root, split.cleaning):
             rows = encoder.encode(records)
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
-            split.count(encoder.task, rows, encoder.unknown)
+            kept = checks.kept(pa.RecordBatch.from_pylist(rows, schema=schema))
+            writer.write_batch(kept)
+            split.compare(encoder.task, [row for row in rows if row["row"] not in checks.found.aside])
             progress.add(len(rows))
+    split.found[path] = checks.found
 
 
 class _Progress:
@@ -330,41 +330,44 @@ class _Progress:
 # -- after
 
 
-def _refuse(workspace: Workspace, problems: list[Problem]) -> None:
+def _refuse(workspace: Workspace, judgement: Judgement) -> None:
     """Write the report and raise if there are problems; else remove the report of an earlier refusal."""
     report = workspace.failed / "tokenize"
-    if not problems:
+    if not judgement.problems:
         shutil.rmtree(report, ignore_errors=True)
         return
-    lines = [str(problem) for problem in problems]
+    lines = [str(problem) for problem in judgement.problems]
     write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
-    raise DataError.from_problems(f"tokenize: {len(lines)} rows cannot be used", lines)
+    raise DataError.from_problems(f"tokenize: {judgement.failed} rows cannot be used", lines)
 
 
-def _manifest(encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, splits: list[_Split]) -> dict[str, Any]:
+def _manifest(
+    encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, splits: list[_Split], judgement: Judgement
+) -> dict[str, Any]:
     return {
         "data": verdict["data"],
         "state": verdict["state"],
         "clean": list(encoder.data.clean),
         "columns": encoder.data.columns,
-        "quarantined": sorted(encoder.quarantined),
+        "quarantined": sorted(encoder.quarantined | judgement.quarantine.places),
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
         "max_length_tokens": encoder.longest,
         "pad_token_id": pad_token_of(encoder.processor),
         "splits": {split.name: split.as_json() for split in splits},
+        "checks": [one.as_json() for one in judgement.verdicts],
     }
 
 
-def _report(split: _Split, unit: str) -> None:
-    name, counts = split.name, split.counts
+def _report(split: _Split, warnings: Sequence[str], unit: str) -> None:
+    name, counts = split.name, split.whole.counts
     print(
-        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} {unit}, {counts['truncated']} rows cut",
+        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} {unit}, {counts['truncated']} rows cut, "
+        f"{split.whole.padding:.0%} padding in batches of {BATCH_LINES} drawn at random",
         flush=True,
     )
-    if counts["also_in_train"]:
-        print(f"warning: {name}: {counts['also_in_train']} rows have the same {unit} as a training row", flush=True)
-    if counts["unknown_tokens"] > counts["tokens"] / 20:
-        share = counts["unknown_tokens"] / counts["tokens"]
-        print(f"warning: {name}: {share:.0%} of the tokens are unknown to the base's tokenizer", flush=True)
+    if split.also_in_train:
+        print(f"warning: {name}: {split.also_in_train} rows have the same {unit} as a training row", flush=True)
+    for line in warnings:
+        print(f"warning: {line}", flush=True)

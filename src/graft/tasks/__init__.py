@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 LANGUAGE_MODELS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Classes whose head a base brings: it is trained only where an adapter names it."""
 
+PIECES = ("prompt", "context", "target")
+"""What a row is made of where it is too long: what is asked, what it is about (a text, a source, earlier turns with
+their answers), what is to be answered."""
+
 Row = Mapping[str, Any]
 State = Mapping[str, Any]
 """What a task learns from the training rows and every later stage needs (a label map, say): JSON, in identity.json."""
@@ -106,6 +110,10 @@ class Task(abc.ABC):
     """What turns rows into model inputs, as the base brings it."""
     generates: ClassVar[bool] = False
     """Whether the answer to a row is generated text (:meth:`generate`)."""
+    learnt: ClassVar[tuple[str, str]] = ("", "")
+    """The field that training learns from, and what is expected of it where a row has nothing to learn."""
+    chats: ClassVar[bool] = False
+    """Whether rows are conversations, which the base's chat template writes unless the section has a ``template``."""
     curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Entries for ``plots`` of dvc.yaml, over the files that :meth:`plots` gives."""
 
@@ -136,11 +144,11 @@ class Task(abc.ABC):
         ``length`` (int, what the row costs in tokens) may be given too; else it is that of ``input_ids``. Target fields
         are absent at predict: their columns are None then. A row that is cut into windows stays one token row, with
         the windows one after the other in ``input_ids`` and their lengths in a column of the task.
-        """
 
-    def check_tokens(self, config: Any, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        """Yield what makes a token row unusable for training (no supervised token, say)."""
-        return iter(())
+        Where they say something, a row also has ``supervised`` (int, how many tokens, words or windows are learnt; 0:
+        the row is of no use), ``ended`` (bool, whether the last of them is an end token), ``lost_prompt`` and
+        ``lost_target`` (int, how many tokens of them are cut; what else is cut is of the context).
+        """
 
     def content_of(self, row: Mapping[str, Any]) -> bytes:
         """Return what a token row says to the model; rows that two splits share are found by it."""

@@ -27,13 +27,13 @@ from graft.cleaning import Cleaning
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part
 from graft.errors import DataError, shown
 from graft.identity import digest_bytes, digest_file
+from graft.quarantine import Quarantine
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, TaskConfig
 from graft.validation.across import Across
 from graft.validation.changes import described, write_changes
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
 from graft.validation.pages import Index, Part
-from graft.validation.quarantine import Quarantine
 from graft.validation.section import Severity, ValidationConfig
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
@@ -290,6 +290,7 @@ class _Inspection:
             },
             "checks": self.contract.summary(),
             "warnings": self.warnings,
+            "masks_private_data": self.quarantine.masks,
             **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
         }
 

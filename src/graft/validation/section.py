@@ -9,9 +9,9 @@ from pydantic import Field as Limit
 from graft.config import Section
 from graft.duplicates import DuplicatesConfig
 from graft.privacy import KINDS, REGIONS, Kind
+from graft.quarantine import Severity
 
-Severity = Literal["fail", "quarantine", "warn", "ignore"]
-"""What follows where a row breaks the contract: the chain stops; the row is kept aside and left out; it is reported."""
+__all__ = ["ExpectationConfig", "PrivacyConfig", "Severities", "Severity", "ValidationConfig"]
 
 
 class Severities(Section):

@@ -1,0 +1,22 @@
+"""What only tokens show: rows without anything to learn, without an end, cut, or unknown to the tokenizer.
+
+A part is checked by its own rows alone (``part``); what is found of it (``found``) adds up, and a split is judged by
+the sum (``verdicts``), as the section says (``section``).
+"""
+
+from graft.token_checks.found import Found
+from graft.token_checks.part import PartChecks, Vocabulary
+from graft.token_checks.section import TokenContract, TokenSeverities
+from graft.token_checks.template import judge_template
+from graft.token_checks.verdicts import Judgement, Verdict
+
+__all__ = [
+    "Found",
+    "Judgement",
+    "PartChecks",
+    "TokenContract",
+    "TokenSeverities",
+    "Verdict",
+    "Vocabulary",
+    "judge_template",
+]
