@@ -140,9 +140,6 @@ class QuestionAnswering(Task):
     learnt = ("answers", "an answer that fits into a window (tokenization.max_length_tokens, task.stride_tokens)")
     curves = (confusion_curve("Questions with and without an answer (test)"),)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         context, answers = row["context"], row["answers"]
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):

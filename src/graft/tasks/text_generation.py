@@ -97,9 +97,6 @@ class TextGeneration(Task):
     generates = True
     learnt = ("text", "text that makes a token at least")
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return iter(())
 
