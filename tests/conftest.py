@@ -192,21 +192,26 @@ def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace
 
 
 def check_rows(
-    task: Any, config: Any, rows: list[dict[str, Any]], tokenizer: Any, *, limit: int, state: Any = None, **contract: Any
+    task: Any,
+    config: Any,
+    rows: list[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    limit: int,
+    state: Any = None,
+    **contract: Any,
 ) -> tuple[list[dict[str, Any]], Any]:
     """Return the token rows of ``rows`` that the checks keep, and what they found (``graft.token_checks.Found``)."""
     import pyarrow as pa
 
-    from graft.tasks import length_of
-    from graft.token_checks import PartChecks, TokenContract, Vocabulary
+    from graft.token_checks import Found, PartChecks, TokenContract, Vocabulary
     from graft.tokenization import token_schema
 
-    encoded = task.encode(config, rows, tokenizer, state or {}, limit)
-    for number, row in enumerate(encoded, start=1):
-        row.update(row=f"data/train/part.jsonl:{number}", id=None, length=length_of(row))
+    encoded = task.encode_columns(config, rows, tokenizer, state or {}, limit).to_pylist()
+    lines = [{"line": number, "column": 0, "id": None, **row} for number, row in enumerate(encoded, start=1)]
     checks = PartChecks(task, TokenContract.model_validate(contract), Vocabulary.of(tokenizer), {}, limit)
-    kept = checks.kept(pa.RecordBatch.from_pylist(encoded, schema=token_schema(task)))
-    return kept.to_pylist(), checks.found
+    kept = checks.kept(pa.RecordBatch.from_pylist(lines, schema=token_schema(task)))
+    return kept.to_pylist(), Found.of_json(checks.found.as_json(), "data/train/part.jsonl")
 
 
 def problems_of(found: Any) -> list[tuple[str, str, str]]:

@@ -104,7 +104,7 @@ class SequenceToSequence:
 
     generates = True
     selection = "perplexity"
-    learnt = ("target", "text that the base's tokenizer has tokens for")
+    teaches = ("target", "text that the base's tokenizer has tokens for")
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa

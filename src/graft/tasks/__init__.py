@@ -110,12 +110,14 @@ class Task(abc.ABC):
     """What turns rows into model inputs, as the base brings it."""
     generates: ClassVar[bool] = False
     """Whether the answer to a row is generated text (:meth:`generate`)."""
-    learnt: ClassVar[tuple[str, str]] = ("", "")
+    teaches: ClassVar[tuple[str, str]] = ("", "")
     """The field that training learns from, and what is expected of it where a row has nothing to learn."""
     chats: ClassVar[bool] = False
     """Whether rows are conversations, which the base's chat template writes unless the section has a ``template``."""
     held_to: ClassVar[tuple[str, ...]] = ("labels",)
     """The entries of the state that rows are checked against."""
+    content: ClassVar[str] = "input_ids"
+    """The column of a token table that is what a row says to the model; rows that two splits share are found by it."""
     curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Entries for ``plots`` of dvc.yaml, over the files that :meth:`plots` gives."""
 
@@ -149,7 +151,18 @@ class Task(abc.ABC):
     # -- tokenize
     @abc.abstractmethod
     def token_schema(self) -> pa.Schema:
-        """Return the columns that the task adds to those of every token table (``tokenization.COLUMNS``)."""
+        """Return the columns that the task adds to those of every token table."""
+
+    def encoded_schema(self) -> pa.Schema:
+        """Return the columns of :meth:`encode_columns`: those of every encoded row, and the task's own."""
+        import pyarrow as pa
+
+        number = pa.int32()
+        shared = (
+            *(("input_ids", pa.list_(number)), ("length", number), ("untruncated_length", number)),
+            *(("supervised", number), ("ended", pa.bool_()), ("lost_prompt", number), ("lost_target", number)),
+        )
+        return pa.schema([*(pa.field(name, type_) for name, type_ in shared), *self.token_schema()])
 
     @abc.abstractmethod
     def encode(
@@ -166,9 +179,20 @@ class Task(abc.ABC):
         ``lost_target`` (int, how many tokens of them are cut; what else is cut is of the context).
         """
 
-    def content_of(self, row: Mapping[str, Any]) -> bytes:
-        """Return what a token row says to the model; rows that two splits share are found by it."""
-        return repr(row["input_ids"]).encode()
+    def encode_columns(
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
+    ) -> pa.RecordBatch:
+        """Return the token rows of :meth:`encode` as columns (:meth:`encoded_schema`): what tables are made of.
+
+        A task whose tokens come as arrays makes the columns first, and ``encode`` of them; it may leave out columns
+        that say nothing.
+        """
+        import pyarrow as pa
+
+        encoded = self.encode(config, rows, tokenizer, state, max_length_tokens)
+        for row in encoded:
+            row["length"] = length_of(row)
+        return pa.RecordBatch.from_pylist(encoded, schema=self.encoded_schema())
 
     # -- train, evaluate, predict
     @abc.abstractmethod

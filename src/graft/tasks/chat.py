@@ -142,7 +142,7 @@ class Chat(Task):
     headline = "bits_per_byte"
     worst = "rougeL"
     generates = True
-    learnt = ("completion", "an answer that makes a token at least")
+    teaches = ("completion", "an answer that makes a token at least")
     chats = True
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:

@@ -184,7 +184,7 @@ class Preference(Task):
     selection = "loss"
     worst = "loss"
     generates = True
-    learnt = ("chosen", "two answers that make a token at least")
+    teaches = ("chosen", "two answers that make a token at least")
     chats = True
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:

@@ -137,7 +137,7 @@ class QuestionAnswering(Task):
     metrics = (Metric("f1", f1, per_row=f1_rows), Metric("exact_match", exact_match, per_row=exact_rows))
     headline = "f1"
     worst = "exact_match"
-    learnt = ("answers", "an answer that fits into a window (tokenization.max_length_tokens, task.stride_tokens)")
+    teaches = ("answers", "an answer that fits into a window (tokenization.max_length_tokens, task.stride_tokens)")
     curves = (confusion_curve("Questions with and without an answer (test)"),)
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:

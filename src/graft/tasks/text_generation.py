@@ -95,7 +95,7 @@ class TextGeneration(Task):
     )
     headline = "bits_per_byte"
     generates = True
-    learnt = ("text", "text that makes a token at least")
+    teaches = ("text", "text that makes a token at least")
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return iter(())

@@ -172,7 +172,7 @@ class TokenClassification(Task):
     )
     headline = "f1"
     worst = "row_accuracy"
-    learnt = ("tokens", "words that the base's tokenizer has tokens for")
+    teaches = ("tokens", "words that the base's tokenizer has tokens for")
     curves = (confusion_curve("Confusion matrix of words by entity type (test)"),)
 
     held_to = ("tags", "scheme")

@@ -6,11 +6,12 @@ the sum (``verdicts``), as the section says (``section``).
 
 from graft.token_checks.found import Found
 from graft.token_checks.part import PartChecks, Vocabulary
-from graft.token_checks.section import TokenContract, TokenSeverities
+from graft.token_checks.section import OF_SPLITS, TokenContract, TokenSeverities
 from graft.token_checks.template import judge_template
 from graft.token_checks.verdicts import Judgement, Verdict
 
 __all__ = [
+    "OF_SPLITS",
     "Found",
     "Judgement",
     "PartChecks",

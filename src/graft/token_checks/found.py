@@ -61,7 +61,7 @@ class Found:
             self.broken.setdefault(name, Rows()).add(rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON can hold it; :meth:`of_json` reads it again."""
+        """Return it as JSON can hold it, its places as they are; :meth:`of_json` reads it again."""
         return {
             "counts": dict(self.counts),
             "broken": {name: [one.count, [*map(_fields, one.problems)]] for name, one in self.broken.items()},
@@ -70,13 +70,14 @@ class Found:
         }
 
     @classmethod
-    def of_json(cls, value: Mapping[str, Any]) -> Found:
-        """Return what :meth:`as_json` wrote."""
+    def of_json(cls, value: Mapping[str, Any], file: str) -> Found:
+        """Return what :meth:`as_json` wrote of a part that is called ``file`` now: places are ``file:line``."""
         found = cls(Counter(value["counts"]), lines=Counter(dict(value["lines"])))
         for name, (count, problems) in value["broken"].items():
-            found.broken[name] = Rows(count, [Problem(*one) for one in problems])
+            found.broken[name] = Rows(count, [_problem(file, *one) for one in problems])
         for one in value["aside"]:
-            found.aside.setdefault(one[0], []).append(Problem(*one))
+            problem = _problem(file, *one)
+            found.aside.setdefault(problem.place, []).append(problem)
         return found
 
     def as_counts(self) -> dict[str, Any]:
@@ -97,6 +98,10 @@ class Found:
 
 def _fields(problem: Problem) -> list[str]:
     return [problem.place, problem.field, problem.expected, problem.found]
+
+
+def _problem(file: str, place: str, field_: str, expected: str, found: str) -> Problem:
+    return Problem(f"{file}:{place}", field_, expected, found)
 
 
 def padding_share(lines: Mapping[int, int], batch: int) -> float:

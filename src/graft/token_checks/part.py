@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data import Problem
+from graft.encoding import flat_lists
 from graft.quarantine import Severity
 from graft.tasks import PIECES, Task
 from graft.token_checks.found import REPORTED_PROBLEMS, Found, Rows
@@ -128,7 +129,7 @@ class PartChecks:
 
     def _problem(self, name: Check, rows: _TokenRows, row: int) -> Problem:
         """Return what is wrong with one row by a check."""
-        about = self.task.learnt[0] if name in ABOUT_THE_TARGET else self._text
+        about = self.task.teaches[0] if name in ABOUT_THE_TARGET else self._text
         return Problem(rows.place(row), self.columns.get(about, about), *self._said(name, rows, row))
 
     def _said(self, name: Check, rows: _TokenRows, row: int) -> tuple[str, str]:
@@ -138,7 +139,7 @@ class PartChecks:
             case "empty":
                 return "text that the base's tokenizer has tokens for", "none; change or remove the row"
             case "unsupervised":
-                return self.task.learnt[1], "none"
+                return self.task.teaches[1], "none"
             case "end":
                 return "an end token that is learnt", "none; look at task.template"
             case "doubled_bos":
@@ -184,7 +185,7 @@ class _TokenRows:
     def _read_tokens(self, vocabulary: Vocabulary) -> None:
         import numpy as np
 
-        ids, ends = _flat(self.batch["input_ids"])
+        ids, ends = flat_lists(self.batch["input_ids"])
         stands_for_text = np.ones(vocabulary.size, dtype=bool)
         stands_for_text[list(vocabulary.special)] = False
         self.texts = _per_row(stands_for_text[ids], ends)
@@ -196,8 +197,9 @@ class _TokenRows:
         self.doubled[two] = begins & (self.first[two] == ids[ends[two] + 1])
 
     def place(self, row: int) -> str:
-        """Return where a row stands: ``data/train/part-0000.jsonl:7``."""
-        return str(self.batch["row"][row])
+        """Return where in its part a row stands: its line, ``7``, or where on its line too, ``7:20``."""
+        line, column = (self.batch[name][row].as_py() for name in ("line", "column"))
+        return f"{line}:{column}" if column else str(line)
 
     def counts(self, kept: np.ndarray) -> Counter[str]:
         """Return the counts of the rows ``kept`` (bool [N])."""
@@ -217,7 +219,7 @@ class _TokenRows:
 
         lengths = self.length[kept]
         if "windows" in self.batch.schema.names and self.batch["windows"].null_count == 0:
-            windows, ends = _flat(self.batch["windows"])
+            windows, ends = flat_lists(self.batch["windows"])
             lengths = windows[np.repeat(kept, np.diff(ends))]
         values, counts = np.unique(lengths, return_counts=True)
         return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
@@ -229,14 +231,6 @@ class _TokenRows:
 
         found: np.ndarray = self.batch[name].cast(pa.int64()).fill_null(missing).to_numpy().astype(np.int64, copy=False)
         return found
-
-
-def _flat(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of a list column ([T]) and where each row's start, and the last one's end (int64 [N + 1])."""
-    import numpy as np
-
-    starts = column.offsets.to_numpy().astype(np.int64)
-    return column.values[starts[0] : starts[-1]].to_numpy(), starts - starts[0]
 
 
 def _per_row(marked: np.ndarray, ends: np.ndarray) -> np.ndarray:

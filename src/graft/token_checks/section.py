@@ -51,6 +51,10 @@ class TokenSeverities(Section):
     """The chat template that sources.lock pins is the one that the loaded tokenizer has, where a task reads it."""
 
 
+OF_SPLITS = {"max_truncated_share", "max_padding_share", "max_quarantined_share"}
+"""What splits are judged by, so that it changes nothing of a part."""
+
+
 class TokenContract(Section):
     """The part of the section ``tokenization`` that says what token rows must be."""
 

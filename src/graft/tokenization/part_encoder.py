@@ -1,0 +1,146 @@
+"""One part to its token table: a function of the part's content, the settings and the tokenizer, and nothing else.
+
+Memory is bounded by one batch of rows. What is written beside the table is all that the split needs to know of the
+part: what the checks found (:mod:`graft.token_checks`), and a digest of what each row says, sorted (``content.npy``),
+by which rows that splits share are found without opening a table. Rows that the checks keep aside are in neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft import tasks
+from graft.base import load_processor
+from graft.cleaning import Cleaning, text_steps
+from graft.data import DataConfig, Record, part_rows
+from graft.encoding import flat_lists
+from graft.reading import order_of
+from graft.tasks import Field, Task, TaskConfig
+from graft.token_checks import PartChecks, Vocabulary
+from graft.tokenization.section import TokenizationConfig
+from graft.tokenization.tables import token_schema
+from graft.workspace import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+BATCH_ROWS = 1000
+BATCH_PICTURES = 100
+TABLE, FOUND, CONTENT = "table.arrow", "found.json", "content.npy"
+"""The files of a part's result: the token table, what the checks found, and the digests of its rows."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part file to encode."""
+
+    path: Path
+    root: Path
+    """The folder that places are relative to."""
+    without: frozenset[str] = frozenset()
+    """The places of the rows that are left out."""
+
+
+@dataclass(frozen=True)
+class PartEncoder:
+    """Writes the token table of a part, and what is to be known of it; picklable, for processes."""
+
+    task_config: TaskConfig
+    data: DataConfig
+    config: TokenizationConfig
+    base: Path
+    """The folder of the base, for its tokenizer or image processor."""
+    trust_remote_code: bool
+    state: Mapping[str, Any]
+
+    def __call__(self, part: Part, folder: Path, add: Callable[[int], None]) -> None:
+        """Write the result of ``part`` into ``folder``; ``add`` counts rows while they are written.
+
+        Raises:
+            DataError: a row cannot be read: the data changed since it was validated.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        checks, digests = self._checks(), list[np.ndarray]()
+        with pa.ipc.new_stream(str(folder / TABLE), token_schema(self.task)) as writer:
+            for records in self._batches(part):
+                kept = checks.kept(self.encode(records))
+                writer.write_batch(kept)
+                digests.append(content_digests(kept.column(self.task.content)))
+                add(len(records))
+        np.save(folder / CONTENT, np.sort(np.concatenate(digests)) if digests else np.zeros(0, np.uint64))
+        write_json(folder / FOUND, checks.found.as_json())
+
+    def encode(self, records: list[Record]) -> pa.RecordBatch:
+        """Return a batch of a token table."""
+        import pyarrow as pa
+
+        places = [order_of(record.place) for record in records]
+        rows = [record.row for record in records]
+        encoded = self.task.encode_columns(self.task_config, rows, self.processor, self.state, self.longest)
+        line, column = (pa.array(numbers, pa.int32()) for numbers in zip(*places, strict=True))
+        names = pa.array([record.id for record in records], pa.string())
+        given = {"line": line, "column": column, "id": names}
+        given |= dict(zip(encoded.schema.names, encoded.columns, strict=True))
+        schema = token_schema(self.task)
+        columns = [given.get(one.name, pa.nulls(len(records), one.type)) for one in schema]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    @property
+    def task(self) -> Task:
+        return tasks.get(self.task_config.name)
+
+    @property
+    def processor(self) -> Any:
+        """The base's tokenizer or image processor, loaded once in a process."""
+        return _processor(self.task.processor, self.base, self.trust_remote_code)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a row; every picture has as many patches as the base's have."""
+        patches: int | None = self.processor.patches if self.task.processor == "image" else None
+        return patches or self.config.max_length_tokens
+
+    def _batches(self, part: Part) -> Iterator[list[Record]]:
+        cleaning = Cleaning(text_steps(self.data.clean))
+        found = part_rows(part.path, part.root, self._fields, self.data, cleaning, part.without)
+        size = BATCH_PICTURES if self.task.processor == "image" else BATCH_ROWS
+        while batch := list(islice(found, size)):
+            yield batch
+
+    def _checks(self) -> PartChecks:
+        vocabulary = Vocabulary.of(self.processor) if self.task.processor == "tokenizer" else None
+        return PartChecks(self.task, self.config, vocabulary, self.data.columns, self.longest)
+
+    @property
+    def _fields(self) -> tuple[Field, ...]:
+        return self.task.fields_of(self.task_config)
+
+
+def content_digests(column: pa.Array) -> np.ndarray:
+    """Return a digest of each row of a column of lists of numbers, or of bytes: uint64 [N], BLAKE2b of its content."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_binary(column.type):
+        rows: Iterator[Any] = (row.as_buffer() for row in column)
+    else:
+        values, offsets = flat_lists(column)
+        content: Any = np.ascontiguousarray(values).data
+        rows = (content[start:end] for start, end in itertools.pairwise(offsets.tolist()))
+    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, np.uint64)
+
+
+@functools.lru_cache(maxsize=1)
+def _processor(kind: Any, base: Path, trust_remote_code: bool) -> Any:
+    return load_processor(kind, base, trust_remote_code)
