@@ -82,7 +82,7 @@ class Found:
 
     def as_counts(self) -> dict[str, Any]:
         """Return the counts for a split's entry in the manifest."""
-        names = ("rows", "tokens", "unknown_tokens", "truncated")
+        names = ("rows", "tokens", "text_tokens", "unknown_tokens", "truncated")
         return {
             **{name: self.counts[name] for name in names},
             "lost": {piece: self.counts[f"lost_{piece}"] for piece in PIECES},

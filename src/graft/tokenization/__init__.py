@@ -263,7 +263,8 @@ def _refuse(workspace: Workspace, judgement: Judgement) -> None:
         return
     lines = [str(problem) for problem in judgement.problems]
     write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
-    raise DataError.from_problems(f"tokenize: {judgement.failed} rows cannot be used", lines)
+    title = f"{judgement.failed} rows cannot be used" if judgement.failed else "a split cannot be used"
+    raise DataError.from_problems(f"tokenize: {title}", lines)
 
 
 def _manifest(
