@@ -252,7 +252,8 @@ def test_warn_reports_the_row_and_keeps_it(make_project, tmp_path, check, capsys
     where = f"data/train/part-0000.jsonl:{ROWS[check]}"
     lines = [one for one in capsys.readouterr().out.splitlines() if one.startswith("warning: train")]
     said = {
-        "truncated_input": f"warning: train: 1 of 63 rows cut: 1 lost part of the context ({where})",
+        "truncated_input": f"warning: train: 1 of 63 rows cut: 1 lost part of the context ({where}); "
+        "the longest has 42 tokens",
         "doubled_bos": f"warning: train: 1 rows not as expected: text: one [CLS] at the start ({where})",
         "unknown": "warning: train: 1 rows not as expected: text: at most 10% unknown tokens "
         f"(tokenization.max_unknown_share) ({where})",
@@ -313,6 +314,24 @@ def test_a_split_of_which_no_row_stays_is_refused(make_project, tmp_path):
     severity = {"min_tokens": 16, "max_quarantined_share": 1.0, "severity": WARN | {"min_tokens": "quarantine"}}
     with pytest.raises(DataError, match=r"data/test: expected a row that stays, found none: all are in quarantine"):
         run(make_project, tmp_path, **severity)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_label_of_which_no_training_row_stays_is_refused(make_project, tmp_path, others):
+    severity = {"severity": {"unknown": "quarantine"}, "max_quarantined_share": 0.05}
+    workspace = make_project(tmp_path / "project", tokenization=severity)
+    path = workspace.data / "train" / "part-0000.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rare = [{"text": text, "label": "zoo"} for text in (UNKNOWN, *["the zoo"] * others)]
+    write_rows(path, rows + rare)
+    validated(workspace, ["animals", "cooking", "weather", "zoo"])
+    if others:
+        stages.run("tokenize", workspace)
+        return
+    with pytest.raises(
+        DataError, match="data/train: expected a row with the label 'zoo' that stays, found none: all are"
+    ):
+        stages.run("tokenize", workspace)
 
 
 @pytest.mark.parametrize("masks", [True, False])

@@ -6,24 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.evaluation.findings import percent
+from graft.tasks import PIECES
+from graft.workspace import SPLITS
+
+SHOWN_PLACES = 2
 
 
 def token_tables(manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return a table of the splits in tokens, and one of the checks that some rows break (empty where none do)."""
     return {
-        "Rows as tokens": [_split(name, one) for name, one in manifest["splits"].items()],
+        "Rows as tokens": [_split(name, manifest["splits"][name]) for name in SPLITS],
         "Checks of tokens": [_check(one) for one in manifest["checks"] if one["failed"] or one["share"] > one["limit"]],
     }
 
 
 def _split(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    rows, lost = entry["rows"], entry["lost"]
     return {
         "split": name,
-        "rows": rows,
+        "rows": entry["rows"],
         "tokens": entry["tokens"],
         "rows_cut": entry["truncated"],
-        **{f"lost_{piece}": count for piece, count in lost.items()},
+        **{f"lost_{piece}": entry["lost"][piece] for piece in PIECES},
         "unknown_tokens": percent(entry["unknown_tokens"] / max(entry["text_tokens"], 1)),
         f"padding_in_random_batches_of_{entry['padding']['batch']}": percent(entry["padding"]["share"]),
         "in_quarantine": entry["quarantined"],
@@ -38,5 +41,5 @@ def _check(one: Mapping[str, Any]) -> dict[str, Any]:
         "rows": one["failed"],
         "share": percent(one["share"]),
         "allowed": percent(one["limit"]),
-        "first": ", ".join(one["rows"]),
+        "first": ", ".join(one["rows"][:SHOWN_PLACES]),
     }

@@ -51,11 +51,18 @@ class Found:
     """The reasons of each row in quarantine, by its place."""
     lines: Counter[int] = field(default_factory=Counter)
     """How many lines of each length there are: rows, or the windows of a row."""
+    longest: int = 0
+    """The most tokens that a row had before it was cut."""
+    labels: dict[str, set[int]] = field(default_factory=lambda: {"kept": set(), "aside": set()})
+    """The numbers of the labels of the rows that stay, and of those in quarantine, where a row has one label."""
 
     def add(self, other: Found) -> None:
         """Add what is found of a later batch or part."""
         self.counts.update(other.counts)
         self.lines.update(other.lines)
+        self.longest = max(self.longest, other.longest)
+        for name, numbers in other.labels.items():
+            self.labels[name] |= numbers
         self.aside.update(other.aside)
         for name, rows in other.broken.items():
             self.broken.setdefault(name, Rows()).add(rows)
@@ -67,12 +74,15 @@ class Found:
             "broken": {name: [one.count, [*map(_fields, one.problems)]] for name, one in self.broken.items()},
             "aside": [_fields(problem) for problems in self.aside.values() for problem in problems],
             "lines": sorted(self.lines.items()),
+            "longest": self.longest,
+            "labels": {name: sorted(numbers) for name, numbers in self.labels.items()},
         }
 
     @classmethod
     def of_json(cls, value: Mapping[str, Any], file: str) -> Found:
         """Return what :meth:`as_json` wrote of a part that is called ``file`` now: places are ``file:line``."""
-        found = cls(Counter(value["counts"]), lines=Counter(dict(value["lines"])))
+        found = cls(Counter(value["counts"]), lines=Counter(dict(value["lines"])), longest=value["longest"])
+        found.labels = {name: set(numbers) for name, numbers in value["labels"].items()}
         for name, (count, problems) in value["broken"].items():
             found.broken[name] = Rows(count, [_problem(file, *one) for one in problems])
         for one in value["aside"]:
@@ -85,6 +95,7 @@ class Found:
         names = ("rows", "tokens", "text_tokens", "unknown_tokens", "truncated")
         return {
             **{name: self.counts[name] for name in names},
+            "longest": self.longest,
             "lost": {piece: self.counts[f"lost_{piece}"] for piece in PIECES},
             "padding": {"batch": BATCH_LINES, "share": round(self.padding, DECIMALS)},
             "quarantined": len(self.aside),

@@ -96,6 +96,11 @@ class PartChecks:
             self._note(name, rows, np.flatnonzero(mask & ~aside if self._severity(name) == "warn" else mask))
         self.found.counts.update(rows.counts(~aside))
         self.found.lines.update(rows.lines(~aside))
+        if "label" in batch.schema.names:
+            labels = batch["label"].to_numpy(zero_copy_only=False)
+            self.found.labels["kept"].update(labels[~aside].tolist())
+            self.found.labels["aside"].update(labels[aside].tolist())
+        self.found.longest = int(rows.untruncated[~aside].max(initial=self.found.longest))
         return batch.filter(pa.array(~aside)) if aside.any() else batch
 
     def _severity(self, name: Check) -> Severity:

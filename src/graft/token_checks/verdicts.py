@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data import Problem
+from graft.errors import shown
 from graft.quarantine import Quarantine, Severity
 from graft.token_checks.found import BATCH_LINES, DECIMALS, Found, Rows
 from graft.token_checks.section import TokenContract, TokenSeverities
@@ -85,7 +86,8 @@ def warnings_of(verdicts: Sequence[Verdict], found: Found) -> Iterator[str]:
         lost = {piece: found.counts[f"lost_{piece}"] for one in cut for piece in CUT[one.check]}
         pieces = ", ".join(f"{rows} lost part of the {piece}" for piece, rows in lost.items() if rows)
         places = [problem.place for one in cut for problem in one.rows.problems]
-        yield f"{cut[0].split}: {count} of {found.counts['rows']} rows cut: {pieces} ({_named(places)})"
+        longest = f"; the longest has {found.longest} tokens"
+        yield f"{cut[0].split}: {count} of {found.counts['rows']} rows cut: {pieces} ({_named(places)}){longest}"
     for one in told:
         if one.check == "padding":
             yield f"{one.split}: {one.share:.0%} of batches of {BATCH_LINES} rows drawn at random are padding"
@@ -109,6 +111,8 @@ class Judgement:
 
     contract: TokenContract
     quarantine: Quarantine
+    labels: Sequence[str] = ()
+    """What the label numbers of rows stand for."""
     verdicts: list[Verdict] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     """What stops the chain."""
@@ -127,9 +131,17 @@ class Judgement:
         self.problems += [problem for one in verdicts for problem in one.problems]
         if not rows:
             self.problems.append(Problem(f"data/{name}", "", "a row that stays", "none: all are in quarantine"))
+        if name == "train":
+            self.problems += self._lost_labels(whole)
         self.problems += self.quarantine.problems(name, rows, self.contract.max_quarantined_share, "data")
         self.warnings[name] = list(warnings_of(verdicts, whole))
         return whole
+
+    def _lost_labels(self, train: Found) -> Iterator[Problem]:
+        """Yield the labels that no training row has any more: the model would be asked for them all the same."""
+        for number in sorted(train.labels["aside"] - train.labels["kept"]):
+            expected = f"a row with the label {shown(self.labels[number])} that stays"
+            yield Problem("data/train", "", expected, "none: all are in quarantine; mend them, or remove them")
 
     @property
     def failed(self) -> int:
