@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 
 import pytest
 
@@ -93,7 +94,8 @@ def test_batches_do_not_change_the_rows(project, monkeypatch):
     validated(project)
     stages.run("tokenize", project)
     whole = tokenization.read_tokens(project.tokens, "train").to_pylist()
-    monkeypatch.setattr(tokenization, "BATCH_ROWS", 7)
+    monkeypatch.setattr("graft.tokenization.part_encoder.BATCH_ROWS", 7)
+    shutil.rmtree(project.store)
     stages.run("tokenize", project)
     assert tokenization.read_tokens(project.tokens, "train").to_pylist() == whole
 
