@@ -143,7 +143,8 @@ def test_batches_and_parts_add_up_to_the_whole(tiny_base):
     for part in (texts[:2], texts[2:5], texts[5:]):
         _, found = checked(tiny_base, *part, **contract)
         total.add(found)
-    assert (total.counts, total.lines, len(total.aside)) == (whole.counts, whole.lines, len(whole.aside))
+    assert (total.counts, total.lines, total.longest) == (whole.counts, whole.lines, whole.longest)
+    assert (total.counts["quarantined"], len(whole.aside)) == (1, 1)
     assert {name: rows.count for name, rows in total.broken.items()} == {"truncated_input": 2, "unknown": 1, "empty": 1}
     assert {name: rows.count for name, rows in whole.broken.items()} == {"truncated_input": 2, "unknown": 1, "empty": 1}
 
@@ -238,7 +239,7 @@ def verdicts_of(workspace: Workspace, check: str) -> dict[str, dict]:
 @pytest.mark.parametrize("check", ROWS)
 def test_fail_stops_at_the_row(make_project, tmp_path, check):
     with pytest.raises(
-        DataError, match=rf"1 rows cannot be used\n  - data/train/part-0000.jsonl:{ROWS[check]}: text: exp"
+        DataError, match=rf"1 row cannot be used\n  - data/train/part-0000.jsonl:{ROWS[check]}: text: exp"
     ):
         run(make_project, tmp_path, severity=WARN | {check: "fail"})
     report = json.loads((tmp_path / "project" / ".graft" / "failed" / "tokenize" / "report.json").read_text())
@@ -254,8 +255,8 @@ def test_warn_reports_the_row_and_keeps_it(make_project, tmp_path, check, capsys
     said = {
         "truncated_input": f"warning: train: 1 of 63 rows cut: 1 lost part of the context ({where}); "
         "the longest has 42 tokens",
-        "doubled_bos": f"warning: train: 1 rows not as expected: text: one [CLS] at the start ({where})",
-        "unknown": "warning: train: 1 rows not as expected: text: at most 10% unknown tokens "
+        "doubled_bos": f"warning: train: 1 row not as expected: text: one [CLS] at the start ({where})",
+        "unknown": "warning: train: 1 row not as expected: text: at most 10% unknown tokens "
         f"(tokenization.max_unknown_share) ({where})",
     }
     assert lines == [said[check]]
@@ -289,7 +290,7 @@ def test_quarantine_leaves_the_row_out_and_says_why(make_project, tmp_path, chec
     assert (aside["place"], aside["row"]["label"]) == (where, "animals")
     assert [reason["field"] for reason in aside["reasons"]] == ["text"]
     out = capsys.readouterr().out
-    assert "tokenize: train: 1 rows in quarantine; artifacts/tokens/quarantine" in out
+    assert "tokenize: train: 1 row in quarantine; artifacts/tokens/quarantine" in out
     assert "warning: train: 1" not in out
 
 

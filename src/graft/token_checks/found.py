@@ -40,15 +40,15 @@ class Rows:
 class Found:
     """What is known of the token rows of a batch, a part or a split: sums, and rows that break a check.
 
-    The counts are about the rows that stay, but for ``broken``, which counts all.
+    The counts are about the rows that stay, but for ``quarantined`` and ``broken``.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    """``rows``, ``tokens``, ``text_tokens`` (without special ones), ``unknown_tokens``, ``truncated``, and rows that
-    lost something of each piece (``lost_context``)."""
+    """``rows``, ``tokens``, ``text_tokens`` (without special ones), ``unknown_tokens``, ``truncated``, rows that lost
+    something of each piece (``lost_context``), and how many rows are ``quarantined``."""
     broken: dict[str, Rows] = field(default_factory=dict)
     aside: dict[str, list[Problem]] = field(default_factory=dict)
-    """The reasons of each row in quarantine, by its place."""
+    """The reasons of each row in quarantine, by its place: of a batch or a part, since sums only count them."""
     lines: Counter[int] = field(default_factory=Counter)
     """How many lines of each length there are: rows, or the windows of a row."""
     longest: int = 0
@@ -57,13 +57,12 @@ class Found:
     """The numbers of the labels of the rows that stay, and of those in quarantine, where a row has one label."""
 
     def add(self, other: Found) -> None:
-        """Add what is found of a later batch or part."""
+        """Add what is found of a later part."""
         self.counts.update(other.counts)
         self.lines.update(other.lines)
         self.longest = max(self.longest, other.longest)
         for name, numbers in other.labels.items():
             self.labels[name] |= numbers
-        self.aside.update(other.aside)
         for name, rows in other.broken.items():
             self.broken.setdefault(name, Rows()).add(rows)
 
@@ -92,13 +91,12 @@ class Found:
 
     def as_counts(self) -> dict[str, Any]:
         """Return the counts for a split's entry in the manifest."""
-        names = ("rows", "tokens", "text_tokens", "unknown_tokens", "truncated")
+        names = ("rows", "quarantined", "tokens", "text_tokens", "unknown_tokens", "truncated")
         return {
             **{name: self.counts[name] for name in names},
             "longest": self.longest,
             "lost": {piece: self.counts[f"lost_{piece}"] for piece in PIECES},
             "padding": {"batch": BATCH_LINES, "share": round(self.padding, DECIMALS)},
-            "quarantined": len(self.aside),
         }
 
     @property

@@ -95,6 +95,7 @@ class PartChecks:
             # What is kept aside is not reported too.
             self._note(name, rows, np.flatnonzero(mask & ~aside if self._severity(name) == "warn" else mask))
         self.found.counts.update(rows.counts(~aside))
+        self.found.counts["quarantined"] += int(aside.sum())
         self.found.lines.update(rows.lines(~aside))
         if "label" in batch.schema.names:
             labels = batch["label"].to_numpy(zero_copy_only=False)

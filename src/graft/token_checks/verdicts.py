@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graft.data import Problem
 from graft.errors import shown
-from graft.quarantine import Quarantine, Severity
+from graft.quarantine import Quarantine, Severity, in_words
 from graft.token_checks.found import BATCH_LINES, DECIMALS, Found, Rows
 from graft.token_checks.section import TokenContract, TokenSeverities
 
@@ -64,7 +64,7 @@ class Verdict:
 
 def judge(split: str, found: Found, contract: TokenContract) -> list[Verdict]:
     """Return the verdict of each check on a split, those that are ignored left out."""
-    total = max(found.counts["rows"] + len(found.aside), 1)
+    total = max(found.counts["rows"] + found.counts["quarantined"], 1)
     verdicts = []
     for name in TokenSeverities.model_fields:
         severity, rows = getattr(contract.severity, name), found.broken.get(name, Rows())
@@ -87,14 +87,14 @@ def warnings_of(verdicts: Sequence[Verdict], found: Found) -> Iterator[str]:
         pieces = ", ".join(f"{rows} lost part of the {piece}" for piece, rows in lost.items() if rows)
         places = [problem.place for one in cut for problem in one.rows.problems]
         longest = f"; the longest has {found.longest} tokens"
-        yield f"{cut[0].split}: {count} of {found.counts['rows']} rows cut: {pieces} ({_named(places)}){longest}"
+        yield f"{cut[0].split}: {count} of {in_words(found.counts['rows'])} cut: {pieces} ({_named(places)}){longest}"
     for one in told:
         if one.check == "padding":
             yield f"{one.split}: {one.share:.0%} of batches of {BATCH_LINES} rows drawn at random are padding"
         elif one.check not in CUT:
             problem, places = one.rows.problems[0], [each.place for each in one.rows.problems]
             expected = f"{problem.field}: {problem.expected}" if problem.field else problem.expected
-            yield f"{one.split}: {one.failed} rows not as expected: {expected} ({_named(places)})"
+            yield f"{one.split}: {in_words(one.failed)} not as expected: {expected} ({_named(places)})"
 
 
 def _named(places: Sequence[str]) -> str:
@@ -119,23 +119,41 @@ class Judgement:
     warnings: dict[str, list[str]] = field(default_factory=dict)
     """What is reported, by split."""
 
-    def split(self, name: str, parts: Mapping[Path, Found]) -> Found:
-        """Judge a split, keep rows of its parts aside where the contract says so, and return what was found of all."""
+    def split(self, name: str, parts: Mapping[Path, Callable[[], Found]]) -> Found:
+        """Judge a split, keep rows of its parts aside where the contract says so, and return what was found of all.
+
+        ``parts``: how to read what was found of each. It is read twice, so that the rows in quarantine, which are
+        listed one by one, are held only where they are few enough.
+        """
         whole = Found()
-        for path, found in parts.items():
-            whole.add(found)
-            if found.aside:
-                self.quarantine.add(name, path, [one for problems in found.aside.values() for one in problems])
+        for read in parts.values():
+            whole.add(read())
         verdicts, rows = judge(name, whole, self.contract), whole.counts["rows"]
+        too_many = list(self._too_many(name, whole, verdicts))
+        for path, read in parts.items() if whole.counts["quarantined"] and not too_many else ():
+            self.quarantine.add(name, path, [one for problems in read().aside.values() for one in problems])
         self.verdicts += verdicts
         self.problems += [problem for one in verdicts for problem in one.problems]
         if not rows:
             self.problems.append(Problem(f"data/{name}", "", "a row that stays", "none: all are in quarantine"))
         if name == "train":
             self.problems += self._lost_labels(whole)
-        self.problems += self.quarantine.problems(name, rows, self.contract.max_quarantined_share, "data")
+        self.problems += too_many
         self.warnings[name] = list(warnings_of(verdicts, whole))
         return whole
+
+    def _too_many(self, name: str, whole: Found, verdicts: Sequence[Verdict]) -> Iterator[Problem]:
+        """Yield the problem of a split with more rows for the quarantine than may be there."""
+        aside, most = whole.counts["quarantined"], self.contract.max_quarantined_share
+        total = aside + whole.counts["rows"]
+        if aside > most * total:
+            expected = f"at most {most:.2%} of the rows in quarantine (tokenization.max_quarantined_share)"
+            reasons = [
+                (one.failed, one.rows.problems[0]) for one in verdicts if one.failed and one.severity == "quarantine"
+            ]
+            reasons.sort(key=lambda reason: -reason[0])
+            why = "; ".join(f"{count} for {one.field}: {one.expected}" for count, one in reasons[:3])
+            yield Problem(f"data/{name}", "", expected, f"{aside} of {total}: {why}")
 
     def _lost_labels(self, train: Found) -> Iterator[Problem]:
         """Yield the labels that no training row has any more: the model would be asked for them all the same."""

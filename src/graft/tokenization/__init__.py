@@ -13,20 +13,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, locked, pad_token_of
-from graft.cleaning import DUPLICATES, Cleaning
-from graft.data import DataConfig, data_digests, part_rows, parts
+from graft.data import DataConfig, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, key_of
 from graft.pictures import FILES
-from graft.quarantine import Quarantine
+from graft.quarantine import Quarantine, in_words
 from graft.reading import file_of, order_of, stem_of
 from graft.tasks import TaskConfig
 from graft.token_checks import OF_SPLITS, Found, Judgement, judge_template
@@ -125,7 +125,7 @@ def _judgement(workspace: Workspace, encoder: PartEncoder, base: LockedBase, ver
     task, config, contract = encoder.task, encoder.task_config, encoder.config
     masks = bool(verdict.get("masks_private_data", True))
     fields = task.fields_of(config)
-    aside = Quarantine(workspace.root, fields, encoder.data, masks=masks, section="tokenization")
+    aside = Quarantine(workspace.root, fields, encoder.data, masks=masks)
     judgement = Judgement(contract, aside, verdict["state"].get("labels") or ())
     if task.chats and getattr(config, "template", None) is None:
         template = judge_template(base, encoder.base, encoder.processor, contract.severity.chat_template)
@@ -146,7 +146,7 @@ def _jobs(
 ) -> Iterator[Job]:
     """Yield what is to be done for each part of a split, with all that decides its result in the key."""
     aside: dict[str, set[str]] = {}
-    for place in [*verdict.get("quarantined", ()), *_duplicates(workspace, split, encoder)]:
+    for place in [*verdict.get("quarantined", ()), *verdict.get("dropped", ())]:
         aside.setdefault(file_of(place), set()).add(place)
     made_of: dict[str, Any] = {
         "sections": [
@@ -167,31 +167,6 @@ def _jobs(
         yield Job(key, path, Part(path, workspace.root, without))
 
 
-def _duplicates(workspace: Workspace, split: str, encoder: PartEncoder) -> Iterator[str]:
-    """Yield the places of the rows that ``data.clean: duplicates`` drops: an earlier row of the split is equal."""
-    if DUPLICATES not in encoder.data.clean:
-        return
-    cleaning = _Dropping(encoder.data.clean)
-    fields = encoder.task.fields_of(encoder.task_config)
-    for path in parts(workspace.data)[split]:
-        for _ in part_rows(path, workspace.root, fields, encoder.data, cleaning):
-            pass
-    yield from cleaning.dropped
-
-
-class _Dropping(Cleaning):
-    """A cleaning that remembers the places of the rows that it drops."""
-
-    def __init__(self, steps: Sequence[str]) -> None:
-        super().__init__(steps)
-        self.dropped: list[str] = []
-
-    def keeps(self, row: dict[str, Any], fields: Sequence[tasks.Field], place: str) -> bool:
-        stays = super().keeps(row, fields, place)
-        self.dropped += [] if stays else [place]
-        return stays
-
-
 def _rows(results: PartResults, splits: Sequence[_Split], verdict: Mapping[str, Any]) -> int | None:
     """Return how many rows there are to encode; None where some parts were encoded before."""
     if any((results.folder / job.key).is_dir() for split in splits for job in split.jobs):
@@ -210,9 +185,12 @@ class _Split:
     results: PartResults
     jobs: tuple[Job, ...]
 
-    def found(self, workspace: Workspace) -> dict[Path, Found]:
-        """Return what the checks found of each part."""
-        return {job.path: Found.of_json(read_json(self._path(job, FOUND)), _file(workspace, job)) for job in self.jobs}
+    def found(self, workspace: Workspace) -> dict[Path, Callable[[], Found]]:
+        """Return how to read what the checks found of each part."""
+        return {job.path: partial(self._found, job, _file(workspace, job)) for job in self.jobs}
+
+    def _found(self, job: Job, file: str) -> Found:
+        return Found.of_json(read_json(self._path(job, FOUND)), file)
 
     def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
         """Put the tables of the split into ``folder`` and return its entry in the manifest."""
@@ -263,7 +241,7 @@ def _refuse(workspace: Workspace, judgement: Judgement) -> None:
         return
     lines = [str(problem) for problem in judgement.problems]
     write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
-    title = f"{judgement.failed} rows cannot be used" if judgement.failed else "a split cannot be used"
+    title = f"{in_words(judgement.failed)} cannot be used" if judgement.failed else "a split cannot be used"
     raise DataError.from_problems(f"tokenize: {title}", lines)
 
 
