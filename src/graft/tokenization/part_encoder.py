@@ -11,7 +11,7 @@ import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -67,12 +67,16 @@ class PartEncoder:
         Raises:
             DataError: a row cannot be read: the data changed since it was validated.
         """
+        self.write(self._batches(part), folder, add)
+
+    def write(self, batches: Iterable[list[Record]], folder: Path, add: Callable[[int], None]) -> None:
+        """Write the result of rows that are given in batches."""
         import numpy as np
         import pyarrow as pa
 
         counts, problems, digests = Counter[str](), list[Problem](), list[np.ndarray]()
         with pa.ipc.new_stream(str(folder / TABLE), token_schema(self.task)) as writer:
-            for records in self._batches(part):
+            for records in batches:
                 batch = self.encode(records)
                 writer.write_batch(batch)
                 counts.update(self._counts(batch))
