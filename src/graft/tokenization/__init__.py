@@ -20,8 +20,7 @@ from typing import Any
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, locked, pad_token_of
-from graft.cleaning import DUPLICATES, Cleaning
-from graft.data import DataConfig, Problem, data_digests, part_rows, parts
+from graft.data import DataConfig, Problem, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, key_of
@@ -122,7 +121,7 @@ def _jobs(
 ) -> Iterator[Job]:
     """Yield what is to be done for each part of a split, with all that decides its result in the key."""
     aside: dict[str, set[str]] = {}
-    for place in [*verdict.get("quarantined", ()), *_duplicates(workspace, split, encoder)]:
+    for place in [*verdict.get("quarantined", ()), *verdict.get("dropped", ())]:
         aside.setdefault(file_of(place), set()).add(place)
     made_of: dict[str, Any] = {
         "sections": [one.model_dump(mode="json") for one in (encoder.task_config, encoder.data, encoder.config)],
@@ -138,31 +137,6 @@ def _jobs(
         digest = digests[path.relative_to(workspace.data).as_posix()]
         key = key_of(path, digest, {**made_of, "without": lines})
         yield Job(key, path, Part(path, workspace.root, without))
-
-
-def _duplicates(workspace: Workspace, split: str, encoder: PartEncoder) -> Iterator[str]:
-    """Yield the places of the rows that ``data.clean: duplicates`` drops: an earlier row of the split is equal."""
-    if DUPLICATES not in encoder.data.clean:
-        return
-    cleaning = _Dropping(encoder.data.clean)
-    fields = encoder.task.fields_of(encoder.task_config)
-    for path in parts(workspace.data)[split]:
-        for _ in part_rows(path, workspace.root, fields, encoder.data, cleaning):
-            pass
-    yield from cleaning.dropped
-
-
-class _Dropping(Cleaning):
-    """A cleaning that remembers the places of the rows that it drops."""
-
-    def __init__(self, steps: Sequence[str]) -> None:
-        super().__init__(steps)
-        self.dropped: list[str] = []
-
-    def keeps(self, row: dict[str, Any], fields: Sequence[tasks.Field], place: str) -> bool:
-        stays = super().keeps(row, fields, place)
-        self.dropped += [] if stays else [place]
-        return stays
 
 
 def _rows(results: PartResults, splits: Sequence[_Split], verdict: Mapping[str, Any]) -> int | None:
