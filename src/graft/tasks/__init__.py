@@ -184,8 +184,7 @@ class Task(abc.ABC):
     ) -> pa.RecordBatch:
         """Return the token rows of :meth:`encode` as columns (:meth:`encoded_schema`): what tables are made of.
 
-        A task whose tokens come as arrays makes the columns first, and ``encode`` of them; it may leave out columns
-        that say nothing.
+        A task whose tokens come as arrays makes the columns first, and ``encode`` of them.
         """
         import pyarrow as pa
 

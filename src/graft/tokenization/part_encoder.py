@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -67,12 +67,16 @@ class PartEncoder:
         Raises:
             DataError: a row cannot be read: the data changed since it was validated.
         """
+        self.write(self._batches(part), folder, add)
+
+    def write(self, batches: Iterable[list[Record]], folder: Path, add: Callable[[int], None]) -> None:
+        """Write the result of rows that are given in batches."""
         import numpy as np
         import pyarrow as pa
 
         checks, digests = self._checks(), list[np.ndarray]()
         with pa.ipc.new_stream(str(folder / TABLE), token_schema(self.task)) as writer:
-            for records in self._batches(part):
+            for records in batches:
                 kept = checks.kept(self.encode(records))
                 writer.write_batch(kept)
                 digests.append(content_digests(kept.column(self.task.content)))
@@ -89,11 +93,7 @@ class PartEncoder:
         encoded = self.task.encode_columns(self.task_config, rows, self.processor, self.state, self.longest)
         line, column = (pa.array(numbers, pa.int32()) for numbers in zip(*places, strict=True))
         names = pa.array([record.id for record in records], pa.string())
-        given = {"line": line, "column": column, "id": names}
-        given |= dict(zip(encoded.schema.names, encoded.columns, strict=True))
-        schema = token_schema(self.task)
-        columns = [given.get(one.name, pa.nulls(len(records), one.type)) for one in schema]
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
+        return pa.RecordBatch.from_arrays([line, column, names, *encoded.columns], schema=token_schema(self.task))
 
     @property
     def task(self) -> Task:

@@ -72,6 +72,11 @@ def token_rows(folder: Path, split: str) -> TokenRows:
     return TokenRows((file, batch) for file, table in _tables(folder, split) for batch in table.to_batches())
 
 
+def open_table(path: Path, file: str) -> TokenRows:
+    """Return the rows of one stored table; ``file`` is the part that it was made from."""
+    return TokenRows((file, batch) for batch in _mapped(path).to_batches())
+
+
 def lengths_of(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return what each token row costs, in tokens; rows on disk are not made for it."""
     return rows.lengths() if isinstance(rows, TokenRows) else [length_of(row) for row in rows]
@@ -147,12 +152,16 @@ def _reader(column: pa.Array) -> Callable[[int], Any]:
 
 def _tables(folder: Path, split: str) -> Iterator[tuple[str, pa.Table]]:
     """Yield the part file and the table of each part of a split."""
-    import pyarrow as pa
-
     found = read_manifest(folder)["splits"][split]
     for file, name in zip(found["files"], found["parts"], strict=True):
-        with pa.memory_map(str(folder / split / name)) as source:
-            yield file, pa.ipc.open_stream(source).read_all()
+        yield file, _mapped(folder / split / name)
+
+
+def _mapped(path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_stream(source).read_all()
 
 
 def _with_places(file: str, table: pa.Table) -> pa.Table:
