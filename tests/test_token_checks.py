@@ -7,6 +7,7 @@ import json
 import statistics
 
 import pytest
+from pydantic import ValidationError
 
 from graft import stages, tokenization
 from graft.base import load_tokenizer
@@ -110,6 +111,12 @@ def test_windows_are_the_lines_that_padding_is_about(tiny_base):
     kept, found = check_rows(ANSWERS, AnswersConfig(stride_tokens=2), [row], load_tokenizer(tiny_base), limit=12)
     assert len(kept[0]["windows"]) > 2
     assert sorted(found.lines.elements()) == sorted(kept[0]["windows"])
+    cut = {**row, "question": "is it " * 4}
+    aside = {"severity": {"truncated_input": "quarantine"}}
+    config = AnswersConfig(stride_tokens=2, max_question_tokens=4)
+    _, without = check_rows(ANSWERS, config, [cut, row, cut], load_tokenizer(tiny_base), limit=12, **aside)
+    assert len(without.aside) == 2
+    assert without.lines == found.lines
 
 
 def test_rows_in_quarantine_are_counted_nowhere_else(tiny_base):
@@ -130,6 +137,11 @@ def test_what_is_ignored_is_not_looked_for(tiny_base):
     _, found = checked(tiny_base, LONG, UNKNOWN, "[CLS] rain", severity=severity)
     assert found.broken == {}
     assert found.counts["truncated"] == 1  # counted all the same
+
+
+def test_limits_that_no_row_can_keep_are_refused():
+    with pytest.raises(ValidationError, match=r"max_tokens \(3\) is below min_tokens \(4\)"):
+        TokenContract(min_tokens=4, max_tokens=3)
 
 
 # -- sums

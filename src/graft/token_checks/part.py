@@ -97,7 +97,7 @@ class PartChecks:
         self.found.counts.update(rows.counts(~aside))
         self.found.counts["quarantined"] += int(aside.sum())
         self.found.lines.update(rows.lines(~aside))
-        if "label" in batch.schema.names:
+        if "label" in batch.schema.names and pa.types.is_integer(batch.schema.field("label").type):
             labels = batch["label"].to_numpy(zero_copy_only=False)
             self.found.labels["kept"].update(labels[~aside].tolist())
             self.found.labels["aside"].update(labels[aside].tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field as Limit
+from pydantic import model_validator
 
 from graft.config import Section
 from graft.quarantine import Severity
@@ -82,3 +83,11 @@ class TokenContract(Section):
     max_quarantined_share: float = Limit(default=0.01, ge=0, le=1)
     """The largest share of a split's rows that may go into quarantine here, beside those of validate; with more of them
     the chain stops."""
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> TokenContract:
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) is below min_tokens ({self.min_tokens}); no row has so many"
+            )
+        return self

@@ -113,6 +113,8 @@ class Judgement:
     quarantine: Quarantine
     labels: Sequence[str] = ()
     """What the label numbers of rows stand for."""
+    of_text: bool = True
+    """Whether rows are tokens of text; pictures are only counted."""
     verdicts: list[Verdict] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     """What stops the chain."""
@@ -128,7 +130,8 @@ class Judgement:
         whole = Found()
         for read in parts.values():
             whole.add(read())
-        verdicts, rows = judge(name, whole, self.contract), whole.counts["rows"]
+        verdicts = judge(name, whole, self.contract) if self.of_text else []
+        rows = whole.counts["rows"]
         too_many = list(self._too_many(name, whole, verdicts))
         for path, read in parts.items() if whole.counts["quarantined"] and not too_many else ():
             self.quarantine.add(name, path, [one for problems in read().aside.values() for one in problems])

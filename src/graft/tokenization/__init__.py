@@ -126,7 +126,8 @@ def _judgement(workspace: Workspace, encoder: PartEncoder, base: LockedBase, ver
     masks = bool(verdict.get("masks_private_data", True))
     fields = task.fields_of(config)
     aside = Quarantine(workspace.root, fields, encoder.data, masks=masks)
-    judgement = Judgement(contract, aside, verdict["state"].get("labels") or ())
+    labels = verdict["state"].get("labels") or ()
+    judgement = Judgement(contract, aside, labels, of_text=task.processor == "tokenizer")
     if task.chats and getattr(config, "template", None) is None:
         template = judge_template(base, encoder.base, encoder.processor, contract.severity.chat_template)
         judgement.verdicts += template
