@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graft import tasks
-from graft.base import BaseConfig, LockedBase, locked, pad_token_of
+from graft.base import BaseConfig, LockedBase, locked
 from graft.data import DataConfig, Problem, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
@@ -70,7 +70,8 @@ def tokenize(
     with replaced(workspace.tokens) as output:
         _refuse(workspace, [problem for split in splits for problem in split.problems(workspace)])
         entries = {split.name: split.write(workspace, output / split.name, splits[0]) for split in splits}
-        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, entries))
+        processor = next(splits[0].facts(workspace)).processor
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, processor, entries))
     for name, entry in entries.items():
         _report(name, entry, "patches" if encoder.task.processor == "image" else "tokens")
 
@@ -174,14 +175,14 @@ class _Split:
 
     def problems(self, workspace: Workspace) -> Iterator[Problem]:
         """Yield what makes rows of the split unusable."""
-        for facts in self._facts(workspace):
+        for facts in self.facts(workspace):
             yield from facts.problems
 
     def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
         """Put the tables of the split into ``folder`` and return its entry in the manifest."""
         folder.mkdir()
         counts, names = Counter(dict.fromkeys(COUNTED, 0)), self._names()
-        for facts in self._facts(workspace):
+        for facts in self.facts(workspace):
             counts.update(facts.counts)
         for job, name in zip(self.jobs, names, strict=True):
             _link(self._path(job, TABLE), folder / name)
@@ -199,7 +200,8 @@ class _Split:
         stems = Counter(stem_of(job.path) for job in self.jobs)
         return [f"{stem_of(job.path) if stems[stem_of(job.path)] == 1 else job.path.name}.arrow" for job in self.jobs]
 
-    def _facts(self, workspace: Workspace) -> Iterator[Facts]:
+    def facts(self, workspace: Workspace) -> Iterator[Facts]:
+        """Yield what is known of each part."""
         for job in self.jobs:
             yield read_facts(self.results.folder / job.key, _file(workspace, job))
 
@@ -237,7 +239,11 @@ def _refuse(workspace: Workspace, problems: Sequence[Problem]) -> None:
 
 
 def _manifest(
-    encoder: PartEncoder, verdict: Mapping[str, Any], base: LockedBase, splits: Mapping[str, Any]
+    encoder: PartEncoder,
+    verdict: Mapping[str, Any],
+    base: LockedBase,
+    processor: Mapping[str, int],
+    splits: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "data": verdict["data"],
@@ -248,8 +254,7 @@ def _manifest(
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
-        "max_length_tokens": encoder.longest,
-        "pad_token_id": pad_token_of(encoder.processor),
+        **processor,
         "splits": splits,
     }
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.base import load_processor
+from graft.base import load_processor, pad_token_of
 from graft.cleaning import Cleaning, text_steps
 from graft.data import DataConfig, Problem, Record, part_rows
 from graft.encoding import flat_lists
@@ -86,7 +86,9 @@ class PartEncoder:
                 add(len(records))
         np.save(folder / CONTENT, np.sort(np.concatenate(digests)) if digests else np.zeros(0, np.uint64))
         found = [[*order_of(one.place), one.field, one.expected, one.found] for one in problems]
-        write_json(folder / FACTS, {"counts": {name: counts[name] for name in COUNTED}, "problems": found})
+        made_by = {"max_length_tokens": self.longest, "pad_token_id": pad_token_of(self.processor)}
+        told = {"counts": {name: counts[name] for name in COUNTED}, "problems": found, "processor": made_by}
+        write_json(folder / FACTS, told)
 
     def encode(self, records: list[Record]) -> pa.RecordBatch:
         """Return a batch of a token table."""
@@ -189,13 +191,15 @@ class Facts:
 
     counts: Mapping[str, int]
     problems: tuple[Problem, ...]
+    processor: Mapping[str, int]
+    """``max_length_tokens`` and ``pad_token_id``: no tokenizer is loaded where all parts are there."""
 
 
 def read_facts(folder: Path, file: str) -> Facts:
     """Return what is known of a part from its result; ``file`` is what it is called now (``data/train/a.jsonl``)."""
     found = read_json(folder / FACTS)
     problems = (Problem(place_of(file, line, column), *rest) for line, column, *rest in found["problems"])
-    return Facts(found["counts"], tuple(problems))
+    return Facts(found["counts"], tuple(problems), found["processor"])
 
 
 def content_digests(column: pa.Array) -> np.ndarray:
