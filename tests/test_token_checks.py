@@ -288,11 +288,13 @@ def test_warn_reports_the_row_and_keeps_it(make_project, tmp_path, check, capsys
 
 @pytest.mark.parametrize("check", ROWS)
 def test_quarantine_leaves_the_row_out_and_says_why(make_project, tmp_path, check, capsys):
-    settings = {"severity": dict.fromkeys(ROWS, "ignore") | {check: "quarantine"}, "max_quarantined_share": 0.02}
-    workspace = run(make_project, tmp_path, **settings)
+    shares = {"max_quarantined_share": 0.02, "max_truncated_share": 0.5}
+    workspace = run(make_project, tmp_path, severity=dict.fromkeys(ROWS, "ignore") | {check: "quarantine"}, **shares)
     where = f"data/train/part-0000.jsonl:{ROWS[check]}"
     manifest = tokenization.read_manifest(workspace.tokens)
     assert manifest["quarantined"] == [where]
+    found = verdicts_of(workspace, check)["train"]
+    assert (found["failed"], found["share"], found["limit"]) == (1, round(1 / 63, 6), 0.0)
     entry = manifest["splits"]["train"]
     assert (entry["rows"], entry["quarantined"], entry["truncated"]) == (62, 1, int(check != "truncated_input"))
     places = tokenization.read_tokens(workspace.tokens, "train")["row"].to_pylist()

@@ -133,15 +133,18 @@ def encode_texts(
     import numpy as np
     import pyarrow as pa
 
-    groups = [[row for row, one in enumerate(rows) if bool(one.get("text_pair")) is paired] for paired in (False, True)]
-    both = [
-        _encode([rows[row] for row in group], tokenizer, max_length_tokens, paired=paired)
-        for group, paired in zip(groups, (False, True), strict=True)
-    ]
-    columns = {name: pa.concat_arrays([one[name] for one in both]) for name in both[0]}
-    if all(groups):
+    paired = np.fromiter((bool(row.get("text_pair")) for row in rows), bool, len(rows))
+    kinds = [kind for kind in (False, True) if (paired == kind).any()] or [False]
+    if len(kinds) == 1:
+        columns = _encode(rows, tokenizer, max_length_tokens, paired=kinds[0])
+    else:
+        groups = [np.flatnonzero(paired == kind).tolist() for kind in kinds]
+        both = [
+            _encode([rows[row] for row in group], tokenizer, max_length_tokens, paired=kind)
+            for group, kind in zip(groups, kinds, strict=True)
+        ]
         order = pa.array(np.argsort(np.concatenate(groups)))
-        columns = {name: column.take(order) for name, column in columns.items()}
+        columns = {name: pa.concat_arrays([one[name] for one in both]).take(order) for name in both[0]}
     return columns | {"features": _features(rows, state)}
 
 

@@ -7,7 +7,6 @@ the sum (``verdicts``), as the section says (``section``).
 from graft.token_checks.found import Found
 from graft.token_checks.part import PartChecks, Vocabulary
 from graft.token_checks.section import OF_SPLITS, TokenContract, TokenSeverities
-from graft.token_checks.template import judge_template
 from graft.token_checks.verdicts import Judgement, Verdict
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "TokenSeverities",
     "Verdict",
     "Vocabulary",
-    "judge_template",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field as Limit
 from pydantic import model_validator
@@ -52,8 +52,11 @@ class TokenSeverities(Section):
     """The chat template that sources.lock pins is the one that the loaded tokenizer has, where a task reads it."""
 
 
-OF_SPLITS = {"max_truncated_share", "max_padding_share", "max_quarantined_share"}
-"""What splits are judged by, so that it changes nothing of a part."""
+OF_SPLITS: dict[str, Any] = {
+    **dict.fromkeys(("max_truncated_share", "max_padding_share", "max_quarantined_share"), True),
+    "severity": {"padding", "chat_template"},
+}
+"""What splits are judged by, so that it changes nothing of a part: for ``exclude`` of pydantic."""
 
 
 class TokenContract(Section):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from graft.data import Problem
-from graft.errors import shown
+from graft.errors import IntegrityError, shown
 from graft.quarantine import Quarantine, Severity, in_words
 from graft.token_checks.found import BATCH_LINES, DECIMALS, Found, Rows
 from graft.token_checks.section import TokenContract, TokenSeverities
 
 NAMED_PLACES = 5
 """How many rows a warning names."""
+SHOWN_DIGEST = 12
 CUT = {"truncated_input": ("prompt", "context"), "truncated_target": ("target",)}
 """The checks of cut rows, and the pieces that they are about."""
 
@@ -97,6 +98,10 @@ def warnings_of(verdicts: Sequence[Verdict], found: Found) -> Iterator[str]:
             yield f"{one.split}: {in_words(one.failed)} not as expected: {expected} ({_named(places)})"
 
 
+def _digest(template: str | None) -> str:
+    return f"a template with digest {template[:SHOWN_DIGEST]}" if template else "none"
+
+
 def _named(places: Sequence[str]) -> str:
     different = list(dict.fromkeys(places))
     return ", ".join(different[:NAMED_PLACES]) + (", ..." if len(different) > NAMED_PLACES else "")
@@ -121,6 +126,27 @@ class Judgement:
     warnings: dict[str, list[str]] = field(default_factory=dict)
     """What is reported, by split."""
 
+    def template(self, pinned: str | None, loaded: str | None) -> None:
+        """Judge the chat template that the tokenizer had ``loaded``, by its digest and the one that is ``pinned``.
+
+        Raises:
+            IntegrityError: it is another, which the severity forbids.
+        """
+        severity = self.contract.severity.chat_template
+        if severity == "ignore":
+            return
+        different = loaded != pinned
+        if different:
+            warning = (
+                f"base.chat_template: sources.lock pins {_digest(pinned)}, the tokenizer that was loaded has "
+                f"{_digest(loaded)}; save the template as chat_template.jinja beside the tokenizer and run `graft "
+                f"lock`, or set task.template"
+            )
+            if severity == "fail":
+                raise IntegrityError(warning)
+            self.warnings["train"] = [warning]
+        self.verdicts.append(Verdict("all", "chat_template", severity, int(different), float(different), 0.0))
+
     def split(self, name: str, parts: Mapping[Path, Callable[[], Found]]) -> Found:
         """Judge a split, keep rows of its parts aside where the contract says so, and return what was found of all.
 
@@ -142,7 +168,7 @@ class Judgement:
         if name == "train":
             self.problems += self._lost_labels(whole)
         self.problems += too_many
-        self.warnings[name] = list(warnings_of(verdicts, whole))
+        self.warnings[name] = [*self.warnings.get(name, ()), *warnings_of(verdicts, whole)]
         return whole
 
     def _too_many(self, name: str, whole: Found, verdicts: Sequence[Verdict]) -> Iterator[Problem]:

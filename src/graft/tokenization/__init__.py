@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from graft import tasks
-from graft.base import BaseConfig, LockedBase, locked, pad_token_of
+from graft.base import BaseConfig, LockedBase, locked
 from graft.data import DataConfig, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
-from graft.part_results import Job, PartResults, key_of
+from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
 from graft.quarantine import Quarantine, in_words
 from graft.reading import file_of, order_of, stem_of
 from graft.tasks import TaskConfig
-from graft.token_checks import OF_SPLITS, Found, Judgement, judge_template
-from graft.tokenization.part_encoder import CONTENT, FOUND, TABLE, Part, PartEncoder
+from graft.token_checks import OF_SPLITS, Found, Judgement
+from graft.tokenization.part_encoder import CONTENT, TABLE, Facts, Part, PartEncoder, read_facts
 from graft.tokenization.section import TokenizationConfig
 from graft.tokenization.shared_rows import count_shared
 from graft.tokenization.tables import (
@@ -49,6 +49,7 @@ __all__ = [
     "TokenRows",
     "TokenizationConfig",
     "lengths_of",
+    "part_rounds",
     "read_manifest",
     "read_tokens",
     "token_rows",
@@ -67,20 +68,13 @@ def tokenize(
         DataError: the data is not what was validated, or rows make no usable tokens (each at its ``file:line``).
         IntegrityError: the tokenizer has another chat template than ``sources.lock`` pins.
     """
-    digests = data_digests(workspace.data)
-    verdict = _verdict(workspace, data, digest_json(digests))
-    pinned = locked(workspace, base)
-    one = tasks.get(task.name)
-    if one.processor == "tokenizer":
-        _check_limit(tokenization, pinned)
-    folder = pinned.folder(workspace.root, weights=False)
-    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code, verdict["state"])
-    judgement = _judgement(workspace, encoder, pinned, verdict)
-    results = PartResults.of(workspace, "tokenize")
-    splits = [
-        _Split(name, results, tuple(_jobs(workspace, name, encoder, verdict, pinned, digests))) for name in SPLITS
-    ]
+    encoder, verdict, pinned, splits = _planned(workspace, task, data, base, tokenization)
+    results = splits[0].results
     results.make([job for split in splits for job in split.jobs], encoder, rows=_rows(results, splits, verdict))
+    one = splits[0].facts(workspace, splits[0].jobs[0])
+    judgement = _judgement(workspace, encoder, verdict)
+    if encoder.task.chats and getattr(task, "template", None) is None:
+        judgement.template(pinned.chat_template, one.chat_template)
     found = {split.name: judgement.split(split.name, split.found(workspace)) for split in splits}
     _refuse(workspace, judgement)
     with replaced(workspace.tokens) as output:
@@ -89,11 +83,35 @@ def tokenize(
             for split in splits
         }
         judgement.quarantine.write(output / "quarantine")
-        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, entries, judgement))
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, one.processor, entries, judgement))
     for name, entry in entries.items():
-        _report(name, entry, judgement.warnings[name], "patches" if one.processor == "image" else "tokens")
+        _report(name, entry, judgement.warnings[name], "patches" if encoder.task.processor == "image" else "tokens")
     for line in judgement.quarantine.described():
         print(f"tokenize: {line}; artifacts/tokens/quarantine", flush=True)
+
+
+def part_rounds(
+    workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, tokenization: TokenizationConfig
+) -> Iterator[Round]:
+    """Yield what the stage makes of single parts: their token tables. Raises as :func:`tokenize` does."""
+    encoder, _, _, splits = _planned(workspace, task, data, base, tokenization)
+    yield Round(splits[0].results, [job for split in splits for job in split.jobs], encoder)
+
+
+def _planned(
+    workspace: Workspace, task: TaskConfig, data: DataConfig, base: BaseConfig, tokenization: TokenizationConfig
+) -> tuple[PartEncoder, dict[str, Any], LockedBase, list[_Split]]:
+    """Return what encodes parts, validate's verdict, the base, and what is to be done for each split."""
+    digests = data_digests(workspace.data)
+    verdict = _verdict(workspace, data, digest_json(digests))
+    pinned = locked(workspace, base)
+    if tasks.get(task.name).processor == "tokenizer":
+        _check_limit(tokenization, pinned)
+    folder = pinned.folder(workspace.root, weights=False)
+    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code, verdict["state"])
+    results = PartResults.of(workspace, "tokenize")
+    jobs = {name: tuple(_jobs(workspace, name, encoder, verdict, pinned, digests)) for name in SPLITS}
+    return encoder, verdict, pinned, [_Split(name, results, jobs[name]) for name in SPLITS]
 
 
 # -- before
@@ -120,18 +138,12 @@ def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
         )
 
 
-def _judgement(workspace: Workspace, encoder: PartEncoder, base: LockedBase, verdict: Mapping[str, Any]) -> Judgement:
-    """Return what judges the splits, with the verdict on the base's chat template where the task reads it."""
-    task, config, contract = encoder.task, encoder.task_config, encoder.config
-    masks = bool(verdict.get("masks_private_data", True))
-    fields = task.fields_of(config)
-    aside = Quarantine(workspace.root, fields, encoder.data, masks=masks)
+def _judgement(workspace: Workspace, encoder: PartEncoder, verdict: Mapping[str, Any]) -> Judgement:
+    """Return what judges the splits."""
+    task, masks = encoder.task, bool(verdict.get("masks_private_data", True))
+    aside = Quarantine(workspace.root, task.fields_of(encoder.task_config), encoder.data, masks=masks)
     labels = verdict["state"].get("labels") or ()
-    judgement = Judgement(contract, aside, labels, of_text=task.processor == "tokenizer")
-    if task.chats and getattr(config, "template", None) is None:
-        template = judge_template(base, encoder.base, encoder.processor, contract.severity.chat_template)
-        judgement.verdicts += template
-    return judgement
+    return Judgement(encoder.config, aside, labels, of_text=task.processor == "tokenizer")
 
 
 # -- parts
@@ -188,10 +200,10 @@ class _Split:
 
     def found(self, workspace: Workspace) -> dict[Path, Callable[[], Found]]:
         """Return how to read what the checks found of each part."""
-        return {job.path: partial(self._found, job, _file(workspace, job)) for job in self.jobs}
+        return {job.path: partial(self._found, workspace, job) for job in self.jobs}
 
-    def _found(self, job: Job, file: str) -> Found:
-        return Found.of_json(read_json(self._path(job, FOUND)), file)
+    def _found(self, workspace: Workspace, job: Job) -> Found:
+        return self.facts(workspace, job).found
 
     def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
         """Put the tables of the split into ``folder`` and return its entry in the manifest."""
@@ -211,6 +223,10 @@ class _Split:
         """Return what each part's table is called: like the part, which keeps its format where two would be equal."""
         stems = Counter(stem_of(job.path) for job in self.jobs)
         return [f"{stem_of(job.path) if stems[stem_of(job.path)] == 1 else job.path.name}.arrow" for job in self.jobs]
+
+    def facts(self, workspace: Workspace, job: Job) -> Facts:
+        """Return what is known of a part."""
+        return read_facts(self.results.folder / job.key, _file(workspace, job))
 
     def _content(self) -> list[Path]:
         return [self._path(job, CONTENT) for job in self.jobs]
@@ -247,7 +263,12 @@ def _refuse(workspace: Workspace, judgement: Judgement) -> None:
 
 
 def _manifest(
-    encoder: PartEncoder, verdict: Mapping[str, Any], base: LockedBase, splits: Mapping[str, Any], judgement: Judgement
+    encoder: PartEncoder,
+    verdict: Mapping[str, Any],
+    base: LockedBase,
+    processor: Mapping[str, int],
+    splits: Mapping[str, Any],
+    judgement: Judgement,
 ) -> dict[str, Any]:
     return {
         "data": verdict["data"],
@@ -258,8 +279,7 @@ def _manifest(
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
-        "max_length_tokens": encoder.longest,
-        "pad_token_id": pad_token_of(encoder.processor),
+        **processor,
         "splits": splits,
         "checks": [one.as_json() for one in judgement.verdicts],
     }

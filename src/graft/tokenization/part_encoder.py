@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.base import load_processor
+from graft.base import chat_template_digest, load_processor, pad_token_of
 from graft.cleaning import Cleaning, text_steps
 from graft.data import DataConfig, Record, part_rows
 from graft.encoding import flat_lists
-from graft.reading import order_of
+from graft.identity import mixed_bits
+from graft.reading import file_of, order_of
 from graft.tasks import Field, Task, TaskConfig
-from graft.token_checks import PartChecks, Vocabulary
+from graft.token_checks import Found, PartChecks, Vocabulary
 from graft.tokenization.section import TokenizationConfig
 from graft.tokenization.tables import token_schema
-from graft.workspace import write_json
+from graft.workspace import read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1000
 BATCH_PICTURES = 100
-TABLE, FOUND, CONTENT = "table.arrow", "found.json", "content.npy"
-"""The files of a part's result: the token table, what the checks found, and the digests of its rows."""
+TABLE, FACTS, CONTENT = "table.arrow", "facts.json", "content.npy"
+"""The files of a part's result: the token table, what was found, and the digests of its rows."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,22 @@ class PartEncoder:
                 digests.append(content_digests(kept.column(self.task.content)))
                 add(len(records))
         np.save(folder / CONTENT, np.sort(np.concatenate(digests)) if digests else np.zeros(0, np.uint64))
-        write_json(folder / FOUND, checks.found.as_json())
+        made_by = {"max_length_tokens": self.longest, "pad_token_id": pad_token_of(self.processor)}
+        template = chat_template_digest(self.base, getattr(self.processor, "chat_template", None))
+        told = {"found": checks.found.as_json(), "processor": made_by, "chat_template": template}
+        write_json(folder / FACTS, told)
 
     def encode(self, records: list[Record]) -> pa.RecordBatch:
         """Return a batch of a token table."""
         import pyarrow as pa
 
-        places = [order_of(record.place) for record in records]
         rows = [record.row for record in records]
         encoded = self.task.encode_columns(self.task_config, rows, self.processor, self.state, self.longest)
-        line, column = (pa.array(numbers, pa.int32()) for numbers in zip(*places, strict=True))
+        line, column = (pa.array(numbers, pa.int32()) for numbers in _lines_and_columns(records))
         names = pa.array([record.id for record in records], pa.string())
         return pa.RecordBatch.from_arrays([line, column, names, *encoded.columns], schema=token_schema(self.task))
 
-    @property
+    @cached_property
     def task(self) -> Task:
         return tasks.get(self.task_config.name)
 
@@ -121,24 +124,65 @@ class PartEncoder:
         vocabulary = Vocabulary.of(self.processor) if self.task.processor == "tokenizer" else None
         return PartChecks(self.task, self.config, vocabulary, self.data.columns, self.longest)
 
-    @property
+    @cached_property
     def _fields(self) -> tuple[Field, ...]:
         return self.task.fields_of(self.task_config)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a part once it is encoded."""
+
+    found: Found
+    processor: Mapping[str, int]
+    """``max_length_tokens`` and ``pad_token_id``: no tokenizer is loaded where all parts are there."""
+    chat_template: str | None
+    """The digest of the chat template that the tokenizer had loaded."""
+
+
+def read_facts(folder: Path, file: str) -> Facts:
+    """Return what is known of a part from its result; ``file`` is what it is called now (``data/train/a.jsonl``)."""
+    told = read_json(folder / FACTS)
+    return Facts(Found.of_json(told["found"], file), told["processor"], told["chat_template"])
+
+
 def content_digests(column: pa.Array) -> np.ndarray:
-    """Return a digest of each row of a column of lists of numbers, or of bytes: uint64 [N], BLAKE2b of its content."""
+    """Return a digest of each row of a column of lists of whole numbers, or of bytes: uint64 [N].
+
+    Equal rows have equal digests; others have by the chance of 2 ** -64.
+    """
     import numpy as np
     import pyarrow as pa
 
     if pa.types.is_binary(column.type):
-        rows: Iterator[Any] = (row.as_buffer() for row in column)
-    else:
-        values, offsets = flat_lists(column)
-        content: Any = np.ascontiguousarray(values).data
-        rows = (content[start:end] for start, end in itertools.pairwise(offsets.tolist()))
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.uint64)
+        digests = (hashlib.blake2b(row.as_buffer(), digest_size=8).digest() for row in column)
+        return np.frombuffer(b"".join(digests), np.uint64)
+    values, offsets = flat_lists(column)
+    lengths = np.diff(offsets).astype(np.uint64)
+    places = np.arange(len(values), dtype=np.uint64) - np.repeat(offsets[:-1].astype(np.uint64), np.diff(offsets))
+    told = mixed_bits(values.astype(np.uint64) | places << np.uint64(32), 1)
+    return mixed_bits(_sums(told, offsets) + mixed_bits(lengths, 2), 3)
+
+
+def _lines_and_columns(records: Sequence[Record]) -> tuple[Sequence[int], Sequence[int]]:
+    """Return line and column (mostly 0) of the places of records of one part."""
+    start = len(file_of(records[0].place)) + 1
+    ends = [record.place[start:] for record in records]
+    try:
+        return list(map(int, ends)), [0] * len(ends)
+    except ValueError:
+        lines, columns = zip(*(order_of(record.place) for record in records), strict=True)
+        return lines, columns
+
+
+def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the sum of each row's values, modulo their type; an empty row's is 0."""
+    import numpy as np
+
+    before = np.zeros(len(values) + 1, values.dtype)
+    np.cumsum(values, out=before[1:])
+    sums: np.ndarray = before[offsets[1:]] - before[offsets[:-1]]
+    return sums
 
 
 @functools.lru_cache(maxsize=1)

@@ -83,7 +83,7 @@ def lengths_of(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 class TokenRows(Sequence[Mapping[str, Any]]):
-    """The rows of tables that are mapped from disk, each made when it is asked for."""
+    """The rows of tables that are mapped from disk: a value is read when it is asked for."""
 
     def __init__(self, batches: Iterable[tuple[str, pa.RecordBatch]]) -> None:
         self._batches = [_Batch(file, batch) for file, batch in batches]
@@ -103,7 +103,11 @@ class TokenRows(Sequence[Mapping[str, Any]]):
             raise IndexError(index)
         number = index % len(self)
         batch = bisect.bisect_right(self._starts, number) - 1
-        return self._batches[batch].row(number - self._starts[batch])
+        return _Row(self._batches[batch], number - self._starts[batch])
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for one in self._batches:
+            yield from (_Row(one, index) for index in range(len(one.batch)))
 
     def lengths(self) -> list[int]:
         """Return what each row costs, in tokens, without making the rows."""
@@ -121,15 +125,35 @@ class _Batch:
 
     def __init__(self, file: str, batch: pa.RecordBatch) -> None:
         self.file, self.batch = file, batch
+        self.names = ("row", *(name for name in batch.schema.names if name not in PLACE))
 
-    def row(self, index: int) -> dict[str, Any]:
-        line, column = (self._readers[name](index) for name in PLACE)
-        values = {name: read(index) for name, read in self._readers.items() if name not in PLACE}
-        return {"row": place_of(self.file, line, column), **values}
+    def value(self, name: str, index: int) -> Any:
+        """Return a value of a row."""
+        if name == "row":
+            return place_of(self.file, *(self._readers[one](index) for one in PLACE))
+        return self._readers[name](index)
 
     @cached_property
     def _readers(self) -> dict[str, Callable[[int], Any]]:
         return {name: _reader(self.batch.column(name)) for name in self.batch.schema.names}
+
+
+class _Row(Mapping[str, Any]):
+    """A row of a batch, whose values are read when they are asked for."""
+
+    __slots__ = ("_batch", "_index")
+
+    def __init__(self, batch: _Batch, index: int) -> None:
+        self._batch, self._index = batch, index
+
+    def __getitem__(self, name: str) -> Any:
+        return self._batch.value(name, self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._batch.names)
+
+    def __len__(self) -> int:
+        return len(self._batch.names)
 
 
 def _reader(column: pa.Array) -> Callable[[int], Any]:
