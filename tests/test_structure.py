@@ -60,6 +60,7 @@ ORDER = (
         "repository",
         "reproduction",
         "runs",
+        "contracts",
         "checks",
         "projects",
         "groups",

@@ -223,6 +223,7 @@ class Dvc:
 def _translated(doing: str) -> Iterator[None]:
     from dvc.config import NoRemoteError, RemoteNotFoundError
     from dvc.exceptions import CheckoutError, DownloadError, DvcException, FileTransferError, NotDvcRepoError
+    from dvc.parsing import ResolveError
     from dvc.stage.exceptions import StageCmdFailedError
     from dvc.utils.serialize import ParseError
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
@@ -237,6 +238,8 @@ def _translated(doing: str) -> Iterator[None]:
         raise ConfigError(f"cannot {doing}: this is no DVC repository; run `dvc init` at the git root") from None
     except (YAMLSyntaxError, YAMLValidationError, ParseError) as error:
         raise ConfigError(f"cannot {doing}: {_chain(error)}") from None
+    except ResolveError as error:  # such as the contract file of a params.yaml that names none any more
+        raise ConfigError(f"cannot {doing}: {_chain(error)} in params.yaml; `make dvc.yaml` writes it anew") from None
     except DvcException as error:
         for cause in _causes(error):
             if isinstance(cause, StageCmdFailedError):

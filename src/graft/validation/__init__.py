@@ -31,13 +31,13 @@ from graft.reading import has_bom, order_of
 from graft.tasks import Field, TaskConfig
 from graft.validation.across import Across
 from graft.validation.changes import described, write_changes
-from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
+from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract, as_json
 from graft.validation.pages import Index, Part
 from graft.validation.quarantine import Quarantine
-from graft.validation.section import Severity, ValidationConfig
+from graft.validation.section import Severity, ValidationConfig, with_contract
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
-__all__ = ["ValidationConfig", "validate"]
+__all__ = ["ValidationConfig", "validate", "with_contract"]
 
 PROGRESS_SECONDS = 2.0
 NAMED_PLACES = 5
@@ -83,6 +83,7 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         replaced(workspace.quarantine) as aside,
     ):
         write_json(verdict / "verdict.json", {"data": data_digest(workspace.data), **inspection.verdict()})
+        write_json(verdict / "suite.json", as_json(inspection.contract.suite))
         write_changes(verdict, inspection.cleaning)
         inspection.write_docs(docs)
         inspection.quarantine.write(aside)

@@ -37,6 +37,8 @@ DOCUMENTED_PARTS = 50
 """How many parts get a page in the Data Docs; refused ones come first."""
 DOCUMENTED_VALUES = 20
 DAMAGE = {"encoding": "a wrong encoding", "markup": "a web page"}
+LEARNT = {"$PARAMETER": "labels"}
+"""In Great Expectations' words, a value that is given when the suite is run: the labels that the training rows have."""
 CRITICAL = {"fail": "critical", "quarantine": "warning", "warn": "info"}
 """What Great Expectations calls a severity."""
 
@@ -135,8 +137,10 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             text = "a text, not a placeholder for a missing one (validation.placeholders)"
             yield Check("expect_column_values_to_not_be_in_set", name, name, text, names, severity.placeholders)
         if field.type == "label" and state.get("labels"):
-            labels = {"value_set": list(state["labels"])}
-            text = f"one of the {len(state['labels'])} labels of the training rows"
+            given = state["labels"]  # LEARNT, where no training row is at hand
+            labels = {"value_set": given if given is LEARNT else list(given)}
+            count = "" if given is LEARNT else f"{len(given)} "
+            text = f"one of the {count}labels of the training rows"
             yield Check("expect_column_values_to_be_in_set", name, name, text, labels, severity.labels)
     if config.unique_ids:
         yield Check(between, EARLIER, "id", "an id that no other row has", nothing, severity.unique_ids)
@@ -172,6 +176,36 @@ def _in_words(type_: str, settings: Mapping[str, Any]) -> str:
     return f"{words}: {', '.join(f'{name} {shown(value)}' for name, value in settings.items())}" if settings else words
 
 
+def suite_of(checks: Sequence[Check], name: str) -> Any:
+    """Return Great Expectations' suite; the notes of each expectation say what it is for, and what follows from it."""
+    import great_expectations as gx
+
+    expectations = [check.build() for check in checks]
+    for check, one in zip(checks, expectations, strict=True):
+        one.meta = {"graft": {"field": check.field, "expected": check.expected, "severity": check.severity}}
+    return gx.ExpectationSuite(name=name, expectations=expectations)
+
+
+def as_json(suite: Any) -> dict[str, Any]:
+    """Return a suite as Great Expectations stores it, without the ids that it gives at random."""
+    stored: dict[str, Any] = suite.to_json_dict()
+    for one in stored["expectations"]:
+        one.pop("id", None)
+    return {**stored, "id": None}
+
+
+def compiled(fields: Sequence[Field], config: ValidationConfig, name: str) -> dict[str, Any]:
+    """Return what the contract compiles to before any row is read, as Great Expectations stores a suite.
+
+    Labels are its parameter ``labels``, since the training rows decide them.
+
+    Raises:
+        ConfigError: an expectation of the project's own is none of Great Expectations', or does not fit the fields.
+    """
+    checks = [check for check in checks_of(fields, {"labels": LEARNT}, config) if check.severity != "ignore"]
+    return as_json(suite_of(checks, name))
+
+
 class Contract:
     """The suite, its results part by part, and the Data Docs of them."""
 
@@ -194,7 +228,7 @@ class Contract:
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
         self.source = self.context.data_sources.add_pandas("data")
         self.scan = Scan([check.build() for check in self.checks], self.asked)
-        self.suite = gx.ExpectationSuite(name="rows", expectations=[check.build() for check in self.checks])
+        self.suite = suite_of(self.checks, "rows")
 
     def frame(self) -> Frame:
         """Return an empty frame with the columns that the suite is about."""
