@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError, GraftError, shown
-from graft.identity import PLUGINS, code_of
+from graft.identity import LOCK_FILE, PLUGINS, code_of
 from graft.workspace import RESTORES_VARIABLE, Workspace
 
-LOCK_FILE = "requirements.lock"
 CONTRACT = "${validation.contract}"
 """In dvc.yaml, the contract file of a project that has one: an override of its name is followed."""
-
 
 @dataclass(frozen=True)
 class Stage:
