@@ -60,6 +60,8 @@ ORDER = (
         "stages",
         "repository",
         "reproduction",
+        "revisions",
+        "data_diff",
         "runs",
         "contracts",
         "checks",

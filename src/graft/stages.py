@@ -24,6 +24,7 @@ from graft.workspace import RESTORES_VARIABLE, Workspace
 CONTRACT = "${validation.contract}"
 """In dvc.yaml, the contract file of a project that has one: an override of its name is followed."""
 
+
 @dataclass(frozen=True)
 class Stage:
     """One stage. ``reads`` and ``writes`` are paths below the project; ``params`` are sections of params.yaml."""

@@ -10,11 +10,12 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError, GraftError, ResourceMissing
+from graft.repository import objects
 from graft.repository.integrity import differences, refuse_changed_data, refuse_damaged
 from graft.repository.provenance import record
 from graft.workspace import Workspace, write_text
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dvc.stage import PipelineStage
 
     from graft.repository import Change
+    from graft.repository.objects import Tracked
 
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
@@ -125,6 +127,22 @@ class Dvc:
         with self.repo("put data/ into the DVC cache") as repo:
             out = _data(repo, self.workspace)
             return out.get_hash() == out.hash_info and _commit_missing(repo, out)
+
+    # -- data of any commit
+    def listing(self, of: Tracked) -> dict[str, str]:
+        """Return ``{path below the folder: md5}`` of a tracked folder; see ``objects.listing``."""
+        with self.repo("get the list of files") as repo:
+            return objects.listing(repo, of)
+
+    def fetch(self, digests: Collection[str], remote: str | None) -> dict[str, Path]:
+        """Return the file of each object in the cache, pulled where it lacks them; see ``objects.fetch``."""
+        with self.repo("get data") as repo:
+            return objects.fetch(repo, digests, remote)
+
+    def present(self) -> tuple[str, dict[str, str]]:
+        """Return the md5 of the listing of data/ as it is now, and the listing."""
+        with self.repo("list data/") as repo:
+            return objects.present(repo, self.workspace)
 
     # -- what is out of date
     def status(self) -> dict[str, list[Change]]:
