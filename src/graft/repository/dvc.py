@@ -28,6 +28,19 @@ if TYPE_CHECKING:
     from graft.repository import Change
     from graft.repository.objects import Tracked
 
+CLIENTS = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "azure",
+    "google",
+    "gcsfs",
+    "asyncssh",
+    "requests",
+    "urllib3",
+    "webdav4",
+)
+"""The packages whose errors DVC passes on as they are when a remote is away, or lets nobody in."""
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -265,6 +278,18 @@ def _translated(doing: str) -> Iterator[None]:
             if isinstance(cause, GraftError):
                 raise cause from None
         raise GraftError(f"cannot {doing}: {_chain(error)}") from None
+    except Exception as error:
+        if not (isinstance(error, ConnectionError | TimeoutError) or _package(error) in CLIENTS):
+            raise
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ResourceMissing(
+            f"cannot {doing}: {said}; is the remote reachable, and are the credentials in .dvc/config.local or the "
+            f"environment?"
+        ) from None
+
+
+def _package(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
