@@ -138,6 +138,6 @@ def is_stored(workspace: Workspace, task: TaskConfig, validation: ValidationConf
 
 
 def _compiled(task: TaskConfig, validation: ValidationConfig) -> dict[str, Any]:
-    from graft.validation.contract import compiled
+    from graft.validation.suite import compiled
 
     return compiled(tasks.get(task.name).fields_of(task), validation, task.name)
