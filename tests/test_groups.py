@@ -21,9 +21,9 @@ import yaml
 from graft import groups, params
 from graft.base import locked
 from graft.errors import ConfigError, DataError, Interrupted
-from graft.groups import Group, Outcome
+from graft.groups import Group, Outcome, _pinned
 from graft.stages import render
-from graft.workspace import Workspace, read_json
+from graft.workspace import Workspace, read_json, write_json
 from tests.conftest import toy_rows, write_rows
 
 ROOT = Path(__file__).parent.parent
@@ -327,3 +327,11 @@ def test_a_bad_group_among_good_ones_does_not_stop_them(template: Workspace) -> 
     assert {path: len(list(path.iterdir())) for path in runs} == runs
     receipts = json.loads((template.root / ".graft" / "projects" / "shop-de" / "published.json").read_text())
     assert len(receipts) == 1
+
+
+def test_a_group_keeps_its_own_champion(tmp_path: Path) -> None:
+    template, group = Workspace(tmp_path / "template"), Workspace(tmp_path / "group")
+    write_json(template.sources_lock, {"base": {"source": "hub/base"}, "champion": {"version": "7"}})
+    assert json.loads(_pinned(template, group)) == {"base": {"source": "hub/base"}, "champion": None}
+    write_json(group.sources_lock, {"base": {"source": "old/base"}, "champion": {"version": "2"}})
+    assert json.loads(_pinned(template, group)) == {"base": {"source": "hub/base"}, "champion": {"version": "2"}}

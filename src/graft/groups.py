@@ -112,8 +112,9 @@ def _called(template: Workspace) -> str:
 
 
 def _pinned(template: Workspace, place: Workspace) -> str:
-    """Return the template's ``sources.lock`` for another folder: the same bytes of the base for every group."""
+    """Return the template's ``sources.lock`` for another folder: the same bytes of the base, the group's champion."""
     pinned = read_json(template.sources_lock)
+    pinned["champion"] = read_json(place.sources_lock).get("champion") if place.sources_lock.is_file() else None
     base = pinned.get("base") or {}
     if str(base.get("source", "")).startswith("."):
         base["source"] = relative(template.root / base["source"], place.root)

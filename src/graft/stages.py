@@ -23,19 +23,25 @@ from graft.identity import LOCK_FILE, PLUGINS, code_of
 from graft.part_results import Round
 from graft.workspace import RESTORES_VARIABLE, Workspace
 
+PINS = "sources.lock"
 CONTRACT = "${validation.contract}"
 """In dvc.yaml, the contract file of a project that has one: an override of its name is followed."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. ``reads`` and ``writes`` are paths below the project; ``params`` are sections of params.yaml."""
+    """One stage. ``reads`` and ``writes`` are paths below the project; ``params`` are sections of params.yaml.
+
+    ``pins`` are keys of sources.lock: a stage depends on what it reads of it, so that another champion, which validate
+    compares the data with, is no reason to train again.
+    """
 
     name: str
     target: str
     params: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    pins: tuple[str, ...]
     parts: str = ""
     """The function in its module that yields the rounds of work on single parts, where it has any."""
 
@@ -56,36 +62,41 @@ STAGES: tuple[Stage, ...] = (
         ("task", "data", "validation"),
         ("data",),
         ("artifacts/validation", "artifacts/data_docs", "artifacts/quarantine"),
+        ("champion",),
         parts="part_rounds",
     ),
     Stage(
         "tokenize",
         "graft.tokenization:tokenize",
         ("task", "data", "base", "tokenization"),
-        ("data", "artifacts/validation", "sources.lock"),
+        ("data", "artifacts/validation"),
         ("artifacts/tokens",),
+        ("base",),
         parts="part_rounds",
     ),
     Stage(
         "train",
         "graft.training:train",
         ("task", "base", "adapter", "training"),
-        ("artifacts/tokens", "sources.lock"),
+        ("artifacts/tokens",),
         ("artifacts/adapter", "artifacts/training"),
+        ("base",),
     ),
     Stage(
         "evaluate",
         "graft.evaluation:evaluate",
         ("task", "data", "base", "evaluation"),
-        ("data", "artifacts/tokens", "artifacts/adapter", "sources.lock"),
+        ("data", "artifacts/tokens", "artifacts/adapter"),
         ("artifacts/evaluation",),
+        ("base",),
     ),
     Stage(
         "register",
         "graft.registration:register",
         ("task", "base", "registration"),
-        ("artifacts/adapter", "sources.lock"),
+        ("artifacts/adapter",),
         ("artifacts/package",),
+        ("base",),
     ),
 )
 METRICS = ("artifacts/evaluation/metrics.json",)
@@ -235,7 +246,7 @@ def render(project: Path, repository: Path, task: str | None = None, *, contract
         stages[stage.name] = {
             "cmd": f"sh {prefix}infra/python -m graft stage {stage.name}",
             "deps": [*reads, *code, f"{prefix}src/graft/tasks/${{task.name}}.py", f"{prefix}{LOCK_FILE}"],
-            "params": list(stage.params),
+            "params": [*stage.params, {PINS: list(stage.pins)}],
             "outs": list(stage.writes),
         }
     curves = tasks.get(task).curves if task in tasks.names() else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -88,6 +89,31 @@ def test_an_unknown_stage_and_a_missing_section_are_refused(repository: Reposito
     write(repository.workspace.root, "params.yaml", "task:\n  name: x\n")
     with pytest.raises(InputError, match=r"params.yaml: stage first depends on sections .* write `training: \{\}`"):
         repository.run_stage("first", on_line=lambda line: None)
+
+
+def test_a_stage_depends_on_what_it_reads_of_sources_lock(
+    repository: Repository, bring: Bring, executed: Executed, write: Write
+) -> None:
+    root = repository.workspace.root
+    text = (root / "dvc.yaml").read_text()
+    text = text.replace("params: [training]", "params: [training, {sources.lock: [champion]}]")
+    write(root, "dvc.yaml", text.replace("params: [adapter]", "params: [adapter, {sources.lock: [base]}]"))
+    lock = {"base": {"digest": "a", "files": {"model.safetensors": "b"}}, "champion": None}
+    write(root, "sources.lock", json.dumps(lock))
+    for stage in ("first", "second"):
+        bring(repository, stage)
+    assert repository.is_current()
+    write(root, "sources.lock", json.dumps(lock | {"champion": {"version": "2"}}))
+    found = repository.status()
+    assert "sources.lock: champion.version: (none) -> 2" in [str(one) for one in found["first"]]
+    assert {one.kind for one in found["first"]} == {"lock"}
+    assert found["second"] == []
+    for stage in ("first", "second"):
+        bring(repository, stage)
+    assert executed() == ["first", "second", "first"]
+    write(root, "sources.lock", json.dumps({"base": lock["base"]}))
+    with pytest.raises(InputError, match=r"sources.lock: pins no champion, which stage first reads; run `graft lock`"):
+        bring(repository, "first")
 
 
 def test_an_exception_in_the_caller_kills_the_stage_and_restores_its_outputs(

@@ -183,7 +183,8 @@ def lock(workspace: Workspace, config: BaseConfig) -> LockedBase:
         **dataclasses.asdict(found),
     )
     known = read_json(workspace.sources_lock) if workspace.sources_lock.is_file() else {}
-    write_json(workspace.sources_lock, {**known, "format": 1, "base": dataclasses.asdict(locked)})
+    # Stages depend on keys of this file: that of the champion must be there, also before there is one.
+    write_json(workspace.sources_lock, {"champion": None, **known, "format": 1, "base": dataclasses.asdict(locked)})
     return locked
 
 

@@ -393,6 +393,9 @@ def _check_sections(stage: PipelineStage) -> None:
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
             missing = [name for name in dep.params if name not in dep.read_params()]
+            if missing and dep.def_path == "sources.lock":
+                keys = " and ".join(missing)
+                raise ConfigError(f"sources.lock: pins no {keys}, which stage {stage.name} reads; run `graft lock`")
             if missing:
                 named = " and ".join(f"`{name}: {{}}`" for name in missing)
                 raise ConfigError(

@@ -51,7 +51,9 @@ def _param_changes(dep: ParamsDependency) -> Iterator[Change]:
     for path in sorted({**old, **new}):
         before, after = old.get(path), new.get(path)
         if (path in old) != (path in new) or before != after:
-            yield Change("param", path, before, after)
+            # What sources.lock pins is named with its file; the paths of params.yaml stand for themselves.
+            pinned = dep.def_path.endswith(".lock")
+            yield Change("lock" if pinned else "param", f"{dep.def_path}: {path}" if pinned else path, before, after)
 
 
 def flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
