@@ -19,12 +19,14 @@ import yaml
 from typer.main import get_command
 
 import graft.cli
-from graft import errors
+from graft import errors, params
 from graft.cli import GROUPS, printing
 from graft.cli.app import EXIT_CODES, app
 from graft.cli.child import run_module
 from graft.cli.tables import batches, writer
 from graft.errors import DataError, InputError, Interrupted
+from graft.tracking import resolve_uri
+from graft.validation.champion import Pin, pin
 from graft.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -274,6 +276,34 @@ def test_lock_writes_and_prints_the_digest(whole: Workspace, capsys: pytest.Capt
     assert invoke("-C", str(whole.root), "lock", "--json") == 0
     assert json.loads(capsys.readouterr().out)["digest"] == before["base"]["digest"]
     assert json.loads(whole.sources_lock.read_text()) == before
+
+
+def test_lock_says_that_there_is_no_champion_and_makes_no_store(
+    whole: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = resolve_uri(params.load(whole.params).tracking, whole).removeprefix("sqlite:///")
+    assert invoke("-C", str(whole.root), "lock") == 0
+    assert "champion: none, so there is no data to compare with" in capsys.readouterr().out
+    assert json.loads(whole.sources_lock.read_text())["champion"] is None
+    assert not Path(store).exists()
+
+
+def test_check_says_whose_data_the_contract_compares_with(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    def finding() -> dict[str, Any]:
+        invoke("-C", str(whole.root), "check", "--quick", "--json")
+        found = json.loads(capsys.readouterr().out)["findings"]
+        return next(one for one in found if one["check"] == "champion")
+
+    pin(whole, None)
+    assert finding()["text"] == "no champion is pinned: the data is compared with no other"
+    pin(whole, Pin("topic", "3", "f" * 64, None))
+    assert (finding()["state"], finding()["text"]) == ("ok", "topic version 3: published without a data profile")
+    pin(whole, Pin("topic", "3", "f" * 64, "0" * 64), b"{}")
+    assert finding()["state"] == "fail"
+    assert finding()["exit_code"] == 6
+    known = json.loads(whole.sources_lock.read_text())
+    whole.sources_lock.write_text(json.dumps({name: value for name, value in known.items() if name != "champion"}))
+    assert finding()["text"] == "sources.lock: pins no champion, not even that there is none; run `graft lock`"
 
 
 def test_schema_prints_what_is_committed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,12 @@ from graft import params, publication, registration, stages
 from graft.errors import InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
 from graft.identity import digest_folder
+from graft.publication.profiles import described_pin
 from graft.publication.receipts import published
 from graft.tracking import RunContext, journal, registry
 from graft.tracking.curves import read_lines
 from graft.tracking.server import Connection, connect
+from graft.validation.champion import pinned_profile
 from graft.workspace import Workspace, read_json, write_json
 
 CONTEXT = RunContext(git_commit="c" * 40, prefect_run="p" * 8, prefect_url="http://127.0.0.1:4200/x", dvc_lock="d" * 64)
@@ -474,6 +476,68 @@ def test_command_line_predicts_a_csv(trained: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     answers = json.loads(Path("out.json").read_text())["predictions"]
     assert [sorted(one) for one in answers] == [["label", "score", "scores"]] * 2
+
+
+def pin_champion(workspace: Workspace) -> Any:
+    loaded = params.load(workspace.params)
+    return publication.pin_champion(workspace, registration=loaded.registration, tracking=loaded.tracking)
+
+
+def described(workspace: Workspace) -> tuple[str, bool]:
+    loaded = params.load(workspace.params)
+    return described_pin(workspace, registration=loaded.registration, tracking=loaded.tracking)
+
+
+def test_champion_is_pinned_with_the_profile_of_its_data(trained: Any) -> None:
+    workspace = trained("a")
+    assert pin_champion(workspace) is None
+    assert described(workspace) == ("no champion is pinned: the data is compared with no other", False)
+    publish(workspace)
+    assert promote(workspace).after == "1"
+    text, moved = described(workspace)
+    assert (moved, text.endswith("champion is toy-topic version 1 by now: `graft lock` pins it")) == (True, True)
+    base = read_json(workspace.sources_lock)["base"]
+    found = pin_champion(workspace)
+    assert (found.name, found.version, found.adapter) == (NAME, "1", digest_folder(workspace.adapter))
+    assert workspace.champion_profile.read_bytes() == (workspace.validation / "profile.json").read_bytes()
+    assert pinned_profile(workspace) is not None
+    assert read_json(workspace.sources_lock)["base"] == base
+    assert described(workspace) == ("toy-topic version 1: the data is compared with its data", False)
+
+
+def test_pin_follows_the_champion_when_it_is_asked_to(trained: Any) -> None:
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    pin_champion(second)
+    publish(second)
+    promote(second, approve=True, reason="for the test")
+    assert described(second)[1]
+    assert pin_champion(second).version == "2"
+    assert not described(second)[1]
+
+
+def test_champion_that_was_published_without_a_profile_is_pinned_without(trained: Any) -> None:
+    workspace = trained("a")
+    (workspace.validation / "profile.json").unlink()
+    publish(workspace)
+    promote(workspace)
+    assert pin_champion(workspace).profile is None
+    assert not workspace.champion_profile.exists()
+    assert described(workspace)[0] == "toy-topic version 1: published without a data profile"
+
+
+def test_pin_stays_where_the_registry_cannot_be_asked(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    promote(workspace)
+    pin_champion(workspace)
+    before = workspace.sources_lock.read_bytes()
+    loaded = params.load(workspace.params)
+    away = loaded.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    with pytest.raises(ResourceMissing, match=r"not reachable"):
+        publication.pin_champion(workspace, registration=loaded.registration, tracking=away)
+    assert workspace.sources_lock.read_bytes() == before
 
 
 @pytest.mark.slow

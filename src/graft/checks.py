@@ -97,6 +97,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _data(workspace, sections) if data else []
     base, found = _base(workspace, sections)
     findings += found
+    findings += _champion(workspace, sections)
     findings += _tokenization(base, sections)
     findings += _prompt(base, sections)
     findings += _generation(base, sections)
@@ -215,6 +216,24 @@ def _base(workspace: Workspace, sections: dict[str, Any]) -> tuple[LockedBase | 
         return None, [_failed("base", error)]
     text = f"{locked.source}: {locked.model_type}, {locked.parameters:,} parameters, files as sources.lock pins them"
     return locked, [Finding("base", "ok", text)]
+
+
+def _champion(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say which champion's data the contract compares with, and whether it is the present one's."""
+    from graft.publication.profiles import described_pin
+    from graft.validation.champion import KEY
+    from graft.workspace import read_json
+
+    if not {"registration", "tracking"} <= sections.keys() or not workspace.sources_lock.is_file():
+        return
+    try:
+        if KEY not in read_json(workspace.sources_lock):
+            raise ConfigError(f"sources.lock: pins no {KEY}, not even that there is none; run `graft lock`")
+        text, moved = described_pin(workspace, registration=sections["registration"], tracking=sections["tracking"])
+    except GraftError as error:
+        yield _failed("champion", error)
+    else:
+        yield Finding("champion", "warn" if moved else "ok", text)
 
 
 def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:

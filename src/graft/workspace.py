@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "sources.lock"
 
     @property
+    def champion_profile(self) -> Path:
+        """The data profile of the champion that sources.lock pins, by its digest."""
+        return self.root / "champion_profile.json"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 
@@ -87,7 +92,7 @@ class Workspace:
 
     @property
     def validation(self) -> Path:
-        """validate: verdict.json (small and deterministic; later stages depend on it)."""
+        """validate: verdict.json (small and deterministic; later stages depend on it), profile.json, drift.json."""
         return self.artifacts / "validation"
 
     @property

@@ -309,21 +309,30 @@ def contract(
 @app.command(
     rich_help_panel=PROJECT,
     epilog=examples(
-        ("graft lock", "after base.source or base.revision changed"),
+        ("graft lock", "after base.source or base.revision changed, and after a promotion"),
         ("graft -C projects/reviews lock", "for another project"),
     ),
 )
 def lock(as_json: JSON = False) -> None:
-    """Resolve the base model and pin its files by sha256 in sources.lock."""
+    """Pin the base model by the sha256 of its files, and the champion by its data profile, in sources.lock."""
     import dataclasses
 
     from graft import base, params
     from graft.cli import printing
+    from graft.errors import ResourceMissing
+    from graft.publication import pin_champion
+    from graft.validation.champion import pinned
 
     place = workspace()
-    locked = base.lock(place, params.load(place.params).base)
+    config = params.load(place.params)
+    locked = base.lock(place, config.base)
+    try:
+        champion, problem = pin_champion(place, registration=config.registration, tracking=config.tracking), ""
+    except ResourceMissing as error:
+        champion, problem = pinned(place), f"the pinned champion stays as it is: {error}"
     if as_json:
-        printing.as_json(dataclasses.asdict(locked))
+        found = dataclasses.asdict(locked)
+        printing.as_json({**found, "champion": dataclasses.asdict(champion) if champion else None, "warning": problem})
         return
     revision = f" at {locked.revision}" if locked.kind == "hub" else ""
     print(
@@ -332,6 +341,14 @@ def lock(as_json: JSON = False) -> None:
     print(f"digest {locked.digest}")
     if locked.kind == "scratch":
         print(f"made in {_relative(locked.folder(place.root, weights=False))}")
+    if champion is None:
+        print("champion: none, so there is no data to compare with")
+    elif champion.profile is None:
+        print(f"champion: {champion}, published without a data profile: no data to compare with")
+    else:
+        print(f"champion: {champion}, data profile {champion.profile[:12]} in {_relative(place.champion_profile)}")
+    if problem:
+        printing.finding("warn", "champion:", problem)
     print(f"wrote {_relative(place.sources_lock)}")
 
 

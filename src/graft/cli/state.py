@@ -54,6 +54,7 @@ def _state(place: Workspace) -> dict[str, Any]:
         "data": repository.data_changes(),
         "stages": {name: [_change(one) for one in found] for name, found in repository.status().items()},
         "published": _published(place),
+        "champion": _champion(place),
         "run": [{**one.facts, "id": one.folder.name, "state": one.state} for one in newest],
     }
 
@@ -63,6 +64,7 @@ def _registry(place: Workspace) -> dict[str, Any]:
     from graft import params
     from graft.tracking import journal, registry
     from graft.tracking.server import connect, reported
+    from graft.validation.champion import pinned
 
     config = params.load(place.params)
     name = config.registration.name
@@ -70,7 +72,30 @@ def _registry(place: Workspace) -> dict[str, Any]:
     with reported(connection.uri):
         champion = registry.champion_number(connection, name)
         recorded = journal.last_champion(journal.history(connection, config.tracking, place, name))
-    return {"model": name, "champion": champion, "journal": recorded, "moved_by_hand": champion != recorded}
+    held = pinned(place)
+    return {
+        "model": name,
+        "champion": champion,
+        "journal": recorded,
+        "moved_by_hand": champion != recorded,
+        "pinned": held.version if held and held.name == name else None,
+    }
+
+
+def _champion(place: Workspace) -> dict[str, Any]:
+    """Return whose data the contract compares with, in words, and whether another one is champion by now."""
+    from graft import params
+    from graft.errors import GraftError
+    from graft.publication.profiles import described_pin
+
+    sections, _ = params.partial(place.params)
+    if not {"registration", "tracking"} <= sections.keys():
+        return {"text": "params.yaml does not say whose it is: `graft check`", "moved": False}
+    try:
+        text, moved = described_pin(place, registration=sections["registration"], tracking=sections["tracking"])
+    except GraftError as error:
+        text, moved = str(error), False
+    return {"text": text, "moved": moved}
 
 
 def _change(change: Any) -> dict[str, Any]:
@@ -103,6 +128,7 @@ def _status_lines(state: dict[str, Any]) -> Iterator[str]:
         yield f"{name:9} {mark}{'' if found or not first else f', until {first} has run'}"
         yield from (f"{'':9}   {one['text']}" for one in found)
     yield from _published_lines(state["published"])
+    yield f"{'champion':9} {state['champion']['text']}"
     if "registry" in state:
         yield _registry_line(state["registry"])
     yield from _run_lines(state["run"])
@@ -125,6 +151,8 @@ def _registry_line(found: dict[str, Any]) -> str:
     from graft.cli import printing
 
     champion = f"champion of {found['model']} is {_version(found['champion'])}"
+    if found["pinned"] != found["champion"]:
+        champion += f" (sources.lock pins {_version(found['pinned'])}; `graft lock` pins it)"
     if not found["moved_by_hand"]:
         return f"{'registry':9} {champion}, as the journal of decisions says"
     by_hand = printing.styled("moved by hand", "yellow")

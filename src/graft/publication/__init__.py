@@ -21,6 +21,7 @@ from graft.publication import notes
 from graft.publication.cases import Decision
 from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
+from graft.publication.profiles import pin_champion
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
 from graft.registration import RegistrationConfig
 from graft.tasks import Field, TaskConfig
@@ -35,6 +36,7 @@ __all__ = [
     "Decision",
     "Receipt",
     "follower_facts",
+    "pin_champion",
     "promote",
     "publish",
     "published",

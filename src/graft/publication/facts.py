@@ -10,7 +10,11 @@ from typing import Any
 from graft.errors import ConfigError, IntegrityError
 from graft.evaluation.overview import Row, summary
 from graft.identity import digest_files, digest_folder, digest_json, run_key
+from graft.validation.champion import PROFILE
 from graft.workspace import Workspace, read_json
+
+PROFILE_FOLDER = "validation"
+"""Of a run's artifacts: where the profile of its data lies."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ def uploads(workspace: Workspace) -> dict[str, Path]:
 
 
 def single_files(workspace: Workspace) -> dict[str, list[Path]]:
-    """Return ``{folder in the run's artifacts: files on disk}``: what the run was made from, and its proof."""
+    """Return ``{folder in the run's artifacts: files on disk}``: what the run is made from, profile and proof."""
     return {
         "": [workspace.evaluation / "model_card.md"],
         "inputs": [workspace.params, workspace.sources_lock, workspace.dvc_lock, workspace.data_dvc],
         "quarantine": [workspace.quarantine / "summary.json"],
-        "validation": [workspace.validation / "suite.json"],
+        PROFILE_FOLDER: [workspace.validation / "suite.json", workspace.validation / PROFILE],
         "proof": [workspace.package / "proof.json", workspace.package / "adapter" / "identity.json"],
     }
 

@@ -7,7 +7,7 @@ value itself would be wrong, or would put text into its result.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from graft.data import Problem, Record
 from graft.languages import UNKNOWN, languages
 from graft.privacy import Found, masked
 from graft.tasks import Field
+from graft.validation.data_profile import DataProfile, profile_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,6 +39,12 @@ class Frame:
         self.columns: dict[str, list[Any]] = defaultdict(list)
         self.texts: dict[str, list[list[str] | None]] = {field.name: [] for field in fields if field.text}
         """Text field -> the texts of each row."""
+        self.listed: dict[str, list[list[str] | None]] = {
+            field.name: []
+            for field in fields
+            if field.target and not field.text and field.type in ("labels", "strings")
+        }
+        """Field of several labels or tags -> those of each row."""
         self.said: dict[tuple[str, int], str] = {}
         """Column and row number -> what is found there, in words, where its value does not say it."""
         self.private: dict[str, list[tuple[str, str]]] = {}
@@ -58,6 +65,8 @@ class Frame:
             self.columns[field.name].append(None if value is None else f"{len(value)} bytes")
         else:
             self.columns[field.name].append(value)
+        if field.name in self.listed:
+            self.listed[field.name].append(None if value is None else items)
         if field.text:
             visible = [None if value is None else min(map(visible_characters, items), default=0)]
             self.columns[f"{field.name} (visible characters)"] += visible
@@ -94,6 +103,13 @@ class Frame:
                 self.columns[name].append(None)
             if field.text:
                 self.texts[field.name].append(None)
+            if field.name in self.listed:
+                self.listed[field.name].append(None)
+
+    def profile(self, without: Collection[str]) -> DataProfile:
+        """Return what the rows are made of, ``without`` those at some places."""
+        kept = [place not in without for place in self.places]
+        return profile_of(self.fields, {**self.columns, **self.listed}, self.texts, kept)
 
     def table(self) -> pl.DataFrame:
         """Return the columns with the types that the fields have."""

@@ -9,6 +9,7 @@ sketches.
                         its label, and which of the expectations that are only reported it breaks (bits, as part.json
                         has them)
     suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
+    profile.json        what the rows that are kept are made of, in counts
     sketch.safetensors  the texts' sketch, where the contract asks about likeness across rows
     kept.bin            digests of rows, where the cleaning step ``duplicates`` is set
 """
@@ -36,8 +37,9 @@ from graft.reading import has_bom, order_of
 from graft.tasks import Field, RowProblem, TaskConfig
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
+from graft.validation.data_profile import DataProfile
 from graft.validation.frame import Frame
-from graft.validation.section import Severity, ValidationConfig
+from graft.validation.section import REPORTED, Severity, ValidationConfig
 from graft.workspace import read_json, write_json
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ NAMED_PLACES = 5
 """How many rows a warning names."""
 COUNTED_ROWS = 256
 PART, ROWS, SUITE, SKETCH, KEPT = "part.json", "rows.arrow", "suite.json", "sketch.safetensors", "kept.bin"
+PROFILE = "profile.json"
+OF_SPLITS = {"min_rows", "duplicates", "drift", "balance", "label_errors", "max_quarantined_share"}
+"""Settings that are about whole splits, so that no part is inspected again for them."""
 
 
 @dataclass
@@ -89,7 +94,9 @@ class Inspector:
         return {
             "task": self.task.model_dump(mode="json"),
             "data": self.data.model_dump(mode="json"),
-            "validation": self.validation.model_dump(mode="json", exclude={"min_rows", "duplicates"}),
+            "validation": self.validation.model_dump(
+                mode="json", exclude={**dict.fromkeys(OF_SPLITS, True), "severity": REPORTED}
+            ),
             "state": dict(self.state),
         }
 
@@ -123,6 +130,8 @@ class Inspector:
         kept = [place not in aside for place in rows.places]
         sorted_out = _sorted_out(found, aside)
         rows.write(folder / ROWS, kept, sorted_out.warns.values())
+        profile = frame.profile(aside | frame.refused)
+        (folder / PROFILE).write_text(json.dumps(profile.as_json(), separators=(",", ":")), encoding="utf-8")
         if is_asked(self.validation, self.fields):
             sketch(_entries(frame, self.label, aside)).save(folder / SKETCH)
         if cleaning.unique:
@@ -336,6 +345,11 @@ class Inspected:
         found = self.rows().join(wanted, on=["line", "column"], how="semi").select("label", "warned").collect()
         warned = [sum(bits >> bit & 1 for bits in found["warned"]) for bit in range(len(self.told["warn"]))]
         return Counter(found["label"].drop_nulls().to_list()), warned
+
+    @property
+    def profile(self) -> DataProfile:
+        """What the rows that were kept are made of."""
+        return DataProfile.from_json(read_json(self.folder / PROFILE))
 
     @property
     def sketch(self) -> Path:
