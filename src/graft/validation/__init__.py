@@ -55,6 +55,7 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         count = assembly.total_problems
         title = f"{workspace.data.name}: {count} problem{'s' if count > 1 else ''}; report: {_shown(report, workspace)}"
         raise DataError.from_problems(title, [str(problem) for problem in assembly.problems])
+    assembly.look_for_label_errors()
     with (
         replaced(workspace.validation) as verdict,
         replaced(workspace.data_docs) as docs,
@@ -63,11 +64,14 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         write_json(verdict / "verdict.json", assembly.verdict())
         write_json(verdict / "suite.json", suite([check for check, _ in assembly.checked()], "rows"))
         write_changes(verdict, assembly.cleaning)
+        assembly.write_composition(verdict)
         assembly.write_docs(docs)
         assembly.quarantine.write(aside)
     shutil.rmtree(report, ignore_errors=True)
     for line in assembly.quarantine.described():
         print(f"validate: {line}; {_shown(workspace.quarantine, workspace)}", flush=True)
+    if assembly.composition and assembly.composition.note:
+        print(f"validate: {assembly.composition.note}", flush=True)
     for line in described(assembly.cleaning):
         print(f"validate: {line}; {_shown(workspace.validation / 'cleaning.diff', workspace)}", flush=True)
 

@@ -19,9 +19,14 @@ from graft.privacy import find, masked
 from graft.quarantine import Quarantine, in_words
 from graft.validation.across import alike, is_asked, repeated_ids, repeated_texts, unique_ids
 from graft.validation.changes import described
+from graft.validation.composition import Composition, composed
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
+from graft.validation.data_profile import DataProfile
 from graft.validation.documents import Documents
+from graft.validation.drawing import drawn, listed
 from graft.validation.inspecting import NAMED_PLACES, Inspected
+from graft.validation.label_errors import LabelErrors, can_judge
+from graft.validation.label_errors import find as find_label_errors
 from graft.validation.pages import Index, Part
 from graft.validation.section import Severity
 from graft.validation.sources import Sources
@@ -75,6 +80,8 @@ class Assembly:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(self.data.clean) for split in SPLITS}
         self.warnings: list[str] = []
+        self.composition: Composition | None = None
+        self.label_errors: LabelErrors | None = None
         self.warned: dict[str, dict[str, _Warned]] = {split: {} for split in SPLITS}
         """What is only reported of each split, by what was expected."""
         for one in inspected:
@@ -164,6 +171,38 @@ class Assembly:
         doubles = repeated_texts(self.inspected, self.quarantine.places)
         for split in SPLITS:
             self._end_of(split, doubles)
+        self.composition = composed(self._profiles(), self.workspace, self.validation, self.data.columns)
+        self._report(list(self.composition.problems), len(self.composition.problems))
+        self.warnings += self.composition.warnings
+
+    def _profiles(self) -> dict[str, DataProfile]:
+        """Return what each split is made of.
+
+        Rows that only the check across parts puts into quarantine are counted, but for their label.
+        """
+        found = {split: DataProfile() for split in SPLITS}
+        for one in self.inspected:
+            found[one.split].add(one.profile)
+        if self.label:
+            for split in SPLITS:
+                found[split].labels[self.label] = +self.counts[split]
+        return found
+
+    def look_for_label_errors(self) -> None:
+        """Look for training rows whose label is likely wrong, where the contract asks for them."""
+        if self.validation.severity.label_errors == "ignore" or not can_judge(self.fields):
+            return
+        print("validate: looking for training rows whose label is likely wrong", flush=True)
+        self.label_errors = find_label_errors(
+            self.sources.files["train"],
+            self.workspace.root,
+            self.fields,
+            self.data,
+            self.validation.label_errors,
+            self.quarantine.places,
+        )
+        if self.label_errors.total:
+            self.warnings.append(str(self.label_errors))
 
     def _end_of(self, split: str, doubles: Counter[tuple[str, str]]) -> None:
         parts = [one for one in self.inspected if one.split == split]
@@ -242,6 +281,13 @@ class Assembly:
         _write_report(folder, self.problems, checks, total=self.total_problems, warnings=self.warnings)
         self.write_docs(folder / "data_docs")
 
+    def write_composition(self, folder: Path) -> None:
+        """Write what the splits are made of, and the list of likely label errors where the contract asks for it."""
+        if self.composition:
+            self.composition.write(folder)
+        if self.label_errors:
+            self.label_errors.write(folder / "label_errors.jsonl")
+
     def write_docs(self, folder: Path) -> None:
         """Write the Data Docs: Great Expectations' pages and the index of them."""
         pages = Documents(self.checks, PartResults.of(self.workspace, "data_docs")).write(folder, self.inspected)
@@ -275,6 +321,8 @@ class Assembly:
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
+            composition=drawn(self.composition) if self.composition else None,
+            label_errors=listed(self.label_errors) if self.label_errors else None,
         ).write(folder)
 
 

@@ -51,6 +51,10 @@ class Index:
     cleaning: Sequence[str] = ()
     quarantined: Sequence[str] = ()
     """A line for each split that has rows in quarantine."""
+    composition: Mapping[str, Any] | None = None
+    """What the splits are made of (``drawing.drawn``); None where the data was not read that far."""
+    label_errors: Mapping[str, Any] | None = None
+    """Likely label errors (``drawing.listed``); None where nobody asked."""
 
     def write(self, folder: Path) -> None:
         """Write ``index.html``."""

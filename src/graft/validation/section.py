@@ -22,6 +22,10 @@ from graft.workspace import Workspace
 __all__ = ["ExpectationConfig", "PrivacyConfig", "Severities", "Severity", "ValidationConfig"]
 
 
+Reported = Literal["fail", "warn", "ignore"]
+"""What follows where a whole split is not as expected: it has no row to keep aside."""
+
+
 class Severities(Section):
     """What follows from a row that breaks a built-in check.
 
@@ -77,6 +81,27 @@ class Severities(Section):
     private_data: Severity = "warn"
     """``validation.privacy``: a text without private data."""
 
+    label_shift: Reported = "warn"
+    """Labels, or numbers to predict, as frequent as in the champion's data (``validation.drift``); between the splits
+    of one data set a shift is reported at most."""
+
+    length_drift: Reported = "warn"
+    """Texts as long as in the champion's data."""
+
+    vocabulary_drift: Reported = "warn"
+    """Words as frequent as in the champion's data."""
+
+    imbalance: Reported = "warn"
+    """Among the training rows, no label rarer than ``validation.balance`` allows."""
+
+    label_errors: Literal["warn", "ignore"] = "ignore"
+    """A list of training rows whose label other rows speak against (``validation.label_errors``), for people to look
+    at. Takes half a minute for 20,000 rows."""
+
+
+REPORTED = {"label_shift", "length_drift", "vocabulary_drift", "imbalance", "label_errors"}
+"""The severities of what whole splits show."""
+
 
 class PrivacyConfig(Section):
     """Which private data is looked for in texts."""
@@ -87,6 +112,43 @@ class PrivacyConfig(Section):
 
     regions: tuple[str, ...] = REGIONS
     """Countries (ISO 3166) whose phone numbers are known without a country code."""
+
+
+class DriftConfig(Section):
+    """How far the data may drift from the champion's, whose profile `graft lock` pins.
+
+    A limit is the most that the measure may exceed what samples of these sizes show by chance.
+    """
+
+    max_label_psi: float = Limit(default=0.2, gt=0)
+    """Population stability index of labels and of numbers to predict: from 0.1 on small, from 0.25 on large."""
+
+    max_length_psi: float = Limit(default=0.2, gt=0)
+    """The same of the characters of each text field, in tenths of the champion's rows."""
+
+    max_vocabulary_js: float = Limit(default=0.08, gt=0, lt=1)
+    """Jensen-Shannon divergence of the words of all texts, in bits: 0 equal, 1 nothing in common."""
+
+
+class BalanceConfig(Section):
+    """How rare a label may be among the training rows."""
+
+    min_label_rows: int = Limit(default=3, ge=1)
+    """The fewest rows of a label."""
+
+    min_even_share: float = Limit(default=0.1, ge=0, le=1)
+    """The fewest rows of a label, as a share of what it would have if all labels were equally frequent; of fields with
+    one label a row."""
+
+
+class LabelErrorsConfig(Section):
+    """The search for label errors, which learns to predict each row's label from the others."""
+
+    max_rows: int = Limit(default=20_000, ge=100)
+    """The most training rows that are looked at; of more the same ones are drawn each time."""
+
+    max_listed: int = Limit(default=500, ge=1)
+    """The most rows that the list has."""
 
 
 class ExpectationConfig(Section):
@@ -135,6 +197,15 @@ class ValidationConfig(Section):
 
     privacy: PrivacyConfig = PrivacyConfig()
     """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
+
+    drift: DriftConfig = DriftConfig()
+    """How far the data may drift from the champion's."""
+
+    balance: BalanceConfig = BalanceConfig()
+    """How rare a label may be."""
+
+    label_errors: LabelErrorsConfig = LabelErrorsConfig()
+    """Labels that other rows speak against; looked for only where ``severity.label_errors`` says ``warn``."""
 
     severity: Severities = Severities()
     """What follows from a row that breaks one of these."""
