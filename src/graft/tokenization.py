@@ -26,9 +26,9 @@ from pydantic import Field as Limit
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, load_processor, locked, pad_token_of
-from graft.cleaning import Cleaning
+from graft.cleaning import Cleaning, redacted
 from graft.config import Section
-from graft.data import DataConfig, Problem, Record, data_digest, part_rows, parts
+from graft.data import DataConfig, Problem, Record, data_digest, part_rows, parts, rows_of
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_file, digest_json
 from graft.reading import stem_of
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1000
 BATCH_PICTURES = 100
 REPORT_EVERY_SECONDS = 2.0
-MANIFEST = "manifest.json"
+MANIFEST, PROBE = "manifest.json", "probe.arrow"
+PROBE_ROWS, PROBE_AMONG = 8, 1000
+"""How many rows the reload proof is about, and of how many first ones of validation they are."""
 
 
 class TokenizationConfig(Section):
@@ -75,6 +77,7 @@ def tokenize(
     with replaced(workspace.tokens) as output:
         splits = _write_splits(workspace, output, encoder, _Progress(total))
         _refuse(workspace, encoder.problems)
+        _write_probe(workspace, output, encoder, next(one.counts["rows"] for one in splits if one.name == "validation"))
         write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, splits))
     for split in splits:
         _report(split, "patches" if one.processor == "image" else "tokens")
@@ -140,6 +143,20 @@ class _StoredRows(Sequence[Mapping[str, Any]]):
         return row
 
 
+def probe_rows(folder: Path) -> list[Mapping[str, Any]]:
+    """Return the token rows of the reload proof, which travel with the adapter: validation rows without private data.
+
+    Raises:
+        ConfigError: ``folder`` holds none.
+    """
+    import pyarrow as pa
+
+    if not (folder / PROBE).is_file():
+        raise ConfigError(f"{folder.name}: no {PROBE}; run `graft stage tokenize`")
+    rows: list[Mapping[str, Any]] = pa.ipc.open_stream(pa.memory_map(str(folder / PROBE))).read_all().to_pylist()
+    return rows
+
+
 def token_schema(task: Task) -> pa.Schema:
     """Return the columns of a token table.
 
@@ -170,8 +187,9 @@ def _verdict(workspace: Workspace, data: DataConfig) -> dict[str, Any]:
     verdict: dict[str, Any] = read_json(path)
     if not verdict["passed"] or verdict["data"] != data_digest(workspace.data):
         raise DataError("data: changed since it was validated; run `graft stage validate`")
-    if (verdict.get("clean"), verdict.get("columns")) != (list(data.clean), data.columns):
-        raise DataError("data.clean, data.columns: changed since validation; run `graft stage validate`")
+    cleaning = {name: verdict[name] for name in ("clean", "privacy") if name in verdict}
+    if (cleaning, verdict.get("columns")) != (data.cleaning, data.columns):
+        raise DataError("data.clean, data.columns, data.privacy: changed since validation; run `graft stage validate`")
     return verdict
 
 
@@ -225,7 +243,8 @@ class _Encoder:
             self.problems.append(Problem(record.place, self._text_column, expected, "none; change or remove the row"))
         for one in self.task.check_tokens(self.task_config, row):
             column = self.data.columns.get(one.field, one.field)
-            self.problems.append(Problem(record.place, column, one.expected, one.found))
+            found = self.data.privacy.in_message(one.found)
+            self.problems.append(Problem(record.place, column, one.expected, found))
 
     @property
     def longest(self) -> int:
@@ -287,7 +306,7 @@ class _Split:
 def _write_splits(workspace: Workspace, output: Path, encoder: _Encoder, progress: _Progress) -> list[_Split]:
     """Write the token tables of all splits, ``train`` first, since the others are compared with it."""
     files, training = parts(workspace.data), set[bytes]()
-    splits = [_Split(name, Cleaning(encoder.data.clean), training) for name in SPLITS]
+    splits = [_Split(name, Cleaning(encoder.data.clean, encoder.data.privacy), training) for name in SPLITS]
     for split in splits:
         stems = Counter(stem_of(path) for path in files[split.name])
         (output / split.name).mkdir()
@@ -308,6 +327,26 @@ def _write_part(path: Path, root: Path, table: Path, encoder: _Encoder, split: _
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
             split.count(encoder.task, rows, encoder.unknown)
             progress.add(len(rows))
+
+
+def _write_probe(workspace: Workspace, output: Path, encoder: _Encoder, count: int) -> None:
+    """Write a few of the ``count`` validation rows with placeholders for what is private in them.
+
+    Their tokens go wherever the adapter goes, and can be read as text.
+    """
+    import pyarrow as pa
+
+    data, fields = encoder.data, encoder.fields
+    read = rows_of(workspace.data, "validation", fields, data, encoder.quarantined)
+    among = min(count, PROBE_AMONG)
+    chosen = {number * among // PROBE_ROWS for number in range(PROBE_ROWS)}
+    rows = [record.row for number, record in enumerate(islice(read, among)) if number in chosen]
+    rows = [{**row, **redacted(row, fields, data.privacy)} for row in rows]
+    encoded = encoder.task.encode(encoder.task_config, rows, encoder.processor, encoder.state, encoder.longest)
+    lines = [{**row, "length": length_of(row)} for row in encoded]
+    schema = token_schema(encoder.task)
+    with pa.ipc.new_stream(str(output / PROBE), schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_pylist(lines, schema=schema))
 
 
 class _Progress:
@@ -345,7 +384,7 @@ def _manifest(encoder: _Encoder, verdict: Mapping[str, Any], base: LockedBase, s
     return {
         "data": verdict["data"],
         "state": verdict["state"],
-        "clean": list(encoder.data.clean),
+        **encoder.data.cleaning,
         "columns": encoder.data.columns,
         "quarantined": sorted(encoder.quarantined),
         "base": base.digest,

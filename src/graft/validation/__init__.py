@@ -103,7 +103,7 @@ def _learn(
 ) -> dict[str, Any]:
     """Return what the task learns from the readable training rows, ``without`` those in quarantine."""
     one = tasks.get(task.name)
-    cleaning = Cleaning(data.clean)
+    cleaning = Cleaning(data.clean, data.privacy)
     read = itertools.chain.from_iterable(
         read_part(path, workspace.root, one.fields_of(task), data, cleaning) for path in files
     )
@@ -143,8 +143,7 @@ class _Inspection:
         self.data, self.validation = data, validation
         self.fields = self.task.fields_of(task)
         self.contract = contract
-        masks = validation.severity.private_data != "ignore"
-        self.quarantine = Quarantine(workspace.root, self.fields, data, masks=masks)
+        self.quarantine = Quarantine(workspace.root, self.fields, data)
         self.seen = _Seen(self.fields)
         self.label = next((one.name for one in self.fields if one.type == "label"), None)
         self.problems: list[Problem] = []
@@ -153,7 +152,7 @@ class _Inspection:
         self.broken: Counter[str] = Counter()
         """How many problems each part has."""
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self.cleaning = {split: Cleaning(data.clean) for split in SPLITS}
+        self.cleaning = {split: Cleaning(data.clean, data.privacy) for split in SPLITS}
         self.warnings: list[str] = []
         self.warned: dict[str, dict[str, list[Problem]]] = {split: defaultdict(list) for split in SPLITS}
         """Rows of each split that break what is only reported, by what was expected of them."""
@@ -283,7 +282,7 @@ class _Inspection:
                 for split, found in self.parts.items()
             },
             "counts": {split: dict(self.counts[split]) for split in self.parts},
-            "clean": list(self.data.clean),
+            **self.data.cleaning,
             "columns": self.data.columns,
             "cleaned": {
                 step: sum(cleaning.counts[step] for cleaning in self.cleaning.values()) for step in self.data.clean

@@ -8,7 +8,6 @@ page of the Data Docs (Great Expectations does not escape them), and pages are t
 from __future__ import annotations
 
 import datetime
-import functools
 import html
 import json
 import math
@@ -23,7 +22,8 @@ from typing import Any
 from graft.config import nearest
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
-from graft.privacy import find
+from graft.privacy import masked
+from graft.privacy.section import PrivacyConfig
 from graft.reading import file_of
 from graft.tasks import Field
 from graft.validation.frame import EARLIER, FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
@@ -128,7 +128,10 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             text = f"text in {' or '.join(config.languages)} (validation.languages)"
             yield Check(between, f"{name} ({FOREIGN})", name, text, {"max_value": 0}, severity.language)
         if field.text and severity.private_data != "ignore":
-            column, text = f"{name} ({PRIVATE})", "a text without private data (validation.privacy)"
+            column, text = (
+                f"{name} ({PRIVATE})",
+                "a text without private data (data.privacy; data.clean: [redact] replaces it)",
+            )
             yield Check(between, column, name, text, {"max_value": 0}, severity.private_data)
         if field.text and field.type == "string" and config.placeholders:
             names = {"value_set": list(config.placeholders)}
@@ -198,10 +201,9 @@ class Contract:
 
     def frame(self) -> Frame:
         """Return an empty frame with the columns that the suite is about."""
-        privacy = self.config.privacy
-        search = functools.partial(find, kinds=privacy.kinds, regions=privacy.regions)
+        privacy = self.data.privacy
         ignored = self.config.severity.private_data == "ignore"
-        return Frame(self.fields, None if ignored else search, self.config.languages)
+        return Frame(self.fields, None if ignored else privacy, self.config.languages, hides=privacy)
 
     def asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
         """Return Great Expectations' own results, in the order of ``expectations``."""
@@ -226,7 +228,7 @@ class Contract:
         results = self.scan.results(frame.table(), most)
         for number, one in enumerate(results):
             yield from self._problems(number, one, frame)
-            _redact(one)
+            _redact(one, self.data.privacy)
         passed = sum(bool(one.success) for one in results)
         statistics = {
             "evaluated_expectations": len(results),
@@ -246,6 +248,7 @@ class Contract:
     def _problems(self, number: int, one: Any, frame: Frame) -> Iterator[Broken]:
         check = self.checks[number]
         if reason := _exception(one):
+            reason = self.data.privacy.in_message(reason)
             if check.place:
                 raise ConfigError(f"{check.place}: great_expectations cannot evaluate {check.type}: {reason}")
             raise RuntimeError(f"great_expectations cannot evaluate {check}: {reason}")
@@ -259,7 +262,7 @@ class Contract:
             yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
             place = file_of(frame.places[0])
-            observed = shown(one.result.get("observed_value"))
+            observed = shown(_without_private(one.result.get("observed_value"), self.data.privacy))
             yield Broken(check.severity, Problem(place, column, check.expected, observed, of_part=True))
 
     def summary(self) -> list[dict[str, Any]]:
@@ -355,15 +358,26 @@ def _as_found(check: Check, value: Any) -> str:
     return f"{value} of them" if check.column != check.field else shown(value)
 
 
-def _redact(one: Any) -> None:
-    """Shorten what a result shows of failing rows."""
-    values = [_short(value) for value in (one.result.get("partial_unexpected_list") or [])[:DOCUMENTED_VALUES]]
+def _redact(one: Any, privacy: PrivacyConfig) -> None:
+    """Shorten what a result shows of failing rows, and leave out what is private in it."""
+    values = (one.result.get("partial_unexpected_list") or [])[:DOCUMENTED_VALUES]
+    values = [_short(_without_private(value, privacy)) for value in values]
     if values:
         counts = Counter(values)
         one.result["partial_unexpected_counts"] = [{"value": value, "count": counts[value]} for value in counts]
         one.result["partial_unexpected_list"] = values
         one.result["partial_unexpected_index_list"] = one.result["partial_unexpected_index_list"][:DOCUMENTED_VALUES]
+    one.result = _without_private(one.result, privacy)
     one.expectation_config.id = None
+
+
+def _without_private(value: Any, privacy: PrivacyConfig) -> Any:
+    """Return a value, or lists and mappings of values, with the kind of what is private in place of it."""
+    if isinstance(value, str):
+        return masked(value, privacy.find(value))
+    if isinstance(value, Mapping):
+        return {_without_private(key, privacy): _without_private(one, privacy) for key, one in value.items()}
+    return [_without_private(one, privacy) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _short(value: Any) -> Any:

@@ -51,7 +51,7 @@ def profiled(workspace: Workspace, task: TaskConfig, data: DataConfig) -> tuple[
     one = tasks.get(task.name)
     fields, seen = one.fields_of(task), _Seen()
     for split, files in parts(workspace.data).items():
-        cleaning = Cleaning(data.clean)
+        cleaning = Cleaning(data.clean, data.privacy)
         for path in files:
             frame = Frame(fields)
             for found in read_part(path, workspace.root, fields, data, cleaning):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.cleaning import redacted
 from graft.data import DataConfig, Problem, Record, read_part
-from graft.privacy import redact
 from graft.workspace import write_json
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ class Quarantine:
     root: Path
     fields: Sequence[Field]
     data: DataConfig
-    masks: bool = True
-    """Whether what is private in a row is replaced by placeholders here."""
     places: set[str] = field(default_factory=set)
     parts: dict[tuple[str, Path], dict[str, list[Problem]]] = field(default_factory=lambda: defaultdict(dict))
     """The problems of each place, by split and part file."""
@@ -94,7 +92,7 @@ class Quarantine:
         given = {
             name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in row.items() if one is not None
         }
-        found: dict[str, Any] = redact(given)[0] if self.masks else given
+        found: dict[str, Any] = self.data.privacy.redacted(given | redacted(row, self.fields, self.data.privacy))
         return found
 
 

@@ -8,7 +8,6 @@ from pydantic import Field as Limit
 
 from graft.config import Section
 from graft.duplicates import DuplicatesConfig
-from graft.privacy import KINDS, REGIONS, Kind
 
 Severity = Literal["fail", "quarantine", "warn", "ignore"]
 """What follows where a row breaks the contract: the chain stops; the row is kept aside and left out; it is reported."""
@@ -67,18 +66,8 @@ class Severities(Section):
     """The label that an earlier row with the same text has."""
 
     private_data: Severity = "warn"
-    """``validation.privacy``: a text without private data."""
-
-
-class PrivacyConfig(Section):
-    """Which private data is looked for in texts."""
-
-    kinds: tuple[Kind, ...] = KINDS
-    """E-mail addresses, phone numbers, payment cards, IBANs, national ids (with their check digits), IP addresses, and
-    keys and tokens."""
-
-    regions: tuple[str, ...] = REGIONS
-    """Countries (ISO 3166) whose phone numbers are known without a country code."""
+    """A text without what ``data.privacy`` looks for. ``data.clean: [redact]`` puts placeholders there instead; then
+    nothing is left to find."""
 
 
 class ExpectationConfig(Section):
@@ -120,9 +109,6 @@ class ValidationConfig(Section):
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """What nearly the same text is. Looked for only where ``severity`` says what follows from it: it takes a second or
     so for 20,000 rows."""
-
-    privacy: PrivacyConfig = PrivacyConfig()
-    """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
 
     severity: Severities = Severities()
     """What follows from a row that breaks one of these."""

@@ -1,0 +1,37 @@
+"""The params section that says what is private: one for the check, the cleaning step and what reports leave out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
+
+from graft.config import Section
+from graft.privacy import KINDS, REGIONS, Found, Kind, Redaction, find, in_message
+
+
+class PrivacyConfig(Section):
+    """Which private data there may be in texts."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    """E-mail addresses, phone numbers, payment cards, IBANs, national ids (with their check digits), IP addresses, and
+    keys and tokens. Empty: nothing is looked for, and nothing is left out of reports."""
+
+    regions: tuple[Annotated[str, StringConstraints(pattern="^[A-Z]{2}$")], ...] = REGIONS
+    """Countries (ISO 3166 alpha-2: ``GB``, not ``UK``) whose phone numbers are known without a country code."""
+
+    def find(self, text: str) -> list[Found]:
+        """Return what is private in a text, as :func:`graft.privacy.find`."""
+        return find(text, self.kinds, self.regions)
+
+    def redaction(self, value: Any) -> Redaction:
+        """Return the placeholders for what is private in the texts of one row: lists and mappings of them."""
+        return Redaction.of_value(value, self.kinds, self.regions)
+
+    def redacted(self, value: Any) -> Any:
+        """Return what may be shown of a row: a text, or lists and mappings of them, with placeholders."""
+        return self.redaction(value).applied(value)
+
+    def in_message(self, text: str) -> str:
+        """Return what a message about a row may say, as :func:`graft.privacy.in_message`."""
+        return in_message(text, self.kinds, self.regions)
