@@ -49,6 +49,7 @@ __all__ = [
     "clean",
     "cleaned_as",
     "data_digest",
+    "data_digests",
     "part_rows",
     "parts",
     "privacy_of",
@@ -154,9 +155,14 @@ def _visible(folder: Path) -> list[Path]:
 
 def data_digest(folder: Path) -> str:
     """Return one sha256 over the names and contents of all part files, and of the pictures that they name."""
+    return digest_json(data_digests(folder))
+
+
+def data_digests(folder: Path) -> dict[str, str]:
+    """Return ``{path below folder: sha256}`` of all part files and pictures."""
     found = [path for files in parts(folder).values() for path in files]
     pictures = (path for path in (folder / FILES).rglob("*") if path.is_file())
-    return digest_json(digest_files(folder, [*found, *pictures]))
+    return digest_files(folder, [*found, *pictures])
 
 
 def rows_of(

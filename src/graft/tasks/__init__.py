@@ -110,6 +110,10 @@ class Task(abc.ABC):
     """What turns rows into model inputs, as the base brings it."""
     generates: ClassVar[bool] = False
     """Whether the answer to a row is generated text (:meth:`generate`)."""
+    held_to: ClassVar[tuple[str, ...]] = ("labels",)
+    """The entries of the state that rows are checked against."""
+    content: ClassVar[str] = "input_ids"
+    """The column of a token table that is what a row says to the model; rows that two splits share are found by it."""
     curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Entries for ``plots`` of dvc.yaml, over the files that :meth:`plots` gives."""
 
@@ -118,9 +122,23 @@ class Task(abc.ABC):
         return self.fields
 
     # -- validate
-    @abc.abstractmethod
+    def gathered(self, config: Any, rows: Iterator[Row]) -> dict[str, Any]:
+        """Return what the rows of one training part tell (JSON); a task that learns nothing looks at none of them."""
+        return {}
+
+    def learnt(self, config: Any, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the state that the training rows define (``{"labels": [...]}``), from what each part told.
+
+        ``config`` may pin parts of it.
+
+        Raises:
+            DataError: the task cannot be learnt from these rows.
+        """
+        return {}
+
     def learn(self, config: Any, rows: Iterator[Row]) -> dict[str, Any]:
-        """Return the state that the training rows define (``{"labels": [...]}``); ``config`` may pin parts of it."""
+        """Return the state that rows in one part define."""
+        return self.learnt(config, [self.gathered(config, rows)])
 
     @abc.abstractmethod
     def check_row(self, config: Any, row: Row, state: State) -> Iterator[RowProblem]:
@@ -129,7 +147,15 @@ class Task(abc.ABC):
     # -- tokenize
     @abc.abstractmethod
     def token_schema(self) -> pa.Schema:
-        """Return the columns that the task adds to those of every token table (``tokenization.COLUMNS``)."""
+        """Return the columns that the task adds to those of every token table."""
+
+    def encoded_schema(self) -> pa.Schema:
+        """Return the columns of :meth:`encode_columns`: those of every encoded row, and the task's own."""
+        import pyarrow as pa
+
+        number = pa.int32()
+        shared = (("input_ids", pa.list_(number)), ("length", number), ("untruncated_length", number))
+        return pa.schema([*(pa.field(name, type_) for name, type_ in shared), *self.token_schema()])
 
     @abc.abstractmethod
     def encode(
@@ -142,13 +168,23 @@ class Task(abc.ABC):
         the windows one after the other in ``input_ids`` and their lengths in a column of the task.
         """
 
+    def encode_columns(
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
+    ) -> pa.RecordBatch:
+        """Return the token rows of :meth:`encode` as columns (:meth:`encoded_schema`): what tables are made of.
+
+        A task whose tokens come as arrays makes the columns first, and ``encode`` of them.
+        """
+        import pyarrow as pa
+
+        encoded = self.encode(config, rows, tokenizer, state, max_length_tokens)
+        for row in encoded:
+            row["length"] = length_of(row)
+        return pa.RecordBatch.from_pylist(encoded, schema=self.encoded_schema())
+
     def check_tokens(self, config: Any, row: Mapping[str, Any]) -> Iterator[RowProblem]:
         """Yield what makes a token row unusable for training (no supervised token, say)."""
         return iter(())
-
-    def content_of(self, row: Mapping[str, Any]) -> bytes:
-        """Return what a token row says to the model; rows that two splits share are found by it."""
-        return repr(row["input_ids"]).encode()
 
     # -- train, evaluate, predict
     @abc.abstractmethod
