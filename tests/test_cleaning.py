@@ -224,3 +224,22 @@ def test_redacted_words_have_nothing_found_and_stay_as_they_are(words: list[str]
     assert len(once["tokens"]) == len(words)
     assert find(" ".join(once["tokens"])) == []
     assert clean_row(once, fields, ["redact"], PRIVACY) == once
+
+
+def test_questions_are_valid_after_redaction_and_what_is_asked_later_is_redacted_alike() -> None:
+    from graft import tasks
+    from graft.data import cleaned_as
+
+    task = tasks.get("question_answering")
+    context = f"Ann is at {MAIL} in Paris; her number is {PHONE}."
+    answers = [MAIL, "Paris", PHONE, "555"]
+    starts = [context.index(one) for one in answers]
+    row = {"question": f"Where is {MAIL}?", "context": context, "answers": {"text": answers, "answer_start": starts}}
+    new = clean_row(row, task.fields, ["redact"], PRIVACY)
+    assert new["question"] == "Where is <EMAIL_1>?"
+    assert new["answers"]["text"] == ["<EMAIL_1>", "Paris", "<PHONE_1>", "<PHONE_1>"]
+    assert list(task.check_row(None, new, {})) == []
+    asked = {name: row[name] for name in ("question", "context")}
+    identity = {"clean": ["redact"], "privacy": PRIVACY.model_dump(mode="json")}
+    assert cleaned_as(identity, asked, task.fields) == {name: new[name] for name in asked}
+    assert cleaned_as({"clean": []}, asked, task.fields) == asked
