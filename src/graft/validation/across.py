@@ -67,9 +67,9 @@ def repeated_ids(
 
     column, named = data.columns.get("id", "id"), 0
     counts, found = Counter[int](), dict[int, list[Problem]]()
-    for portion in _portions(parts, ["id"], pl.col("id").is_not_null(), pl.col("id").hash(0)):
-        portion = portion.sort("part", "row")
-        twice = portion.filter(pl.col("id").is_duplicated()).with_columns(
+    for portion in _portions(parts, "id_digest", pl.col("id_digest").is_not_null()):
+        ids = portion.with_columns(pl.Series("id", _ids(parts, portion), pl.String)).sort("part", "row")
+        twice = ids.filter(pl.col("id").is_duplicated()).with_columns(
             pl.col("part", "row").first().over("id").name.prefix("first_")
         )
         later = twice.filter((pl.col("part") != pl.col("first_part")) | (pl.col("row") != pl.col("first_row")))
@@ -92,14 +92,14 @@ def repeated_texts(parts: Sequence[Inspected], without: Collection[str]) -> Coun
 
     doubles: Counter[tuple[str, str]] = Counter()
     aside = _numbers_of(parts, without)
-    for portion in _portions(parts, ["text"], pl.col("kept"), pl.col("text")):
-        portion = portion.join(aside, on=["part", "row"], how="anti")
-        splits = pl.DataFrame(
-            {"part": range(len(parts)), "split": [SPLITS.index(one.split) for one in parts]},
-            schema={"part": pl.UInt32, "split": pl.UInt8},
-        )
+    splits = pl.DataFrame(
+        {"part": range(len(parts)), "split": [SPLITS.index(one.split) for one in parts]},
+        schema={"part": pl.UInt32, "split": pl.UInt8},
+    )
+    for portion in _portions(parts, "text", pl.col("kept")):
         counts = (
-            portion.join(splits, on="part")
+            portion.join(aside, on=["part", "row"], how="anti")
+            .join(splits, on="part")
             .group_by("text")
             .agg((pl.col("split") == number).sum().cast(pl.Int64).alias(name) for number, name in enumerate(SPLITS))
         )
@@ -110,20 +110,31 @@ def repeated_texts(parts: Sequence[Inspected], without: Collection[str]) -> Coun
     return doubles
 
 
-def _portions(parts: Sequence[Inspected], columns: list[str], which: pl.Expr, key: pl.Expr) -> Iterator[pl.DataFrame]:
-    """Yield the lines of all parts in portions: those whose keys are equal are together."""
+def _portions(parts: Sequence[Inspected], key: str, which: pl.Expr) -> Iterator[pl.DataFrame]:
+    """Yield the part, row and ``key`` of rows whose key another row has; those with one key are in one portion."""
     import polars as pl
 
     if not parts:
         return
     lines = pl.concat(
-        one.rows().filter(which).select(pl.lit(number, pl.UInt32).alias("part"), "row", *columns)
+        one.rows().filter(which).select(pl.lit(number, pl.UInt32).alias("part"), "row", key)
         for number, one in enumerate(parts)
     )
     rows = sum(one.told["rows"] for one in parts)
     count = -(-rows // PORTION_ROWS) or 1
     for number in range(count):
-        yield lines.filter(key % count == number).collect()
+        yield lines.filter(pl.col(key) % count == number).filter(pl.col(key).is_duplicated()).collect()
+
+
+def _ids(parts: Sequence[Inspected], rows: pl.DataFrame) -> list[str]:
+    """Return the ids of rows by part and number."""
+    import polars as pl
+
+    found: dict[tuple[int, int], str] = {}
+    for (number,), group in rows.group_by("part"):
+        chosen = parts[number].rows().join(group.lazy().select("row"), on="row", how="semi").select("row", "id")
+        found |= {(number, row): name for row, name in chosen.collect().iter_rows()}
+    return [found[part, row] for part, row in rows.select(pl.col("part", "row")).iter_rows()]
 
 
 def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataFrame:

@@ -5,8 +5,9 @@ same one. What only parts together show is told from it without the rows: their 
 sketches.
 
     part.json           what is counted and what is wrong
-    rows.arrow          a line for each readable row: place, id, digest of the texts, whether it is kept, and then its
-                        label and which expectations it breaks that are only reported (bits, in the order of part.json)
+    rows.arrow          a line for each readable row: place, id, digests of id and texts, whether it is kept, and then
+                        its label, and which of the expectations that are only reported it breaks (bits, as part.json
+                        has them)
     suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
     sketch.safetensors  the texts' sketch, where the contract asks about likeness across rows
     kept.bin            digests of rows, where the cleaning step ``duplicates`` is set
@@ -226,7 +227,7 @@ class _Rows:
         self.places.append(record.place)
         self.ids.append(record.id)
         text = "\0".join(_readable(record.row[field.name]) for field in self.read)
-        self.texts.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        self.texts.append(_digest(text))
         self.names.append(record.row[self.label] if self.label else None)
 
     def labels(self, kept: Sequence[bool]) -> dict[str, int]:
@@ -246,6 +247,7 @@ class _Rows:
                 "line": pl.Series([line for line, _ in numbers], dtype=pl.UInt32),
                 "column": pl.Series([column for _, column in numbers], dtype=pl.UInt32),
                 "id": pl.Series(self.ids, dtype=pl.String),
+                "id_digest": pl.Series([None if one is None else _digest(one) for one in self.ids], dtype=pl.UInt64),
                 "text": pl.Series(self.texts, dtype=pl.UInt64),
                 "label": pl.Series(labels, dtype=pl.String),
                 "kept": pl.Series(list(kept), dtype=pl.Boolean),
@@ -253,6 +255,10 @@ class _Rows:
             }
         )
         table.write_ipc(path)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _readable(value: Any) -> str:
