@@ -203,7 +203,7 @@ class _Split:
     def probe(self, workspace: Workspace, encoder: PartEncoder) -> Path:
         """Return the file of the reload proof's rows, chosen from this split."""
         rows = [facts.counts["rows"] for facts in self.facts(workspace)]
-        return probe.made(self.results, encoder, self.jobs, rows)
+        return probe.made(PartResults.of(workspace, "probe"), encoder, self.jobs, rows)
 
     def _names(self) -> list[str]:
         """Return what each part's table is called: like the part, which keeps its format where two would be equal."""
