@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import StringConstraints
+from pydantic import field_validator
 
 from graft.config import Section
+from graft.errors import shown
 from graft.privacy import KINDS, REGIONS, Found, Kind, Redaction, find, in_message
 
 
@@ -17,8 +18,18 @@ class PrivacyConfig(Section):
     """E-mail addresses, phone numbers, payment cards, IBANs, national ids (with their check digits), IP addresses, and
     keys and tokens. Empty: nothing is looked for, and nothing is left out of reports."""
 
-    regions: tuple[Annotated[str, StringConstraints(pattern="^[A-Z]{2}$")], ...] = REGIONS
+    regions: tuple[str, ...] = REGIONS
     """Countries (ISO 3166 alpha-2: ``GB``, not ``UK``) whose phone numbers are known without a country code."""
+
+    @field_validator("regions")
+    @classmethod
+    def _check_regions(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        if unusual := set(regions) - set(REGIONS):
+            from phonenumbers import SUPPORTED_REGIONS
+
+            if unknown := sorted(unusual - SUPPORTED_REGIONS):
+                raise ValueError(f"no country has the code {shown(unknown[0])}; codes are those of ISO 3166, as GB is")
+        return regions
 
     def find(self, text: str) -> list[Found]:
         """Return what is private in a text, as :func:`graft.privacy.find`."""
