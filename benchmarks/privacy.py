@@ -596,13 +596,18 @@ def peers(folder: Path, count: int) -> None:
 def _compare(folder: Path, count: int, stack: contextlib.ExitStack) -> None:
     import phonenumbers
 
+    from graft.cleaning import redacted
     from graft.privacy import find
+    from graft.privacy.section import PrivacyConfig
+    from graft.tasks import Field
 
+    fields, settings = (Field("text", "string", text=True),), PrivacyConfig()
     path = sorted(folder.rglob("*.jsonl"))[0] if folder.is_dir() else folder
     with path.open(encoding="utf-8") as file:
         texts = [text for _, line in zip(range(count), file, strict=False) for text in texts_of(json.loads(line))]
     searches: dict[str, Callable[[str], Any]] = {
         "all kinds, here": find,
+        "data.clean: [redact]": lambda text: redacted({"text": text}, fields, settings),
         "phonenumbers' matcher, US": lambda text: list(phonenumbers.PhoneNumberMatcher(text, "US")),
     }
     try:

@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any, Literal
 
+from graft.privacy import Redaction, masked
+
 if TYPE_CHECKING:
-    from graft.privacy import Redaction
     from graft.privacy.section import PrivacyConfig
     from graft.tasks import Field
 
@@ -124,7 +125,9 @@ class Cleaning:
 
         ``earlier`` has cleaned the earlier parts of the split: a row of theirs is there, but is not counted here.
         """
-        self.text_steps, self.unique, self.privacy = text_steps(steps), DUPLICATES in steps, privacy
+        self.single = tuple(step for step in steps if step in STEPS)
+        """The steps that change each text by itself."""
+        self.redacts, self.unique, self.privacy = REDACT in steps, DUPLICATES in steps, privacy
         self.counts = Counter[str](dict.fromkeys(steps, 0))
         """Step -> rows that it changed or dropped."""
         self.examples: dict[str, list[Example]] = {step: [] for step in steps}
@@ -139,24 +142,24 @@ class Cleaning:
 
     def keeps(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> bool:
         """Clean the text fields of ``row`` in place; say whether it stays, which an equal row of the split denies."""
-        if self.text_steps:
+        if self.single or self.redacts:
             self._clean(row, fields, place)
         return not (self.unique and self._is_duplicate(row, fields, place))
 
     def _clean(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> None:
         changed = set[str]()
-        for field in fields:
+        for field in fields if self.single else ():
             value = row[field.name]
             if not (field.text and value):
                 continue
-            for step in self.text_steps:
+            for step in self.single:
                 new = clean_value(value, [step])
                 if new != value and step not in changed:
                     changed.add(step)
                     self._note(step, place, field.name, *_first_change(value, new))
                 value = new
             row[field.name] = value
-        if REDACT in self.text_steps and (new_values := redacted(row, fields, self.privacy)):
+        if self.redacts and (new_values := redacted(row, fields, self.privacy)):
             changed.add(REDACT)
             field = next(field for field in fields if field.text and field.name in new_values)
             values = (_whole(field, one[field.name]) for one in (row, new_values))
@@ -221,8 +224,6 @@ class Cleaning:
             self.examples[step].append(Example(place, field, *_excerpts(self._shown(before), shown)))
 
     def _shown(self, text: str) -> str:
-        from graft.privacy import masked
-
         return masked(text, self.privacy.find(text))
 
 

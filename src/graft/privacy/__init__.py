@@ -143,7 +143,7 @@ def _replaced(text: str, replacements: Iterable[tuple[Found, str]]) -> str:
     return "".join([*pieces, text[end:]])
 
 
-_CUT = re.compile(r"[0-9 ().+/\-]*\S*(?:…|\.\.\.)\S*")
+_CUT = re.compile(r"…|\.\.\.")
 
 
 def in_message(text: str, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> str:
@@ -153,7 +153,12 @@ def in_message(text: str, kinds: Sequence[str] = KINDS, regions: Sequence[str] =
     """
     if not kinds:
         return text
-    return _CUT.sub("…", masked(text, find(text, kinds, regions)))
+    shown, *rest = _CUT.split(masked(text, find(text, kinds, regions)))
+    for piece in rest:
+        before = shown[: shown.rfind(" ") + 1].rstrip("0123456789 ().+/-")
+        _, space, after = piece.partition(" ")
+        shown = f"{before}…{space}{after}"
+    return shown
 
 
 @dataclass(frozen=True)
@@ -166,13 +171,13 @@ class Redaction:
     """How many values of each kind the row has."""
 
     @classmethod
-    def of(cls, texts: Iterable[str], kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> Redaction:
-        """Return the placeholders for the texts of a row, numbered as their values come.
+    def of(cls, value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> Redaction:
+        """Return the placeholders for a row's texts (``value``: a text, or lists and mappings of them), as they come.
 
         Values are the same however they are grouped or capitalised; secrets are told apart by each character.
         Placeholders that the row has already keep their number.
         """
-        texts = list(texts)
+        texts = list(_texts(value))
         found = {text: spans for text in texts if (spans := find(text, kinds, regions))}
         if not found:
             return cls({}, Counter())
@@ -185,11 +190,6 @@ class Redaction:
                     names[key] = _next_name(one.kind.upper(), used)
         named = {text: [(one, names[one.kind, _identity(one, text)]) for one in spans] for text, spans in found.items()}
         return cls(named, Counter(kind for kind, _ in names))
-
-    @classmethod
-    def of_value(cls, value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> Redaction:
-        """Return the placeholders for all texts in ``value``: a text, or lists and mappings of them."""
-        return cls.of(_texts(value), kinds, regions)
 
     def applied(self, value: Any) -> Any:
         """Return a text, or lists and mappings of texts, with the placeholders; keys stay as they are."""
@@ -245,7 +245,7 @@ def redact(value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = RE
         kinds: As in ``find``.
         regions: As in ``find``.
     """
-    found = Redaction.of_value(value, kinds, regions)
+    found = Redaction.of(value, kinds, regions)
     return found.applied(value), found.counts
 
 

@@ -37,7 +37,7 @@ class PrivacyConfig(Section):
 
     def redaction(self, value: Any) -> Redaction:
         """Return the placeholders for what is private in the texts of one row: lists and mappings of them."""
-        return Redaction.of_value(value, self.kinds, self.regions)
+        return Redaction.of(value, self.kinds, self.regions)
 
     def redacted(self, value: Any) -> Any:
         """Return what may be shown of a row: a text, or lists and mappings of them, with placeholders."""
