@@ -5,9 +5,9 @@ They are no table of a part: their tokens are saved with the adapter, go whereve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from graft.data import Record
 from graft.errors import ConfigError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults
+from graft.reading import order_of
 from graft.tokenization.part_encoder import PartEncoder
 from graft.tokenization.tables import PLACE
 
@@ -24,29 +25,40 @@ ROWS, AMONG = 8, 1000
 """How many rows there are, evenly among how many first ones of validation."""
 
 
-def made(results: PartResults, encoder: PartEncoder, jobs: Sequence[Job], rows: Sequence[int]) -> Path:
-    """Return the file of the rows, made once from the validation parts (``jobs``) that hold so many ``rows``."""
+def made(results: PartResults, encoder: PartEncoder, jobs: Sequence[Job], tables: Sequence[Path]) -> Path:
+    """Return the file of the rows, made once from the validation parts (``jobs``), of whose ``tables`` they are."""
     import pyarrow as pa
 
-    first, count = list[Job](), 0
-    for job, more in zip(jobs, rows, strict=True):
-        if count < AMONG:
-            first.append(job)
-            count += more
+    places = list[tuple[int, int, int]]()
+    """Number of the part, line and column of the first rows."""
+    for number, table in enumerate(tables):
+        if len(places) < AMONG:
+            places += [(number, *place) for place in _places(table)]
+    among = min(len(places), AMONG)
+    chosen = {places[number * among // ROWS] for number in range(ROWS)} if among else set()
+    first = jobs[: places[among - 1][0] + 1] if among else ()
     key = digest_json([PROBE, [job.key for job in first]])[:32]
     if results.find(key) is None:
-        batch = encoder.encode(list(_chosen(encoder, first, min(count, AMONG))))
+        batch = encoder.encode(list(_rows(encoder, first, chosen)))
         with results.made(key) as folder, pa.ipc.new_stream(str(folder / PROBE), batch.schema) as writer:
             writer.write_batch(batch)
     return results.folder / key / PROBE
 
 
-def _chosen(encoder: PartEncoder, jobs: Sequence[Job], among: int) -> Iterator[Record]:
-    numbers = {number * among // ROWS for number in range(ROWS)}
-    records = chain.from_iterable(chain.from_iterable(encoder.batches(job.argument) for job in jobs))
-    for number, one in enumerate(islice(records, among)):
-        if number in numbers:
-            yield replace(one, row={**one.row, **redacted(one.row, encoder.fields, encoder.data.privacy)}, id=None)
+def _places(table: Path) -> Iterator[tuple[int, int]]:
+    """Yield line and column of the first rows of a table."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(table)) as source:
+        rows = pa.ipc.open_stream(source).read_all().select(PLACE).slice(0, AMONG)
+        yield from zip(*(rows[name].to_pylist() for name in PLACE), strict=True)
+
+
+def _rows(encoder: PartEncoder, jobs: Sequence[Job], chosen: Collection[tuple[int, int, int]]) -> Iterator[Record]:
+    for number, job in enumerate(jobs):
+        for one in chain.from_iterable(encoder.batches(job.argument)):
+            if (number, *order_of(one.place)) in chosen:
+                yield replace(one, row={**one.row, **redacted(one.row, encoder.fields, encoder.data.privacy)}, id=None)
 
 
 def probe_rows(folder: Path) -> list[dict[str, Any]]:
