@@ -15,11 +15,10 @@ from pydantic import Field as Limit
 from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
 from graft.errors import ConfigError, shown
-from graft.privacy import KINDS, REGIONS, Kind
 from graft.quarantine import Severity
 from graft.workspace import Workspace
 
-__all__ = ["ExpectationConfig", "PrivacyConfig", "Severities", "Severity", "ValidationConfig"]
+__all__ = ["ExpectationConfig", "Severities", "Severity", "ValidationConfig"]
 
 
 Reported = Literal["fail", "warn", "ignore"]
@@ -79,7 +78,8 @@ class Severities(Section):
     """The label that an earlier row with the same text has."""
 
     private_data: Severity = "warn"
-    """``validation.privacy``: a text without private data."""
+    """A text without what ``data.privacy`` looks for. ``data.clean: [redact]`` puts placeholders there instead; then
+    nothing is left to find."""
 
     label_shift: Reported = "warn"
     """Labels, or numbers to predict, as frequent as in the champion's data (``validation.drift``); between the splits
@@ -101,17 +101,6 @@ class Severities(Section):
 
 REPORTED = {"label_shift", "length_drift", "vocabulary_drift", "imbalance", "label_errors"}
 """The severities of what whole splits show."""
-
-
-class PrivacyConfig(Section):
-    """Which private data is looked for in texts."""
-
-    kinds: tuple[Kind, ...] = KINDS
-    """E-mail addresses, phone numbers, payment cards, IBANs, national ids (with their check digits), IP addresses, and
-    keys and tokens."""
-
-    regions: tuple[str, ...] = REGIONS
-    """Countries (ISO 3166) whose phone numbers are known without a country code."""
 
 
 class DriftConfig(Section):
@@ -194,9 +183,6 @@ class ValidationConfig(Section):
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """What nearly the same text is. Looked for only where ``severity`` says what follows from it: it takes a second or
     so for 20,000 rows."""
-
-    privacy: PrivacyConfig = PrivacyConfig()
-    """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
 
     drift: DriftConfig = DriftConfig()
     """How far the data may drift from the champion's."""
