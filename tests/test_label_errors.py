@@ -131,7 +131,7 @@ def test_page_shows_no_private_data(tmp_path: Path) -> None:
     row = json.loads(lines[0])
     lines[0] = json.dumps({**row, "text": f"ann.smith@mail-host.org {row['text']}"})
     files[0].write_text("\n".join(lines) + "\n")
-    shown = listed(found_in(tmp_path, files))
+    shown = listed(found_in(tmp_path, files), DataConfig().privacy)
     [text] = [one["text"] for one in shown["rows"] if one["place"] == place(0)]
     assert text.startswith("<EMAIL> ")
     assert "smith" not in json.dumps(shown)

@@ -317,7 +317,7 @@ class Assembly:
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
             composition=drawn(self.composition) if self.composition else None,
-            label_errors=listed(self.label_errors) if self.label_errors else None,
+            label_errors=listed(self.label_errors, self.data.privacy) if self.label_errors else None,
         ).write(folder)
 
 

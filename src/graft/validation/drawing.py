@@ -14,6 +14,7 @@ from typing import Any
 
 from graft.errors import shown
 from graft.privacy import find, masked
+from graft.privacy.section import PrivacyConfig
 from graft.validation.composition import Composition
 from graft.validation.data_profile import said, value_of
 from graft.validation.drift import Comparison
@@ -167,7 +168,7 @@ def _logarithmic(step: int) -> float:
     return math.log(max(value_of(step), 0.7))
 
 
-def listed(errors: LabelErrors) -> dict[str, Any]:
+def listed(errors: LabelErrors, privacy: PrivacyConfig) -> dict[str, Any]:
     """Return what the page shows of likely label errors; what is private in a text is not."""
     return {
         "said": str(errors),
@@ -177,7 +178,7 @@ def listed(errors: LabelErrors) -> dict[str, Any]:
                 "given": shown(one.given),
                 "suggested": shown(one.suggested),
                 "score": one.score,
-                "text": _excerpt(one.text),
+                "text": _excerpt(one.text, privacy),
             }
             for one in errors.found[:LISTED_ERRORS]
         ],
@@ -189,6 +190,6 @@ LISTED_ERRORS = 20
 EXCERPT_CHARACTERS = 80
 
 
-def _excerpt(text: str) -> str:
-    found = masked(text, find(text)).replace("\n", " ")
+def _excerpt(text: str, privacy: PrivacyConfig) -> str:
+    found = masked(text, privacy.find(text)).replace("\n", " ")
     return found if len(found) <= EXCERPT_CHARACTERS else f"{found[: EXCERPT_CHARACTERS - 1]}…"

@@ -117,7 +117,7 @@ def _rows(
     label: str,
     counted: Counter[str],
 ) -> Iterator[_Row]:
-    cleaning = Cleaning(data.clean)
+    cleaning = Cleaning(data.clean, data.privacy)
     for part, path in enumerate(files):
         for number, one in enumerate(read_part(path, root, fields, data, cleaning)):
             if isinstance(one, Record) and one.place not in without:
