@@ -50,6 +50,7 @@ def test_data_that_passed_has_its_rows_its_quarantine_and_its_warnings(tmp_path:
     page = passed(workspace)
     assert page.startswith("# Data: passed, with 2 warnings\n")
     table = cells(page)
+    assert [row[0] for row in table[2:5]] == ["train", "validation", "test"]
     assert ["train", "20", "1", "0"] in table
     assert ["test", "2", "1", "1"] in table
     assert ["expect\\_column\\_values\\_to\\_be\\_between", "text (visible characters)", "quarantine", "1"] in table
