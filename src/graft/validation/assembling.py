@@ -16,13 +16,13 @@ from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.privacy import find, masked
+from graft.quarantine import Quarantine, in_words
 from graft.validation.across import alike, is_asked, repeated_ids, repeated_texts, unique_ids
 from graft.validation.changes import described
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
 from graft.validation.documents import Documents
 from graft.validation.inspecting import NAMED_PLACES, Inspected
 from graft.validation.pages import Index, Part
-from graft.validation.quarantine import Quarantine, in_words
 from graft.validation.section import Severity
 from graft.validation.sources import Sources
 from graft.workspace import SPLITS, Workspace, replaced, write_json
@@ -223,6 +223,7 @@ class Assembly:
                 for check, failed in self.checked()
             ],
             "warnings": self.warnings,
+            "masks_private_data": self.masks,
             **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
             **({"dropped": dropped} if dropped else {}),
         }

@@ -16,10 +16,10 @@ from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
 from graft.errors import ConfigError, shown
 from graft.privacy import KINDS, REGIONS, Kind
+from graft.quarantine import Severity
 from graft.workspace import Workspace
 
-Severity = Literal["fail", "quarantine", "warn", "ignore"]
-"""What follows where a row breaks the contract: the chain stops; the row is kept aside and left out; it is reported."""
+__all__ = ["ExpectationConfig", "PrivacyConfig", "Severities", "Severity", "ValidationConfig"]
 
 
 class Severities(Section):
