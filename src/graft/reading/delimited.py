@@ -77,7 +77,7 @@ def _other_separator(header: str) -> RowError | None:
     """Return what is wrong with the header of a CSV file that separates its columns by another sign."""
     for sign, name, advice in SEPARATORS:
         if sign in header:
-            found = f"{shown(header)}, which has {name} between them; {advice}"
+            found = f"{excerpt(header)}, which has {name} between them; {advice}"
             return RowError("columns that are separated by commas", found)
     return None
 
