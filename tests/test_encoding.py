@@ -63,11 +63,12 @@ def test_ids_are_those_of_the_tokenizers_call(
     whole = [len(ids) for ids in tokenizer(one, other, verbose=False)["input_ids"]]
     for limit in (4, 5, 8, 13, 100):
         wanted = tokenizer(one, other, truncation="longest_first", max_length=limit, return_token_type_ids=True)
-        found = encode_flat(tokenizer, one, other, limit=limit, types=True)
+        for types in (False, True):
+            found = encode_flat(tokenizer, one, other, limit=limit, types=types)
+            assert rows(found.ids, found.lengths) == wanted["input_ids"]
+            assert found.untruncated.tolist() == whole
         assert found.type_ids is not None
-        assert rows(found.ids, found.lengths) == wanted["input_ids"]
         assert rows(found.type_ids, found.lengths) == wanted["token_type_ids"]
-        assert found.untruncated.tolist() == whole
 
 
 @pytest.mark.parametrize(("count", "characters"), [(0, 10), (1, 10), (7, 10), (7, 20), (7, 1000)])

@@ -322,6 +322,17 @@ def test_a_refused_row_is_refused_again_from_the_store_under_its_parts_name(proj
     assert made(project) == before
 
 
+def test_a_row_that_goes_to_quarantine_later_makes_a_new_table(project):
+    stages.run("tokenize", validated(project))
+    path = project.validation / "verdict.json"
+    write_json(path, {**json.loads(path.read_text()), "quarantined": ["data/train/part-0000.jsonl:3"]})
+    stages.run("tokenize", project)
+    places = tokenization.read_tokens(project.tokens, "train")["row"].to_pylist()
+    assert places[1:3] == ["data/train/part-0000.jsonl:2", "data/train/part-0000.jsonl:4"]
+    assert len(places) == 59
+    assert len(made(project)) == 4
+
+
 def test_a_damaged_result_is_made_again(project):
     stages.run("tokenize", validated(project))
     first = digest_folder(project.tokens)

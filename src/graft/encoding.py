@@ -52,11 +52,13 @@ def encode_flat(
     """
     import numpy as np
 
+    texts, pairs = list(texts), pairs and list(pairs)
+    frame = None if pairs or types else _frame(tokenizer)
+    if frame:
+        return _framed(tokenizer, texts, frame, limit)
     found = [
         _encode_some(tokenizer, texts[rows], pairs and pairs[rows], limit=limit, types=types) for rows in _pieces(texts)
     ]
-    if len(found) == 1:
-        return found[0]
     return FlatTokens(
         ids=np.concatenate([one.ids for one in found]),
         lengths=np.concatenate([one.lengths for one in found]),
@@ -98,6 +100,49 @@ def _encode_some(
     return FlatTokens(ids[kept], lengths, untruncated, None if kinds is None else kinds[kept])
 
 
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]] | None:
+    """Return the special tokens before and after every single text; None where they are not all that is added."""
+    if not _calls_the_library(tokenizer):
+        return None
+    [whole], [bare] = (_library(tokenizer, ["a"], special=special) for special in (True, False))
+    own = [place for place, sequence in enumerate(whole.sequence_ids) if sequence is not None]
+    if not own:
+        return None
+    before, after = whole.ids[: own[0]], whole.ids[own[-1] + 1 :]
+    return (before, after) if [*before, *bare.ids, *after] == whole.ids else None
+
+
+def _framed(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], frame: tuple[list[int], list[int]], limit: int
+) -> FlatTokens:
+    """Return the tokens of single texts; special tokens are put around them here, which the library does row by row."""
+    import numpy as np
+
+    before, after = frame
+    counts, pieces = list[np.ndarray](), list[np.ndarray]()
+    for rows in _pieces(texts):
+        encodings = _library(tokenizer, texts[rows], special=False)
+        counts.append(np.fromiter(map(len, encodings), np.int32, len(encodings)))
+        pieces.append(_flat(map(_IDS, encodings), counts[-1]))
+    count, ids, added = np.concatenate(counts), np.concatenate(pieces), len(before) + len(after)
+    kept = np.minimum(count, max(limit - added, 0))
+    if (kept < count).any():
+        rank = np.arange(len(ids)) - np.repeat(np.cumsum(count) - count, count)
+        first = count - kept if tokenizer.truncation_side == "left" else np.zeros_like(count)
+        ids = ids[(rank >= np.repeat(first, count)) & (rank < np.repeat(first + kept, count))]
+    lengths = kept + np.int32(added)
+    if not added:
+        return FlatTokens(ids, lengths, count)
+    whole, own = np.empty(len(ids) + added * len(count), np.int32), np.ones(len(ids) + added * len(count), bool)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    for place, token in enumerate(before):
+        whole[ends - lengths + place], own[ends - lengths + place] = token, False
+    for place, token in enumerate(after, -len(after)):
+        whole[ends + place], own[ends + place] = token, False
+    whole[own] = ids
+    return FlatTokens(whole, lengths, count + np.int32(added))
+
+
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     """Return the lists that stand one after the other in ``values`` ([T]), of ``lengths`` (int [N]), for Arrow."""
     import numpy as np
@@ -122,14 +167,16 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: 
     A tokenizer class with a call of its own (one that reads layouts, say) is called; its encodings are those it used.
     """
     if not _calls_the_library(tokenizer):
-        return list(tokenizer(list(texts), pairs and list(pairs), verbose=False).encodings or ())
+        return list(tokenizer(texts, pairs, verbose=False).encodings or ())
+    return _library(tokenizer, texts if pairs is None else list(zip(texts, pairs, strict=True)))
+
+
+def _library(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Any], *, special: bool = True) -> list[Any]:
     backend: Any = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    found: list[Any] = backend.encode_batch_fast(
-        list(texts) if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=True
-    )
+    found: list[Any] = backend.encode_batch_fast(rows, add_special_tokens=special)
     return found
 
 

@@ -160,11 +160,17 @@ class PartEncoder:
         """Say which tokens stand for text: the special ones do not, but the unknown token does."""
         import numpy as np
 
-        return ~np.isin(ids, np.array(self._silent, ids.dtype))
+        return self._speaking[np.minimum(ids, len(self._speaking) - 1)]
 
     @cached_property
-    def _silent(self) -> list[int]:
-        return [one for one in self.processor.all_special_ids if one != self._unknown]
+    def _speaking(self) -> np.ndarray:
+        """Whether a token stands for text, by its number: bool, as long as needed; the last entry is for all behind."""
+        import numpy as np
+
+        silent = [one for one in self.processor.all_special_ids if one != self._unknown]
+        table = np.ones(max(silent, default=-1) + 2, bool)
+        table[silent] = False
+        return table
 
     @cached_property
     def _unknown(self) -> int | None:
