@@ -243,7 +243,7 @@ def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Pat
 
 def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_others(tmp_path: Path) -> None:
     workspace = write(tmp_path)
-    section, seen = profiled(workspace, Config(), DataConfig())
+    section, seen = profiled(workspace.data, Config(), DataConfig())
     assert seen == [
         "rows: train 10, validation 10, test 10",
         "text (visible characters): 9 to 15",
@@ -268,7 +268,7 @@ def test_a_profile_of_numbers_bounds_them(tmp_path: Path) -> None:
         path = tmp_path / "data" / split / "part.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text('{"text": "a", "target": 1.5}\n{"text": "bc", "target": -2}\n')
-    section, _ = profiled(Workspace(tmp_path), Regression(), DataConfig())
+    section, _ = profiled(tmp_path / "data", Regression(), DataConfig())
     [one] = section["expectations"]
     assert one["kwargs"] == {"column": "target", "min_value": -2, "max_value": 1.5}
     assert one["severity"] == "warn"

@@ -104,6 +104,7 @@ class SequenceToSequence:
 
     generates = True
     selection = "perplexity"
+    teaches = ("target", "text that the base's tokenizer has tokens for")
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa
@@ -129,6 +130,9 @@ class SequenceToSequence:
                     "prompt_tokens": None if config.prompt is None else len(ids),
                     "labels": kept,
                     "references": texts_of(row),
+                    "supervised": None if kept is None else len(kept),
+                    "ended": kept[-1] == end if kept else None,
+                    "lost_target": len(target or ()) - len(kept or ()),
                     "length": length,
                     "untruncated_length": length + lost,
                 }
@@ -270,12 +274,6 @@ def row_problems(row: Row) -> Iterator[tuple[str, str, str]]:
     """Yield field, what is expected and what is found where a row cannot be read."""
     if row.get("references") == []:
         yield "references", "one text or more, or no such field", "an empty list"
-
-
-def token_problems(row: Row) -> Iterator[tuple[str, str, str]]:
-    """Yield field, what is expected and what is found where a token row has nothing to be learnt."""
-    if not row["labels"]:
-        yield "target", "text that the base's tokenizer has tokens for", shown(row["references"][0])
 
 
 # -- a cheap predictor
