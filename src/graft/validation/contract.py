@@ -36,7 +36,12 @@ REPORTED_PROBLEMS = 10_000
 DOCUMENTED_PARTS = 50
 """How many parts get a page in the Data Docs; refused ones come first."""
 DOCUMENTED_VALUES = 20
-DAMAGE = {"encoding": "a wrong encoding", "markup": "a web page"}
+KINDS_IN_WORDS = {
+    "encoding": "text without traces of a wrong encoding",
+    "markup": "text without traces of a web page",
+    "filler": "a text of its own, not filler, a template or a placeholder",
+    "markers": "text without markers of a chat format",
+}
 CRITICAL = {"fail": "critical", "quarantine": "warning", "warn": "info"}
 """What Great Expectations calls a severity."""
 
@@ -120,9 +125,10 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             yield Check(between, column, name, visible, {"min_value": fewest}, severity.min_characters)
             longest = f"at most {most} characters (validation.max_characters)"
             yield Check(between, f"{name} (characters)", name, longest, {"max_value": most}, severity.max_characters)
-        for kind, follows in (("encoding", severity.encoding), ("markup", severity.markup)):
+        for kind, words in KINDS_IN_WORDS.items():
+            follows = getattr(severity, kind)
             if field.text and follows != "ignore":
-                text = f"text without traces of {DAMAGE[kind]} (validation.severity.{kind})"
+                text = f"{words} (validation.severity.{kind})"
                 yield Check(between, f"{name} ({kind})", name, text, {"max_value": 0}, follows)
         if field.text and config.languages and severity.language != "ignore":
             text = f"text in {' or '.join(config.languages)} (validation.languages)"
@@ -201,7 +207,7 @@ class Contract:
         privacy = self.config.privacy
         search = functools.partial(find, kinds=privacy.kinds, regions=privacy.regions)
         ignored = self.config.severity.private_data == "ignore"
-        return Frame(self.fields, None if ignored else search, self.config.languages)
+        return Frame(self.fields, None if ignored else search, self.config.languages, self.config.placeholders)
 
     def asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
         """Return Great Expectations' own results, in the order of ``expectations``."""

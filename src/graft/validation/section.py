@@ -54,6 +54,17 @@ class Severities(Section):
     markup: Severity = "warn"
     """A text without left-overs of web pages: tags, references, style and script."""
 
+    filler: Severity = "warn"
+    """A text of its own: no placeholder, ``lorem ipsum``, template nobody filled, encoded data, or one word again and
+    again."""
+
+    markers: Severity = "warn"
+    """A text without what marks roles and turns in a chat format, such as ``<|im_start|>``."""
+
+    doubtful: Severity = "warn"
+    """A row that the task has no doubts about: a target that repeats its source, a rejected answer that differs from
+    the chosen one in nothing but signs, several words in one token."""
+
     language: Severity = "warn"
     """A text in one of ``validation.languages``."""
 
@@ -110,8 +121,12 @@ class ValidationConfig(Section):
     unique_ids: bool = True
     """Whether an ``id`` column, where there is one, must be unique over all splits."""
 
-    placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
-    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+    placeholders: tuple[str, ...] = (
+        *("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>"),
+        *("#N/A", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#DIV/0!"),
+    )
+    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused. Other
+    spellings are ``severity.filler``."""
 
     languages: tuple[str, ...] = ()
     """The languages that texts may be in (ISO 639-1: ``en``, ``zh``). A text whose language nobody can tell, such as a
