@@ -21,6 +21,7 @@ ORDER = (
         "workspace",
         "identity",
         "reading",
+        "part_results",
         "cleaning",
         "privacy",
         "damage",

@@ -30,13 +30,20 @@ CALIBRATION_BINS = 15
 # -- labels
 
 
-def labels_of(rows: Iterator[Mapping[str, Any]]) -> list[str]:
-    """Return the labels of training rows, sorted.
+def gathered_labels(pinned: Sequence[str] | None, rows: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the labels of a part's rows, which are not looked at where they are ``pinned``."""
+    return {} if pinned is not None else {"labels": sorted({row["label"] for row in rows})}
+
+
+def learnt_labels(pinned: Sequence[str] | None, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the labels of all parts, sorted, or the ``pinned`` ones.
 
     Raises:
         DataError: there are fewer than two.
     """
-    labels = sorted({row["label"] for row in rows})
+    if pinned is not None:
+        return list(pinned)
+    labels = sorted({label for part in parts for label in part["labels"]})
     if len(labels) < 2:
         raise DataError(
             f"data/train: the column of labels holds {shown(labels[0]) if labels else 'nothing'} only; a "

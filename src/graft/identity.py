@@ -10,10 +10,12 @@ import ast
 import functools
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+LOCK_FILE = "requirements.lock"
 DISPATCHERS = ("graft.params", "graft.stages")
 PLUGINS = "graft.adapters"
 """The package whose files are found by their place: whoever imports it may run any of them."""
@@ -131,6 +133,22 @@ def _parsed_imports(path: Path, source: Path, _written: int) -> tuple[str, ...]:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             found += [node.module, *(one for one in inner if _file_of(one, source))]
     return tuple(found)
+
+
+def code_environment() -> str | None:
+    """Return the sha256 of the lock file beside the running code; None outside a checkout."""
+    path = Path(__file__).parents[2] / LOCK_FILE
+    return digest_file(path) if path.is_file() else None
+
+
+@functools.cache
+def running_code() -> str:
+    """Return one sha256 over all that runs: every file of the package, the lock file and Python's version.
+
+    It is coarser than :func:`code_digest` and costs no parsing: for what is remade without harm.
+    """
+    made_of = (digest_folder(Path(__file__).parent), code_environment(), platform.python_version())
+    return digest_json(list(made_of))
 
 
 def code_digest(module: str, task: str) -> str:

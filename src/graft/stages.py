@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError, GraftError, shown
-from graft.identity import PLUGINS, code_of
+from graft.identity import LOCK_FILE, PLUGINS, code_of
 from graft.workspace import RESTORES_VARIABLE, Workspace
-
-LOCK_FILE = "requirements.lock"
 
 
 @dataclass(frozen=True)

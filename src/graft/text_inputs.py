@@ -8,7 +8,8 @@ training rows, which are part of the task's state, and reach models that take th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.padding import mask_of, padded, split_windows
@@ -36,13 +37,16 @@ def check_numeric(columns: tuple[str, ...], taken: Sequence[str]) -> tuple[str, 
 
 
 class Moments:
-    """Mean and standard deviation of number fields, learnt while rows pass by (Welford, 1962)."""
+    """Count, mean, spread and ends of number fields: learnt row by row (Welford, 1962), parts put together.
+
+    Parts are put together in their order (Chan, Golub and LeVeque, 1979), so the numbers depend on what the parts are.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.rows = 0
-        self._means = dict.fromkeys(self.names, 0.0)
-        self._squares = dict.fromkeys(self.names, 0.0)
+        self.columns = {name: [0.0, 0.0, math.inf, -math.inf] for name in self.names}
+        """Column -> mean, sum of squared deviations, smallest, largest."""
 
     def watched(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Yield the rows, having counted each."""
@@ -53,15 +57,62 @@ class Moments:
             yield row
 
     def _add(self, name: str, value: float) -> None:
-        before = value - self._means[name]
-        self._means[name] += before / self.rows
-        self._squares[name] += before * (value - self._means[name])
+        mean, squares, least, most = self.columns[name]
+        before = value - mean
+        mean += before / self.rows
+        self.columns[name] = [mean, squares + before * (value - mean), min(least, value), max(most, value)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is known of the rows so far; a part without rows has no columns."""
+        return {"rows": self.rows, "columns": self.columns if self.rows else {}}
+
+    @classmethod
+    def of_parts(cls, names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> Moments:
+        """Return what the parts' rows have together, from the ``as_json`` of each."""
+        found = cls(names)
+        for part in parts:
+            found._merge(part["rows"], part["columns"])
+        return found
+
+    def _merge(self, rows: int, columns: Mapping[str, Sequence[float]]) -> None:
+        before, self.rows = self.rows, self.rows + rows
+        for name, (mean, squares, least, most) in columns.items():
+            own_mean, own_squares, own_least, own_most = self.columns[name]
+            apart = mean - own_mean
+            self.columns[name] = [
+                own_mean + apart * rows / self.rows,
+                own_squares + squares + apart * apart * before * rows / self.rows,
+                min(own_least, least),
+                max(own_most, most),
+            ]
 
     def state(self) -> dict[str, dict[str, float]]:
         """Return ``{name: {mean, std}}``; the spread of a column that never varies is 1, so that it becomes 0."""
         rows = max(self.rows, 1)
-        spreads = {name: math.sqrt(self._squares[name] / rows) for name in self.names}
-        return {name: {"mean": self._means[name], "std": spreads[name] or 1.0} for name in self.names}
+        return {
+            name: {"mean": mean, "std": math.sqrt(squares / rows) or 1.0}
+            for name, (mean, squares, _, _) in self.columns.items()
+        }
+
+
+def gathered_numbers(
+    names: Sequence[str],
+    rows: Iterator[Row],
+    others: Callable[[Iterator[Row]], dict[str, Any]] = lambda _: {},
+) -> dict[str, Any]:
+    """Return what a part's rows tell of number fields, beside what ``others`` gathers from the same rows."""
+    moments = Moments(names)
+    watched = moments.watched(rows) if names else rows
+    found = others(watched)
+    if not names:
+        return found
+    deque(watched, maxlen=0)
+    return {**found, NUMERIC: moments.as_json()}
+
+
+def learnt_numbers(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the entry of a state about number fields; none where there are no such fields."""
+    return {NUMERIC: Moments.of_parts(names, [part[NUMERIC] for part in parts]).state()} if names else {}
 
 
 def standardised(value: float, moments: Mapping[str, float]) -> float:

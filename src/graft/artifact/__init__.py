@@ -11,7 +11,7 @@ from graft.artifact.base_weights import BASE_WEIGHTS, apply_to_base, changed_wei
 from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
 from graft.artifact.loading import LoadedAdapter, load
-from graft.artifact.planning import base_identity, code_environment, planned_identity
+from graft.artifact.planning import base_identity, planned_identity
 from graft.artifact.scoring import answer_columns, judged, predict, raw_outputs
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "attention",
     "base_identity",
     "changed_weights",
-    "code_environment",
     "judged",
     "load",
     "pick_device",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from graft.adapters import AdapterConfig, refuse_length
 from graft.base import BaseConfig, LockedBase, locked, quantization
 from graft.config import Section
 from graft.errors import ConfigError
-from graft.identity import code_digest, digest_file, digest_json
+from graft.identity import code_digest, code_environment, digest_json
 from graft.tasks import TaskConfig
 from graft.workspace import Workspace, read_json
 
 FORMAT = 1
-LOCK_FILE = "requirements.lock"
 NO_BYTES = ("device", "frozen_cache_bytes")
 """Settings of the training that are no part of the result: the device is in the identity by itself."""
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
@@ -103,9 +101,3 @@ def base_of(identity: dict[str, Any]) -> LockedBase:
     """Return the base that an identity names, in the form that finds and verifies its folder."""
     known = {name: value for name, value in identity["base"].items() if name not in ("dtype", "quantization")}
     return LockedBase(**known, requested=known["revision"])
-
-
-def code_environment() -> str | None:
-    """Return the sha256 of the lock file beside the running code; None outside a checkout."""
-    path = Path(__file__).parents[3] / LOCK_FILE
-    return digest_file(path) if path.is_file() else None

@@ -106,6 +106,8 @@ class Task(abc.ABC):
     """What turns rows into model inputs, as the base brings it."""
     generates: ClassVar[bool] = False
     """Whether the answer to a row is generated text (:meth:`generate`)."""
+    held_to: ClassVar[tuple[str, ...]] = ("labels",)
+    """The entries of the state that rows are checked against."""
     curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Entries for ``plots`` of dvc.yaml, over the files that :meth:`plots` gives."""
 
@@ -114,9 +116,23 @@ class Task(abc.ABC):
         return self.fields
 
     # -- validate
-    @abc.abstractmethod
+    def gathered(self, config: Any, rows: Iterator[Row]) -> dict[str, Any]:
+        """Return what the rows of one training part tell (JSON); a task that learns nothing looks at none of them."""
+        return {}
+
+    def learnt(self, config: Any, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the state that the training rows define (``{"labels": [...]}``), from what each part told.
+
+        ``config`` may pin parts of it.
+
+        Raises:
+            DataError: the task cannot be learnt from these rows.
+        """
+        return {}
+
     def learn(self, config: Any, rows: Iterator[Row]) -> dict[str, Any]:
-        """Return the state that the training rows define (``{"labels": [...]}``); ``config`` may pin parts of it."""
+        """Return the state that rows in one part define."""
+        return self.learnt(config, [self.gathered(config, rows)])
 
     @abc.abstractmethod
     def check_row(self, config: Any, row: Row, state: State) -> Iterator[RowProblem]:

@@ -143,9 +143,6 @@ class Chat(Task):
     worst = "rougeL"
     generates = True
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         if row.get("messages"):
             for expected, found in disorder(row["messages"]):

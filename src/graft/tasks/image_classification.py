@@ -20,9 +20,10 @@ from graft.classification import (
     PinnedLabels,
     add_labels,
     cross_entropy,
+    gathered_labels,
     label_names,
     label_problems,
-    labels_of,
+    learnt_labels,
     majority,
     numbers_of,
     prediction_columns,
@@ -92,8 +93,11 @@ class ImageClassification(OneLabel, Task):
     processor = "image"
     metrics = tuple(Metric(**one) for one in METRICS)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {"labels": list(config.labels) if config.labels is not None else labels_of(rows)}
+    def gathered(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+        return gathered_labels(config.labels, rows)
+
+    def learnt(self, config: Config, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"labels": learnt_labels(config.labels, parts)}
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return starmap(RowProblem, label_problems(row["label"], state["labels"]))

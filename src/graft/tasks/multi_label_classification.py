@@ -11,7 +11,6 @@ resample gathers a few numbers a row.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +30,7 @@ from graft.classification import (
 from graft.errors import DataError, shown
 from graft.pooling import Pooling, pool
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
-from graft.text_inputs import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
+from graft.text_inputs import check_numeric, collate_texts, encode_texts, gathered_numbers, learnt_numbers, logits_of
 from graft.tfidf import joined, presence_probabilities
 
 if TYPE_CHECKING:
@@ -232,17 +231,17 @@ class MultiLabelClassification(Task):
     headline = "micro_f1"
     worst = "log_loss"
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        moments = Moments(config.numeric_columns)
-        seen = moments.watched(rows)
-        if config.labels is None:
-            labels = sorted({label for row in seen for label in row["labels"]})
-        else:
-            labels = list(config.labels)
-            deque(seen, maxlen=0)
+    def gathered(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+        def labels(watched: Iterator[Row]) -> dict[str, Any]:
+            return {} if config.labels else {"labels": sorted({label for row in watched for label in row["labels"]})}
+
+        return gathered_numbers(config.numeric_columns, rows, labels)
+
+    def learnt(self, config: Config, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        labels = list(config.labels or sorted({label for part in parts for label in part["labels"]}))
         if not labels:
             raise DataError("data/train: no row has a label; a classifier needs at least one")
-        return {"labels": labels} | ({NUMERIC: moments.state()} if config.numeric_columns else {})
+        return {"labels": labels, **learnt_numbers(config.numeric_columns, parts)}
 
     def fields_of(self, config: Config) -> tuple[Field, ...]:
         return (*self.fields, *(Field(name, "number") for name in config.numeric_columns))

@@ -185,9 +185,6 @@ class Preference(Task):
     worst = "loss"
     generates = True
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         if row["chosen"] == row["rejected"]:
             yield RowProblem("rejected", "another answer than the chosen one", "the same")

@@ -139,9 +139,6 @@ class QuestionAnswering(Task):
     worst = "exact_match"
     curves = (confusion_curve("Questions with and without an answer (test)"),)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         context, answers = row["context"], row["answers"]
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):

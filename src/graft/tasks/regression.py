@@ -12,7 +12,6 @@ encoder was trained for, so that its similarities are good before any training.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +27,7 @@ from graft.text_inputs import (
     collate_texts,
     encode_apart,
     encode_texts,
+    gathered_numbers,
     logits_of,
     standardised,
 )
@@ -165,21 +165,18 @@ class Regression(Task):
     worst = "mae"
     curves = (SCATTER,)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        moments, ends = Moments((TARGET, *config.numeric_columns)), [float("inf"), float("-inf")]
+    def gathered(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+        return gathered_numbers((TARGET, *config.numeric_columns), rows)
 
-        def noted() -> Iterator[Row]:
-            for row in moments.watched(rows):
-                ends[:] = min(ends[0], float(row[TARGET])), max(ends[1], float(row[TARGET]))
-                yield row
-
-        deque(noted(), maxlen=0)
-        if ends[0] >= ends[1]:
+    def learnt(self, config: Config, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        moments = Moments.of_parts((TARGET, *config.numeric_columns), [part[NUMERIC] for part in parts])
+        _, _, least, most = moments.columns[TARGET]
+        if least >= most:
             raise DataError(
                 "data/train: the targets are all equal or there are none; a regression needs different ones"
             )
         numeric = moments.state()
-        target = {**numeric.pop(TARGET), "min": ends[0], "max": ends[1]}
+        target = {**numeric.pop(TARGET), "min": least, "max": most}
         return {TARGET: target} | ({NUMERIC: numeric} if numeric else {})
 
     def fields_of(self, config: Config) -> tuple[Field, ...]:

@@ -99,9 +99,6 @@ class Summarization(SequenceToSequence, Task):
     headline = "rougeL"
     curves = (text_to_text.histogram_curve("rougeL", "Test rows by ROUGE-L"),)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return starmap(RowProblem, text_to_text.row_problems(row))
 

@@ -9,7 +9,6 @@ of :mod:`graft.classification`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,16 +21,17 @@ from graft.classification import (
     PinnedLabels,
     add_labels,
     cross_entropy,
+    gathered_labels,
     label_names,
     label_problems,
-    labels_of,
+    learnt_labels,
     majority,
     numbers_of,
     prediction_columns,
 )
 from graft.pooling import Pooling, pool
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
-from graft.text_inputs import NUMERIC, Moments, check_numeric, collate_texts, encode_texts, logits_of
+from graft.text_inputs import check_numeric, collate_texts, encode_texts, gathered_numbers, learnt_numbers, logits_of
 from graft.tfidf import joined, label_probabilities
 
 if TYPE_CHECKING:
@@ -95,13 +95,11 @@ class TextClassification(OneLabel, Task):
     families = ("encoder", "decoder", "encoder-decoder")
     metrics = tuple(Metric(**one) for one in METRICS)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        moments = Moments(config.numeric_columns)
-        labels = labels_of(moments.watched(rows)) if config.labels is None else list(config.labels)
-        if not config.numeric_columns:
-            return {"labels": labels}
-        deque(moments.watched(rows), maxlen=0)
-        return {"labels": labels, NUMERIC: moments.state()}
+    def gathered(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+        return gathered_numbers(config.numeric_columns, rows, lambda watched: gathered_labels(config.labels, watched))
+
+    def learnt(self, config: Config, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"labels": learnt_labels(config.labels, parts), **learnt_numbers(config.numeric_columns, parts)}
 
     def fields_of(self, config: Config) -> tuple[Field, ...]:
         return (*self.fields, *(Field(name, "number") for name in config.numeric_columns))

@@ -96,9 +96,6 @@ class TextGeneration(Task):
     headline = "bits_per_byte"
     generates = True
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        return {}
-
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return iter(())
 

@@ -174,8 +174,13 @@ class TokenClassification(Task):
     worst = "row_accuracy"
     curves = (confusion_curve("Confusion matrix of words by entity type (test)"),)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
-        tags = {tag for row in rows for tag in row["tags"]} - {OUTSIDE}
+    held_to = ("tags", "scheme")
+
+    def gathered(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+        return {"tags": sorted({tag for row in rows for tag in row["tags"]} - {OUTSIDE})}
+
+    def learnt(self, config: Config, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        tags = {tag for part in parts for tag in part["tags"]}
         if not tags:
             raise DataError("data/train: every tag is 'O'; a tagger needs rows that name something")
         return {"tags": [OUTSIDE, *sorted(tags)], "scheme": config.scheme or _scheme({tag[:1] for tag in tags})}

@@ -123,7 +123,7 @@ class Translation(SequenceToSequence, Task):
     worst = "mean_row_chrf"
     curves = (text_to_text.histogram_curve("chrf", "Test rows by chrF"),)
 
-    def learn(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
+    def learnt(self, config: Config, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         text_metrics.check_tokenizer(config.words)
         return {}
 

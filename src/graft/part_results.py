@@ -1,0 +1,225 @@
+"""What stages made of single part files, kept by what it was made of: growth costs only what is new.
+
+A stage says what decides a part's result (the part's bytes, settings, code) by a key. Results lie in
+``.graft/store/<stage>/<key>/`` with the digests of their files, so a part that was renamed, or that another run
+of this clone has worked on, costs a look. Results that are damaged are made again; deleting all of them changes no
+byte of what a stage writes, since a stage takes every result from here, whether it was just made or not.
+
+Parts that have no result are spread over processes: as many as there are cores, but none for a few megabytes, because
+a process costs its imports. ``GRAFT_PROCESSES`` sets the number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.errors import ConfigError, ResourceMissing, shown
+from graft.identity import digest_files, digest_json, running_code
+from graft.reading import format_of
+from graft.workspace import Workspace, read_json, replaced, write_json
+
+PROCESSES_VARIABLE = "GRAFT_PROCESSES"
+PROCESS_BYTES = 32 << 20
+"""How much there is to read before another process is worth its imports."""
+REPORT_SECONDS = 2.0
+DIGESTS = "digests.json"
+
+Work = Callable[[Any, Path, Callable[[int], None]], None]
+"""Makes the result of one part: its argument, the empty folder to write, and a function to count rows by."""
+
+
+@dataclass(frozen=True)
+class PartResults:
+    """The results of one stage."""
+
+    stage: str
+    folder: Path
+
+    @classmethod
+    def of(cls, workspace: Workspace, stage: str) -> PartResults:
+        """Return the results of a stage in the store."""
+        return cls(stage, workspace.store / stage)
+
+    def find(self, key: str) -> Path | None:
+        """Return the folder of a result; None where there is none, or its files are not what was written."""
+        folder = self.folder / key
+        try:
+            digests = read_json(folder / DIGESTS)
+            if digests != _digests(folder):
+                return None
+            os.utime(folder)  # `graft gc` goes by when a result was last used
+        except (ConfigError, OSError):
+            return None
+        return folder
+
+    def digests(self, key: str) -> Mapping[str, str]:
+        """Return the sha256 of each file of a result that was found."""
+        found: dict[str, str] = read_json(self.folder / key / DIGESTS)
+        return found
+
+    @contextlib.contextmanager
+    def made(self, key: str) -> Iterator[Path]:
+        """Yield an empty folder that becomes the result of ``key``."""
+        with replaced(self.folder / key) as folder:
+            yield folder
+            write_json(folder / DIGESTS, _digests(folder))
+
+    def make(self, jobs: Sequence[Job], work: Work, *, rows: int | None = None) -> int:
+        """Make the results that are not there, and return how many that were.
+
+        Args:
+            jobs: the parts; two with one key are worked on once.
+            work: must be picklable (a function at module level, or an object of a class there).
+            rows: how many rows the parts have together, where that is known; else it is estimated from their bytes.
+
+        Raises:
+            GraftError: what ``work`` raises.
+            ResourceMissing: a process was killed.
+        """
+        missing = {job.key: job for job in jobs if self.find(job.key) is None}
+        progress = _Progress(self.stage, list(missing.values()), rows)
+        count = processes_for(list(missing.values()))
+        if count > 1:
+            self._spread(list(missing.values()), work, progress, count)
+        else:
+            for job in missing.values():
+                _make(self, job, work, progress.add)
+                progress.end(job)
+        return len(missing)
+
+    def _spread(self, jobs: Sequence[Job], work: Work, progress: _Progress, count: int) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        rows = context.Value("q", 0)
+        with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(self, work, rows)) as pool:
+            waiting = {pool.submit(_one, job): job for job in jobs}
+            try:
+                while waiting:
+                    done, _ = wait(waiting, REPORT_SECONDS, FIRST_COMPLETED)
+                    for one in done:
+                        one.result()
+                        progress.end(waiting.pop(one))
+                    progress.show(rows.value)
+            except BrokenProcessPool:
+                names = ", ".join(job.path.name for job in list(waiting.values())[:count])
+                raise ResourceMissing(
+                    f"{self.stage}: a process was killed at one of {names}, perhaps for want of memory; make the parts "
+                    f"smaller, or set {PROCESSES_VARIABLE}=1"
+                ) from None
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def key_of(path: Path, digest: str, made_of: Mapping[str, Any]) -> str:
+    """Return the key of a part's result: by its bytes and what else decides it, not by its name.
+
+    Args:
+        path: the part, for its format.
+        digest: its sha256.
+        made_of: settings and digests, as JSON values.
+    """
+    return digest_json({"part": digest, "format": format_of(path), "code": running_code(), **made_of})[:32]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part to work on."""
+
+    key: str
+    path: Path
+    argument: Any
+    """What ``Work`` is given: picklable."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of the part."""
+        return self.path.stat().st_size
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return digest_files(folder, [path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS])
+
+
+def processes_for(jobs: Sequence[Job]) -> int:
+    """Return how many processes work on these parts.
+
+    Raises:
+        ConfigError: ``GRAFT_PROCESSES`` is no whole number from 1 on.
+    """
+    if given := os.environ.get(PROCESSES_VARIABLE):
+        if not given.isdecimal() or int(given) < 1:
+            raise ConfigError(f"{PROCESSES_VARIABLE}: expected a whole number from 1 on, got {shown(given)}")
+        return max(1, min(int(given), len(jobs)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, len(jobs), sum(job.size for job in jobs) // PROCESS_BYTES))
+
+
+# -- in a process of the pool
+
+_state: dict[str, Any] = {}
+
+
+def _begin(results: PartResults, work: Work, rows: Any) -> None:
+    def add(count: int) -> None:
+        with rows.get_lock():
+            rows.value += count
+
+    # One thread each: the processes share the cores already.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
+    _state.update(results=results, work=work, add=add)
+
+
+def _one(job: Job) -> None:
+    _make(_state["results"], job, _state["work"], _state["add"])
+
+
+def _make(results: PartResults, job: Job, work: Work, add: Callable[[int], None]) -> None:
+    with results.made(job.key) as folder:
+        work(job.argument, folder, add)
+
+
+# -- how far it is
+
+
+class _Progress:
+    """Prints a line every two seconds at most; short work prints nothing."""
+
+    def __init__(self, stage: str, jobs: Sequence[Job], rows: int | None) -> None:
+        self.stage, self.total = stage, rows
+        self.bytes = sum(job.size for job in jobs)
+        self.parts = len(jobs)
+        self.rows = self.ended = self.ended_bytes = 0
+        self.start = self.printed = time.monotonic()
+
+    def add(self, rows: int) -> None:
+        """Count rows, where the work is done in this process."""
+        self.show(self.rows + rows)
+
+    def end(self, job: Job) -> None:
+        """Count a part that is done."""
+        self.ended += 1
+        self.ended_bytes += job.size
+
+    def show(self, rows: int) -> None:
+        """Print how far the work is, if it is time to."""
+        self.rows = rows
+        now = time.monotonic()
+        if now - self.printed < REPORT_SECONDS:
+            return
+        self.printed, seconds = now, now - self.start
+        done = f"{rows}{f' of {self.total}' if self.total else ''} rows, {self.ended} of {self.parts} parts"
+        print(f"{self.stage}: {done}, {rows / seconds:.0f} rows/s{self._left(seconds)}", flush=True)
+
+    def _left(self, seconds: float) -> str:
+        share = self.rows / self.total if self.total else self.ended_bytes / max(self.bytes, 1)
+        return f", {seconds / share - seconds:.0f} s left" if 0 < share <= 1 else ""
