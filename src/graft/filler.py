@@ -10,6 +10,7 @@ and others tell looping text by it), asked of the few texts whose middle comes a
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,12 @@ PLACEHOLDERS, REPEATED = "placeholders", "repetition"
 """The names of two measures: of texts that are a word for a missing one, and of such as say one thing over and over."""
 SHRUNK = 10
 """How many times smaller such a text becomes. Prose shrinks to a half, tables and code to a fifth."""
+LEAST_COPIED_BYTES = 24
+"""The shortest text whose copy is one: about four words, or eight Chinese characters."""
 LEAST_REPEATED_BYTES, SAMPLE_CHARACTERS, LEAST_SAMPLES = 120, 12, 5
+
+CELLS = frozenset("nan NaN <NA> #N/A #REF! #VALUE! #NAME? #NUM! #NULL! #DIV/0!".split())
+"""Words that nobody writes: what a table says for a missing value."""
 
 _MISSING = r"nan|<na>|n/a|n\.a\.|null|\(null\)|none|nil|undefined|\\n|not available|not applicable|no (?:data|value|text)"
 _TO_DO = r"tb[acd]|to be (?:announced|confirmed|decided|defined|determined|done)|todo|fixme|placeholder|sample text"
@@ -81,6 +87,19 @@ def repetitions(texts: pl.Series) -> pl.Series:
     places = long.arg_true().filter(again).filter(pl.Series(found, dtype=pl.Boolean))
     counts = pl.select(pl.when(texts.is_not_null()).then(pl.lit(0, pl.UInt32))).to_series()
     return counts.scatter(places, 1)
+
+
+_NO_LETTERS = re.compile(r"[\W_]+")
+
+
+def bare(text: str) -> str:
+    """Return a text's letters and digits without case: what is left of two texts that differ in signs and spaces."""
+    return _NO_LETTERS.sub("", text.casefold())
+
+
+def says_the_same(one: str, other: str) -> bool:
+    """Say whether two texts differ in nothing but signs, spaces and case; a name or a number may well be both."""
+    return len(one.encode()) >= LEAST_COPIED_BYTES and bare(one) == bare(other) != ""
 
 
 def is_repetition(text: str) -> bool:

@@ -102,6 +102,9 @@ class Summarization(SequenceToSequence, Task):
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return starmap(RowProblem, text_to_text.row_problems(row))
 
+    def doubt_row(self, config: Config, row: Row) -> Iterator[RowProblem]:
+        return starmap(RowProblem, text_to_text.row_doubts(row))
+
     def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
         return starmap(RowProblem, text_to_text.token_problems(row))
 
