@@ -64,7 +64,7 @@ def suite(count: int, repeats: int) -> str:
     frame = contract.frame()
     for number in range(count):
         found = row(number, dice)
-        frame.add(Record({"text_pair": None, **found}, f"data/train/part.jsonl:{number + 1}", found["id"]), None)
+        frame.add(Record({"text_pair": None, **found}, f"data/train/part.jsonl:{number + 1}", found["id"]))
     table, most = frame.table(), 1000
     theirs_table = as_pandas(table)
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}

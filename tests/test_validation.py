@@ -255,7 +255,7 @@ def test_what_cleaning_changed_is_written_as_a_diff(workspace: Workspace, capsys
     assert verdict["cleaned"] == {"duplicates": 2, "strip_html": 2, "nfc": 1}
     assert verdict["splits"]["test"]["rows"] == 11
     assert verdict["counts"]["test"] == {"x": 6, "y": 5}
-    disagreeing = "test: 1 rows have the text of an earlier row and another label (data/test/part.jsonl:10)"
+    disagreeing = "test: 1 row with the text of an earlier row and another label (data/test/part.jsonl:10)"
     assert disagreeing in verdict["warnings"]
     assert (workspace.validation / "cleaning.diff").read_text() == DIFF
     changes = json.loads((workspace.validation / "cleaning.json").read_text())["steps"]
@@ -405,7 +405,7 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
     run(workspace)
     cells = table_rows(workspace.data_docs / "index.html")
     assert [row[:7] for row in cells if row[0] in ("train", "validation", "test")] == [
-        [split, "part.jsonl", "✓ passed", "8", "0", "23", "0"] for split in ("train", "validation", "test")
+        [split, "part.jsonl", "✓ passed", "8", "0", "22", "0"] for split in ("train", "validation", "test")
     ]
     text = (workspace.data_docs / "index.html").read_text()
     assert "The data passed.</b>Every part keeps the contract, with 1 warning." in text
@@ -415,7 +415,7 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
     index = workspace.failed / "validate" / "data_docs" / "index.html"
     cells = table_rows(index)
     assert ["data/test/part.jsonl:3", "label", "one of x, y", "&#39;a la…&#39;"] in cells
-    assert ["test", "part.jsonl", "✗ failed", "8", "1", "22", "1", "every expectation"] in cells
+    assert ["test", "part.jsonl", "✗ failed", "8", "1", "21", "1", "every expectation"] in cells
     assert [
         "label",
         "one of the 2 labels of the training rows",
@@ -459,4 +459,4 @@ def test_the_workers_home_and_folder_stay_clean(
     monkeypatch.chdir(home)
     run(workspace)
     assert list(home.iterdir()) == []
-    assert sorted(path.name for path in workspace.root.iterdir()) == ["artifacts", "data", "params.yaml"]
+    assert sorted(path.name for path in workspace.root.iterdir()) == [".graft", "artifacts", "data", "params.yaml"]

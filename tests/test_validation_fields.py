@@ -15,7 +15,7 @@ USER, ANSWER = {"role": "user", "content": "Hi there"}, {"role": "assistant", "c
 
 def filled(frame: Frame, field: Field, values: list[Any]) -> Frame:
     for line, value in enumerate(values, start=1):
-        frame.add(Record({field.name: value}, f"data/train/part.jsonl:{line}"), None)
+        frame.add(Record({field.name: value}, f"data/train/part.jsonl:{line}"))
     return frame
 
 
@@ -23,7 +23,7 @@ def filled(frame: Frame, field: Field, values: list[Any]) -> Frame:
 def check() -> Any:
     def problems(field: Field, values: list[Any], state: Any = None, **settings: Any) -> list[Problem]:
         contract = Contract((field,), state or {}, DataConfig(), ValidationConfig(**settings))
-        return [one.problem for one in contract.check("part.jsonl", filled(contract.frame(), field, values))]
+        return [one.problem for one in contract.check(filled(contract.frame(), field, values))[0]]
 
     return problems
 

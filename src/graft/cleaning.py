@@ -16,7 +16,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ CleanStep = Literal["nfc", "nfkc", "strip_html", "whitespace", "duplicates"]
 DUPLICATES = "duplicates"
 """The step that drops rows; all others change text."""
 EXAMPLES = 5
+DIGEST_BYTES = 16
 EXCERPT_CHARACTERS, LEAD_CHARACTERS = 80, 20
 
 
@@ -64,7 +65,8 @@ class Example:
 class Cleaning:
     """Applies the steps to the rows of one split, part after part, and counts what they changed."""
 
-    def __init__(self, steps: Sequence[str]) -> None:
+    def __init__(self, steps: Sequence[str], earlier: Cleaning | None = None) -> None:
+        """``earlier`` has cleaned the earlier parts of the split: a row of theirs is there, but is not counted here."""
         self.text_steps, self.unique = text_steps(steps), DUPLICATES in steps
         self.counts = Counter[str](dict.fromkeys(steps, 0))
         """Step -> rows that it changed or dropped."""
@@ -72,7 +74,11 @@ class Cleaning:
         self.disagreeing: list[str] = []
         """Places of the first kept rows whose texts an earlier row has, with another label."""
         self.disagreements = 0
-        self._texts, self._rows = set[bytes](), set[bytes]()
+        self.dropped: list[str] = []
+        """Places of the rows that the step ``duplicates`` dropped."""
+        self._texts: set[bytes] = earlier._texts if earlier else set()
+        self._rows: set[bytes] = earlier._rows if earlier else set()
+        self._new = list[bytes]()
 
     def keeps(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> bool:
         """Clean the text fields of ``row`` in place; say whether it stays, which an equal row of the split denies."""
@@ -100,6 +106,7 @@ class Cleaning:
         text, whole = _digest(texts), _digest({field.name: row[field.name] for field in fields})
         if whole in self._rows:
             self.counts[DUPLICATES] += 1
+            self.dropped.append(place)
             name, value = next(iter(texts.items()), ("", ""))
             self._note(DUPLICATES, place, name, value if isinstance(value, str) else _json(value), None)
             return True
@@ -108,7 +115,42 @@ class Cleaning:
             self.disagreeing += [place] if len(self.disagreeing) < EXAMPLES else []
         self._texts.add(text)
         self._rows.add(whole)
+        self._new.append(text + whole)
         return False
+
+    def kept(self) -> bytes:
+        """Return the two digests, 32 bytes, of each row that was kept, for :meth:`remember`; needs ``duplicates``."""
+        return b"".join(self._new)
+
+    def remember(self, kept: bytes) -> None:
+        """Take rows for seen that an earlier run kept."""
+        half = DIGEST_BYTES
+        for start in range(0, len(kept), 2 * half):
+            self._texts.add(kept[start : start + half])
+            self._rows.add(kept[start + half : start + 2 * half])
+
+    def as_json(self, inner: Callable[[str], str]) -> dict[str, Any]:
+        """Return what was counted and noted; ``inner`` shortens a place to what follows the name of its file."""
+        examples = {
+            step: [{**asdict(one), "place": inner(one.place)} for one in found] for step, found in self.examples.items()
+        }
+        return {
+            "counts": dict(self.counts),
+            "examples": examples,
+            "disagreeing": [inner(place) for place in self.disagreeing],
+            "disagreements": self.disagreements,
+            "dropped": [inner(place) for place in self.dropped],
+        }
+
+    def add(self, found: Mapping[str, Any], file: str) -> None:
+        """Add what another one noted of the part ``file``, from its ``as_json``."""
+        self.counts.update(found["counts"])
+        for step, examples in found["examples"].items():
+            more = [Example(**{**one, "place": f"{file}{one['place']}"}) for one in examples]
+            self.examples[step] = [*self.examples[step], *more][:EXAMPLES]
+        self.disagreements += found["disagreements"]
+        self.disagreeing = [*self.disagreeing, *(f"{file}{one}" for one in found["disagreeing"])][:EXAMPLES]
+        self.dropped += [f"{file}{one}" for one in found["dropped"]]
 
     def _note(self, step: str, place: str, field: str, before: str, after: str | None) -> None:
         if len(self.examples[step]) < EXAMPLES:
@@ -116,7 +158,7 @@ class Cleaning:
 
 
 def _digest(values: Mapping[str, Any]) -> bytes:
-    return hashlib.blake2b(_json(values).encode(), digest_size=16).digest()
+    return hashlib.blake2b(_json(values).encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def _json(value: Any) -> str:

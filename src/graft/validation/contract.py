@@ -2,12 +2,11 @@
 
 It runs once per part, on flat frames (``frame``), by one columnar query where that can answer (``scan``). Results name
 rows by number, and the frame knows where each row stands. Failing values are shortened and escaped before they reach a
-page of the Data Docs (Great Expectations does not escape them), and pages are the same bytes in every run.
+page of the Data Docs, since Great Expectations does not escape them.
 """
 
 from __future__ import annotations
 
-import datetime
 import functools
 import html
 import json
@@ -17,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from graft.config import nearest
@@ -26,15 +25,12 @@ from graft.errors import ConfigError, shown
 from graft.privacy import find
 from graft.reading import file_of
 from graft.tasks import Field
-from graft.validation.frame import EARLIER, FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
-from graft.validation.pages import settle
-from graft.validation.scan import Scan, answers_by_row
+from graft.validation.frame import FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
+from graft.validation.scan import Expectation, Result, Scan
 from graft.validation.section import Severity, ValidationConfig
 
 REPORTED_PROBLEMS = 10_000
 """How many problems report.json lists at most; it counts them all."""
-DOCUMENTED_PARTS = 50
-"""How many parts get a page in the Data Docs; refused ones come first."""
 DOCUMENTED_VALUES = 20
 KINDS_IN_WORDS = {
     "encoding": "text without traces of a wrong encoding",
@@ -67,6 +63,12 @@ class Check:
     place: str = ""
     """The path in params.yaml of an expectation of the project's own."""
 
+    @property
+    def expectation(self) -> Expectation:
+        """The expectation as Great Expectations is told it."""
+        column = {"column": self.column} if self.column else {}
+        return Expectation(self.type, {**column, **self.settings}, CRITICAL[self.severity])
+
     def build(self) -> Any:
         """Return Great Expectations' object.
 
@@ -84,13 +86,9 @@ class Check:
             advice = f"; did you mean {near}?" if near else ""
             raise ConfigError(f"{self.place}.type: great_expectations has no {shown(self.type)}{advice}")
         try:
-            return get_expectation_impl(self.type)(**self._arguments, severity=CRITICAL[self.severity])
+            return get_expectation_impl(self.type)(**self.expectation.kwargs, severity=CRITICAL[self.severity])
         except (TypeError, ValueError) as error:  # pydantic's own is a ValueError
             raise ConfigError(f"{self.place}.kwargs: {_in_short(error)}") from None
-
-    @property
-    def _arguments(self) -> dict[str, Any]:
-        return {**({"column": self.column} if self.column else {}), **self.settings}
 
 
 def _in_short(error: Exception) -> str:
@@ -106,8 +104,7 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
     """Yield the expectations that follow from the fields, the state and the section."""
     between, of_type = "expect_column_values_to_be_between", "expect_column_values_to_be_of_type"
     severity = config.severity
-    nothing = {"min_value": 0, "max_value": 0}
-    yield Check(between, REFUSED, "", "a row that can be read", nothing, severity.readable)
+    yield Check(between, REFUSED, "", "a row that can be read", {"min_value": 0, "max_value": 0}, severity.readable)
     for field in fields:
         name = field.name
         main = next(columns_of(field))
@@ -144,8 +141,6 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             labels = {"value_set": list(state["labels"])}
             text = f"one of the {len(state['labels'])} labels of the training rows"
             yield Check("expect_column_values_to_be_in_set", name, name, text, labels, severity.labels)
-    if config.unique_ids:
-        yield Check(between, EARLIER, "id", "an id that no other row has", nothing, severity.unique_ids)
     yield from _own_checks(fields, config)
 
 
@@ -161,15 +156,8 @@ def _own_checks(fields: Sequence[Field], config: ValidationConfig) -> Iterator[C
                     columns = ", ".join(known)
                     raise ConfigError(f"{place}.kwargs.{name}: no column {shown(asked)}; there are {columns}")
         column = settings.pop("column", "")
-        check = Check(
-            one.type, column, known.get(column, ""), _in_words(one.type, settings), settings, one.severity, place
-        )
-        if one.severity == "quarantine" and not answers_by_row(check.build()):
-            raise ConfigError(
-                f"{place}.severity: {one.type} says nothing of single rows, which alone can go into quarantine; "
-                f"set fail or warn"
-            )
-        yield check
+        said = _in_words(one.type, settings)
+        yield Check(one.type, column, known.get(column, ""), said, settings, one.severity, place)
 
 
 def _in_words(type_: str, settings: Mapping[str, Any]) -> str:
@@ -178,8 +166,43 @@ def _in_words(type_: str, settings: Mapping[str, Any]) -> str:
     return f"{words}: {', '.join(f'{name} {shown(value)}' for name, value in settings.items())}" if settings else words
 
 
+def asked_checks(fields: Sequence[Field], state: Mapping[str, Any], config: ValidationConfig) -> list[Check]:
+    """Return the expectations that something follows from."""
+    return [check for check in checks_of(fields, state, config) if check.severity != "ignore"]
+
+
+def refuse_wrong(checks: Sequence[Check]) -> None:
+    """Refuse expectations of the project's own that Great Expectations does not have, or not with these arguments.
+
+    Raises:
+        ConfigError: one is wrong, or cannot keep rows aside.
+    """
+    for check in checks:
+        if check.place and not answers_by_row(check.build()) and check.severity == "quarantine":
+            raise ConfigError(
+                f"{check.place}.severity: {check.type} says nothing of single rows, which alone can go into "
+                f"quarantine; set fail or warn"
+            )
+
+
+def answers_by_row(expectation: Any) -> bool:
+    """Say whether an expectation names the rows that fail it."""
+    from great_expectations.expectations.expectation import (
+        ColumnMapExpectation,
+        ColumnPairMapExpectation,
+        MulticolumnMapExpectation,
+    )
+
+    return isinstance(expectation, ColumnMapExpectation | ColumnPairMapExpectation | MulticolumnMapExpectation) and (
+        expectation.expectation_type not in _OF_COLUMNS
+    )
+
+
+_OF_COLUMNS = ("expect_column_to_exist", "expect_column_values_to_be_of_type")
+
+
 class Contract:
-    """The suite, its results part by part, and the Data Docs of them."""
+    """The suite that each part is held to."""
 
     def __init__(
         self, fields: Sequence[Field], state: Mapping[str, Any], data: DataConfig, config: ValidationConfig
@@ -189,18 +212,10 @@ class Contract:
         Raises:
             ConfigError: an expectation of the project's own is none of Great Expectations', or does not fit the fields.
         """
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
-
         self.fields, self.data, self.config = fields, data, config
-        self.checks = [check for check in checks_of(fields, state, config) if check.severity != "ignore"]
-        self.failed = [0] * len(self.checks)
-        self.results: list[tuple[str, Any]] = []
-        self.context: Any = gx.get_context(mode="ephemeral")
-        self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        self.source = self.context.data_sources.add_pandas("data")
-        self.scan = Scan([check.build() for check in self.checks], self.asked)
-        self.suite = gx.ExpectationSuite(name="rows", expectations=[check.build() for check in self.checks])
+        self.checks = asked_checks(fields, state, config)
+        refuse_wrong(self.checks)
+        self.scan = Scan([check.expectation for check in self.checks], self.asked)
 
     def frame(self) -> Frame:
         """Return an empty frame with the columns that the suite is about."""
@@ -209,124 +224,75 @@ class Contract:
         ignored = self.config.severity.private_data == "ignore"
         return Frame(self.fields, None if ignored else search, self.config.languages, self.config.placeholders)
 
-    def asked(self, frame: Any, expectations: Sequence[Any], most: int) -> list[Any]:
+    @cached_property
+    def _source(self) -> Any:
+        """Great Expectations' source of data frames."""
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        context: Any = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        return context.data_sources.add_pandas("data")
+
+    def asked(self, frame: Any, expectations: Sequence[Expectation], most: int) -> list[Result]:
         """Return Great Expectations' own results, in the order of ``expectations``."""
         import great_expectations as gx
+        from great_expectations.expectations.registry import get_expectation_impl
 
-        name = f"frame {len(self.source.assets)}"
-        batch = self.source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        built = [get_expectation_impl(one.type)(**one.kwargs, severity=one.severity) for one in expectations]
+        name = f"frame {len(self._source.assets)}"
+        batch = self._source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
         found = batch.get_batch(batch_parameters={"dataframe": frame}).validate(
-            gx.ExpectationSuite(name="rest", expectations=list(expectations)),
+            gx.ExpectationSuite(name="rest", expectations=built),
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": most},
         )
         by_key = {_key(one.expectation_config): one for one in found.results}
-        return [by_key[_key(one.configuration)] for one in expectations]
+        results = [by_key[_key(one.configuration)].to_json_dict() for one in built]
+        for one in results:
+            one["expectation_config"].pop("id", None)
+            one["expectation_config"]["kwargs"]["batch_id"] = "rows"
+        return results
 
-    def check(self, part: str, frame: Frame) -> Iterator[Broken]:
-        """Run the whole suite once on a part and yield what each row that fails has wrong."""
-        from great_expectations import __version__ as version
-        from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
+    def check(self, frame: Frame) -> tuple[list[Broken], list[int], dict[str, Any]]:
+        """Run the whole suite on a part.
 
+        Returns:
+            What each row that fails has wrong; how many rows fail each check; the result in Great Expectations' form.
+        """
         # More rows than may be in quarantine need no names.
         most = max(REPORTED_PROBLEMS, math.ceil(self.config.max_quarantined_share * len(frame.places)) + 1)
         results = self.scan.results(frame.table(), most)
-        for number, one in enumerate(results):
-            yield from self._problems(number, one, frame)
+        broken = [each for number, one in enumerate(results) for each in self._problems(number, one, frame)]
+        failed = [0 if one["success"] else one["result"].get("unexpected_count") or 1 for one in results]
+        for one in results:
             _redact(one)
-        passed = sum(bool(one.success) for one in results)
+        passed = sum(one["success"] for one in results)
         statistics = {
             "evaluated_expectations": len(results),
             "successful_expectations": passed,
             "unsuccessful_expectations": len(results) - passed,
             "success_percent": 100 * passed / len(results),
         }
-        found = ExpectationSuiteValidationResult(
-            success=passed == len(results),
-            results=results,
-            suite_name=self.suite.name,
-            statistics=statistics,
-            meta={"great_expectations_version": version},
-        )
-        self.results.append((part, found))
+        found = {"success": passed == len(results), "statistics": statistics, "results": results}
+        return broken, failed, found
 
-    def _problems(self, number: int, one: Any, frame: Frame) -> Iterator[Broken]:
-        check = self.checks[number]
+    def _problems(self, number: int, one: Result, frame: Frame) -> Iterator[Broken]:
+        check, result = self.checks[number], one["result"]
         if reason := _exception(one):
             if check.place:
                 raise ConfigError(f"{check.place}: great_expectations cannot evaluate {check.type}: {reason}")
             raise RuntimeError(f"great_expectations cannot evaluate {check}: {reason}")
-        if one.success:
+        if one["success"]:
             return
-        rows = one.result.get("partial_unexpected_index_list") or []
-        self.failed[number] += one.result.get("unexpected_count") or 1
+        rows = result.get("partial_unexpected_index_list") or []
         column = self.data.columns.get(check.field, check.field)
-        for row, value in zip(rows, one.result.get("partial_unexpected_list") or [None] * len(rows), strict=True):
+        for row, value in zip(rows, result.get("partial_unexpected_list") or [None] * len(rows), strict=True):
             found = frame.said.get((check.column, row)) or _as_found(check, value)
             yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
             place = file_of(frame.places[0])
-            observed = shown(one.result.get("observed_value"))
+            observed = shown(result.get("observed_value"))
             yield Broken(check.severity, Problem(place, column, check.expected, observed, of_part=True))
-
-    def summary(self) -> list[dict[str, Any]]:
-        """Return each expectation with what follows from it and the number of rows that failed it."""
-        return [
-            {"expectation": check.type, "column": check.column, "severity": check.severity, "failed": failed}
-            for check, failed in zip(self.checks, self.failed, strict=True)
-        ]
-
-    def failures(self) -> list[dict[str, Any]]:
-        """Return each expectation in words, with the number of rows that failed it."""
-        return [
-            {
-                "type": check.type,
-                "column": check.column,
-                "expected": check.expected,
-                "severity": check.severity,
-                "failed": failed,
-            }
-            for check, failed in zip(self.checks, self.failed, strict=True)
-        ]
-
-    def statistics(self) -> dict[str, dict[str, int]]:
-        """Return how many expectations each part passed and failed; a part that held no rows is absent."""
-        return {
-            part: {
-                "passed": result.statistics["successful_expectations"],
-                "failed": result.statistics["unsuccessful_expectations"],
-            }
-            for part, result in self.results
-        }
-
-    def write_docs(self, folder: Path) -> dict[str, str]:
-        """Write a page per part, failed ones first, and return where: part -> page relative to ``folder``."""
-        from great_expectations.core.run_identifier import RunIdentifier
-        from great_expectations.data_context.types.resource_identifiers import (
-            ExpectationSuiteIdentifier,
-            ValidationResultIdentifier,
-        )
-
-        run = RunIdentifier(run_name="data", run_time=RUN_TIME)
-        chosen = sorted(self.results, key=lambda pair: pair[1].success is True)[:DOCUMENTED_PARTS]
-        for number, (part, result) in enumerate(chosen):
-            result.meta = {"run_id": run, "great_expectations_version": result.meta["great_expectations_version"]}
-            result.meta["active_batch_definition"] = {"data_asset_name": html.escape(part)}
-            self.context.validation_results_store.set(
-                ValidationResultIdentifier(
-                    expectation_suite_identifier=ExpectationSuiteIdentifier(self.suite.name),
-                    run_id=run,
-                    batch_identifier=f"{number:04}-{re.sub(r'[^A-Za-z0-9._-]', '_', part)}",
-                ),
-                result,
-            )
-        self.context.suites.add(self.suite)
-        self.context.add_data_docs_site("site", _site(folder))
-        self.context.build_data_docs(site_names=["site"])
-        (folder / "index.html").unlink(missing_ok=True)
-        pages = {part: next(folder.glob(f"validations/**/{n:04}-*.html")) for n, (part, _) in enumerate(chosen)}
-        places = {part: page.relative_to(folder).as_posix() for part, page in pages.items()}
-        settle(folder, places)
-        return places
 
 
 def _key(config: Any) -> str:
@@ -335,24 +301,11 @@ def _key(config: Any) -> str:
     return json.dumps([config.type, kwargs], sort_keys=True, default=str)
 
 
-def _exception(one: Any) -> str | None:
+def _exception(one: Result) -> str | None:
     """Return why an expectation could not be evaluated; Great Expectations says so in one of two forms."""
-    info = one.exception_info or {}
+    info = one.get("exception_info") or {}
     found = [info] if "raised_exception" in info else [each for each in info.values() if isinstance(each, dict)]
     return next((str(each["exception_message"]) for each in found if each.get("raised_exception")), None)
-
-
-# Data Docs want a time; one that means nothing is the same in every run.
-RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
-
-
-def _site(folder: Path) -> dict[str, Any]:
-    return {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-    }
 
 
 def _as_found(check: Check, value: Any) -> str:
@@ -361,15 +314,15 @@ def _as_found(check: Check, value: Any) -> str:
     return f"{value} of them" if check.column != check.field else shown(value)
 
 
-def _redact(one: Any) -> None:
+def _redact(one: Result) -> None:
     """Shorten what a result shows of failing rows."""
-    values = [_short(value) for value in (one.result.get("partial_unexpected_list") or [])[:DOCUMENTED_VALUES]]
+    result = one["result"]
+    values = [_short(value) for value in (result.get("partial_unexpected_list") or [])[:DOCUMENTED_VALUES]]
     if values:
         counts = Counter(values)
-        one.result["partial_unexpected_counts"] = [{"value": value, "count": counts[value]} for value in counts]
-        one.result["partial_unexpected_list"] = values
-        one.result["partial_unexpected_index_list"] = one.result["partial_unexpected_index_list"][:DOCUMENTED_VALUES]
-    one.expectation_config.id = None
+        result["partial_unexpected_counts"] = [{"value": value, "count": counts[value]} for value in counts]
+        result["partial_unexpected_list"] = values
+        result["partial_unexpected_index_list"] = result["partial_unexpected_index_list"][:DOCUMENTED_VALUES]
 
 
 def _short(value: Any) -> Any:

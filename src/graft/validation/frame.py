@@ -1,6 +1,6 @@
 """The flat columns of one part: what the contract's expectations are about, and where each row stands.
 
-*Derived* columns (lengths, how many earlier rows have an id) stand beside the fields' own where an expectation on the
+*Derived* columns (lengths, traces of damage) stand beside the fields' own where an expectation on the
 value itself would be wrong, or would put text into its result.
 """
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from graft import filler
 from graft.damage import expressions, measures, visible_characters
 from graft.data import Problem, Record
-from graft.errors import shown
 from graft.languages import UNKNOWN, languages
 from graft.privacy import Found, masked
 from graft.tasks import Field
@@ -49,13 +48,10 @@ class Frame:
         self.private: dict[str, list[tuple[str, str]]] = {}
         """Place -> kind and value of what is private in its row; it leaves this object masked only."""
 
-    def add(self, record: Record, earlier: str | None) -> None:
+    def add(self, record: Record) -> None:
         """Add a readable row."""
-        if earlier:
-            self.said[EARLIER, len(self.places)] = f"{shown(record.id)}, which {earlier} has too"
         self.places.append(record.place)
         self.columns[REFUSED].append(0)
-        self.columns[EARLIER].append(int(earlier is not None))
         for field in self.fields:
             self._add_value(field, record.row[field.name])
 
@@ -98,7 +94,6 @@ class Frame:
         self.refused.add(place)
         self.places.append(place)
         self.columns[REFUSED].append(1)
-        self.columns[EARLIER].append(0)
         for field in self.fields:
             for name in (*columns_of(field), *([f"{field.name} ({PRIVATE})"] if field.text and self.search else [])):
                 self.columns[name].append(None)
@@ -182,7 +177,6 @@ LISTS = ("strings", "labels", "messages", "answers")
 FILLED_LISTS = ("strings", "messages")
 """Lists that say nothing where they are empty; a row may have no label, and a question no answer."""
 REFUSED = "rows that cannot be read"
-EARLIER = "id (earlier rows with it)"
 PRIVATE = "private data"
 FOREIGN = "other languages"
 _MARKUP = ("HTML", "broken references", "style and script")

@@ -58,7 +58,7 @@ def profiled(workspace: Workspace, task: TaskConfig, data: DataConfig) -> tuple[
                 if isinstance(found, Problem):
                     seen.unreadable += 1
                     continue
-                frame.add(found, None)
+                frame.add(found)
                 seen.ids = seen.ids or found.id is not None
                 seen.rows[split] += 1
             _count(seen, fields, frame)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,12 @@ class Quarantine:
     places: set[str] = field(default_factory=set)
     parts: dict[tuple[str, Path], dict[str, list[Problem]]] = field(default_factory=lambda: defaultdict(dict))
     """The problems of each place, by split and part file."""
+    rows: dict[str, Any] = field(default_factory=dict)
+    """The rows by their places, as far as they are known."""
 
-    def add(self, split: str, part: Path, problems: Sequence[Problem]) -> None:
-        """Keep the rows aside that these problems name."""
+    def add(self, split: str, part: Path, problems: Sequence[Problem], rows: Mapping[str, Any] | None = None) -> None:
+        """Keep the rows aside that these problems name; those that ``rows`` does not have are read when written."""
+        self.rows.update(rows or {})
         for one in problems:
             self.parts[split, part].setdefault(one.place, []).append(one)
             self.places.add(one.place)
@@ -65,7 +68,7 @@ class Quarantine:
     def described(self) -> Iterator[str]:
         """Yield a line for each split that has rows here."""
         for split, count in self.counts().items():
-            yield f"{split}: {count} rows in quarantine"
+            yield f"{split}: {in_words(count)} in quarantine"
 
     def write(self, folder: Path) -> None:
         """Write ``<split>/<part>.jsonl`` for each part that has rows here, and ``summary.json`` in any case."""
@@ -73,29 +76,45 @@ class Quarantine:
         for (split, part), problems in self.parts.items():
             path = folder / split / f"{part.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = {
-                one.place: one.row
-                for one in read_part(part, self.root, self.fields, self.data.model_copy(update={"clean": ()}))
-                if isinstance(one, Record) and one.place in problems
-            }
+            unknown = [place for place in problems if place not in self.rows]
+            self.rows |= plain_rows(part, self.root, self.fields, self.data, unknown, masks=self.masks)
             with path.open("w", encoding="utf-8", newline="\n") as file:
                 for place, found in problems.items():
                     line = {
                         "place": place,
                         "reasons": [_reason(one) for one in found],
-                        "row": self._plain(rows.get(place)),
+                        "row": self.rows[place],
                     }
                     file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
 
-    def _plain(self, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return a row as JSON can hold it; None: it cannot be read, and its line stays in the part alone."""
-        if row is None:
-            return None
-        given = {
-            name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in row.items() if one is not None
-        }
-        found: dict[str, Any] = redact(given)[0] if self.masks else given
-        return found
+
+def in_words(rows: int) -> str:
+    """Return ``1 row`` or ``2 rows``."""
+    return "1 row" if rows == 1 else f"{rows} rows"
+
+
+def plain_rows(
+    part: Path, root: Path, fields: Sequence[Field], data: DataConfig, places: Collection[str], *, masks: bool
+) -> dict[str, dict[str, Any] | None]:
+    """Return rows of a part by their places, as JSON can hold them and as they were before any cleaning.
+
+    ``masks``: whether what is private is replaced by placeholders. None: a row cannot be read, and its line stays in
+    the part alone.
+    """
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(places)
+    if found:
+        for one in read_part(part, root, fields, data.model_copy(update={"clean": ()})):
+            if isinstance(one, Record) and one.place in found:
+                found[one.place] = _plain(one.row, masks)
+    return found
+
+
+def _plain(row: Mapping[str, Any], masks: bool) -> dict[str, Any]:
+    given = {
+        name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in row.items() if one is not None
+    }
+    found: dict[str, Any] = redact(given)[0] if masks else given
+    return found
 
 
 def _reason(problem: Problem) -> dict[str, str]:

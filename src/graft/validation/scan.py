@@ -2,9 +2,9 @@
 
 Great Expectations' pandas engine hashes the whole frame for each batch and asks one question after the other. Here the
 expectations that have a columnar form become expressions of one polars query, which is read once; only failing rows are
-looked at again. Results have Great Expectations' own form, so that its pages show them, and its own numbers:
-``tests/validation`` holds both against each other. What has no form here (another type, an option such as
-``row_condition``, a set of mixed types) runs in Great Expectations, on the columns that it needs.
+looked at again. Results are Great Expectations' own as JSON, so that its pages show them, with its own numbers:
+``tests/test_scan.py`` holds both against each other. What has no form here (another type, an option such as
+``row_condition``, a set of mixed types) runs in Great Expectations, which is imported only then.
 """
 
 # ruff: noqa: ARG001  (all makers of plans have one signature)
@@ -22,49 +22,107 @@ if TYPE_CHECKING:
     import polars as pl
 
 Settings = Mapping[str, Any]
+Result = dict[str, Any]
+"""``ExpectationValidationResult.to_json_dict()`` of Great Expectations."""
 PLAIN = frozenset({"column", "mostly"})
 """Settings that every expectation on the values of a column may have."""
-SCHEMA = frozenset({"expect_column_to_exist", "expect_column_values_to_be_of_type"})
-"""Answered by the columns' names and types alone, whatever the rows are."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """An expectation by Great Expectations' name and its arguments."""
+
+    type: str
+    kwargs: Mapping[str, Any]
+    severity: str = "critical"
+    """Great Expectations' word for what follows."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that say something, without those that are the default anyway."""
+        return {
+            name: value
+            for name, value in self.kwargs.items()
+            if value is not None
+            and not (name == "mostly" and value == 1)
+            and not (name.startswith("strict_") and not value)
+        }
+
+    def result(self, success: bool, found: Mapping[str, Any]) -> Result:
+        """Return a result in Great Expectations' form."""
+        config = {
+            "type": self.type,
+            "kwargs": {"batch_id": "rows", **self.kwargs},
+            "meta": {},
+            "severity": self.severity,
+        }
+        nothing = {"raised_exception": False, "exception_traceback": None, "exception_message": None}
+        return {
+            "success": bool(success),
+            "expectation_config": config,
+            "result": dict(found),
+            "meta": {},
+            "exception_info": nothing,
+        }
 
 
 class Scan:
-    """Expectations, sorted once into those of the query, those of the schema and those of Great Expectations."""
+    """Expectations, sorted into those of the query, those of the schema and those of Great Expectations."""
 
-    def __init__(self, expectations: Sequence[Any], rest: Callable[[Any, Sequence[Any], int], Sequence[Any]]) -> None:
-        """``rest`` runs expectations on a pandas frame and returns Great Expectations' results, in their order.
+    def __init__(
+        self,
+        expectations: Sequence[Expectation],
+        rest: Callable[[Any, Sequence[Expectation], int], Sequence[Result]],
+    ) -> None:
+        """``rest`` runs expectations on a pandas frame in Great Expectations and returns its results, in their order.
 
         Its last argument is how many failing rows a result names at most.
         """
         self.expectations = list(expectations)
         self._rest = rest
-        self._of_schema: dict[tuple[tuple[str, str], ...], tuple[dict[int, Any], dict[int, Plan]]] = {}
+        self._plans: dict[tuple[tuple[str, str], ...], dict[int, Plan]] = {}
 
-    def results(self, table: pl.DataFrame, most: int) -> list[Any]:
+    def results(self, table: pl.DataFrame, most: int) -> list[Result]:
         """Return a result for each expectation, in their order, each with ``most`` failing rows at most."""
         import polars as pl
 
         # Great Expectations takes the NaN of a float column for a missing value.
         table = table.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
-        answers, plans = self._schema(table)
-        known = answers | _asked(table, self.expectations, plans, most)
+        known = _of_schema(self.expectations, table.schema)
+        known |= _asked(table, self.expectations, self._planned(table), most)
         left = [number for number in range(len(self.expectations)) if number not in known]
         if left:
             found = self._rest(as_pandas(table), [self.expectations[number] for number in left], most)
             known |= dict(zip(left, found, strict=True))
         return [known[number] for number in range(len(self.expectations))]
 
-    def _schema(self, table: pl.DataFrame) -> tuple[dict[int, Any], dict[int, Plan]]:
-        """Return what names and types answer, and the plans that they give; parts of one data set have the same."""
+    def _planned(self, table: pl.DataFrame) -> dict[int, Plan]:
+        """Return the plans by number; parts of one data set have the same."""
         key = tuple((name, str(kind)) for name, kind in table.schema.items())
-        if key not in self._of_schema:
-            chosen = [number for number, one in enumerate(self.expectations) if one.expectation_type in SCHEMA]
-            asked = [self.expectations[number] for number in chosen]
-            found = self._rest(as_pandas(table.head(0)), asked, 1) if asked else []
-            others = ((number, one) for number, one in enumerate(self.expectations) if number not in chosen)
-            plans = {number: plan for number, one in others if (plan := planned(one, table.schema)) is not None}
-            self._of_schema[key] = dict(zip(chosen, found, strict=True)), plans
-        return self._of_schema[key]
+        if key not in self._plans:
+            numbered = enumerate(self.expectations)
+            self._plans[key] = {
+                number: plan for number, one in numbered if (plan := planned(one, table.schema)) is not None
+            }
+        return self._plans[key]
+
+
+def _of_schema(expectations: Sequence[Expectation], schema: Mapping[str, Any]) -> dict[int, Result]:
+    """Return what the names and types of columns answer where they are as expected; else it is not for us to say."""
+    found = {}
+    for number, one in enumerate(expectations):
+        kind = _PANDAS_TYPES.get(str(schema.get(one.settings.get("column", ""))))
+        if kind is None:
+            continue
+        if one.type == "expect_column_to_exist" and one.settings.keys() == {"column"}:
+            found[number] = one.result(True, {})
+        if one.type == "expect_column_values_to_be_of_type" and one.settings.get("type_") == kind:
+            found[number] = one.result(True, {"observed_value": kind})
+    return found
+
+
+_PANDAS_TYPES = {"String": "str", "Int64": "int64", "Float64": "float64"}
+"""Type of a column here -> its name in Great Expectations."""
 
 
 def as_pandas(table: pl.DataFrame) -> Any:
@@ -100,40 +158,16 @@ class Plan:
         return (self.expression & pl.col(column).is_not_null()).fill_null(False)
 
 
-def planned(expectation: Any, schema: Mapping[str, Any]) -> Plan | None:
+def planned(expectation: Expectation, schema: Mapping[str, Any]) -> Plan | None:
     """Return the plan of an expectation on a table of that schema; None where Great Expectations is to be asked."""
-    kind, settings = expectation.expectation_type, settings_of(expectation)
-    maker = _BY_ROW.get(kind) or _BY_TABLE.get(kind)
+    settings = expectation.settings
+    maker = _BY_ROW.get(expectation.type) or _BY_TABLE.get(expectation.type)
     if maker is None or not settings.keys() <= maker.known or any(isinstance(one, dict) for one in settings.values()):
         return None
     column = settings.get("column")
     if column is not None and column not in schema:
         return None
     return maker.make(settings, None if column is None else schema[column])
-
-
-def answers_by_row(expectation: Any) -> bool:
-    """Say whether an expectation names the rows that fail it."""
-    from great_expectations.expectations.expectation import (
-        ColumnMapExpectation,
-        ColumnPairMapExpectation,
-        MulticolumnMapExpectation,
-    )
-
-    return isinstance(expectation, ColumnMapExpectation | ColumnPairMapExpectation | MulticolumnMapExpectation) and (
-        expectation.expectation_type not in SCHEMA
-    )
-
-
-def settings_of(expectation: Any) -> dict[str, Any]:
-    """Return what an expectation was told, without what it has by default."""
-    return {
-        name: value
-        for name, value in expectation.configuration.kwargs.items()
-        if value is not None
-        and not (name == "mostly" and value == 1)
-        and not (name.startswith("strict_") and not value)
-    }
 
 
 @dataclass(frozen=True)
@@ -314,7 +348,9 @@ COMPILED = frozenset({*_BY_ROW, *_BY_TABLE})
 # -- the query and its answers
 
 
-def _asked(table: pl.DataFrame, expectations: Sequence[Any], plans: Mapping[int, Plan], most: int) -> dict[int, Any]:
+def _asked(
+    table: pl.DataFrame, expectations: Sequence[Expectation], plans: Mapping[int, Plan], most: int
+) -> dict[int, Result]:
     import polars as pl
 
     if not plans:
@@ -323,7 +359,7 @@ def _asked(table: pl.DataFrame, expectations: Sequence[Any], plans: Mapping[int,
     for number, plan in plans.items():
         value = plan.expression
         if plan.by_row:
-            column = settings_of(expectations[number])["column"]
+            column = expectations[number].settings["column"]
             columns.add(column)
             value = plan.failing(column).sum()
         asked.append(value.alias(str(number)))
@@ -333,23 +369,25 @@ def _asked(table: pl.DataFrame, expectations: Sequence[Any], plans: Mapping[int,
     for number, plan in plans.items():
         expectation, answer = expectations[number], answers[str(number)]
         if plan.by_row:
-            missing = answers[f"nulls {settings_of(expectation)['column']}"]
+            missing = answers[f"nulls {expectation.settings['column']}"]
             found[number] = _row_result(table, expectation, plan, answer or 0, missing, most)
         else:
             found[number] = _table_result(expectation, answer)
     return found
 
 
-def _row_result(table: pl.DataFrame, expectation: Any, plan: Plan, failed: int, missing: int, most: int) -> Any:
+def _row_result(
+    table: pl.DataFrame, expectation: Expectation, plan: Plan, failed: int, missing: int, most: int
+) -> Result:
     """Return the result of an expectation on each value, as Great Expectations puts it."""
-    column, rows = settings_of(expectation)["column"], len(table)
+    column, rows = expectation.settings["column"], len(table)
     checked = rows if plan.counts_missing else rows - missing
     places: list[int] = []
     values: list[Any] = []
     if failed:
         chosen = table.select(plan.failing(column).arg_true().head(most)).to_series()
         places, values = chosen.to_list(), table[column].gather(chosen).to_list()
-    passed = checked == 0 or (checked - failed) / checked >= settings_of(expectation).get("mostly", 1)
+    passed = checked == 0 or (checked - failed) / checked >= expectation.settings.get("mostly", 1)
     counts = Counter(values)
     result: dict[str, Any] = {
         "element_count": rows,
@@ -366,32 +404,20 @@ def _row_result(table: pl.DataFrame, expectation: Any, plan: Plan, failed: int, 
         }
     result["partial_unexpected_counts"] = [{"value": one, "count": count} for one, count in counts.most_common()]
     result["partial_unexpected_index_list"] = places
-    return made(expectation, passed, result)
+    return expectation.result(passed, result)
 
 
 def _percent(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
 
 
-def _table_result(expectation: Any, observed: Any) -> Any:
-    settings = settings_of(expectation)
+def _table_result(expectation: Expectation, observed: Any) -> Result:
+    settings = expectation.settings
     if "value" in settings:
-        return made(expectation, observed == settings["value"], {"observed_value": observed})
+        return expectation.result(observed == settings["value"], {"observed_value": observed})
     low, high = settings.get("min_value"), settings.get("max_value")
     over = low is None or (observed is not None and (observed > low if settings.get("strict_min") else observed >= low))
     under = high is None or (
         observed is not None and (observed < high if settings.get("strict_max") else observed <= high)
     )
-    return made(expectation, over and under, {"observed_value": observed})
-
-
-def made(expectation: Any, success: bool, result: Mapping[str, Any]) -> Any:
-    """Return Great Expectations' object of a result."""
-    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
-
-    return ExpectationValidationResult(
-        success=bool(success),
-        expectation_config=expectation.configuration,
-        result=dict(result),
-        exception_info={"raised_exception": False, "exception_traceback": None, "exception_message": None},
-    )
+    return expectation.result(over and under, {"observed_value": observed})

@@ -1,0 +1,302 @@
+"""What the parts show together: the verdict, from the results of single parts and never from their rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graft import tasks
+from graft.cleaning import Cleaning
+from graft.data import Problem
+from graft.errors import DataError, shown
+from graft.identity import digest_json
+from graft.part_results import PartResults
+from graft.privacy import find, masked
+from graft.validation.across import alike, is_asked, repeated_ids, repeated_texts, unique_ids
+from graft.validation.changes import described
+from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
+from graft.validation.documents import Documents
+from graft.validation.inspecting import NAMED_PLACES, Inspected
+from graft.validation.pages import Index, Part
+from graft.validation.quarantine import Quarantine, in_words
+from graft.validation.section import Severity
+from graft.validation.sources import Sources
+from graft.workspace import SPLITS, Workspace, replaced, write_json
+
+
+def write_refusal(report: Path, error: DataError) -> None:
+    """Write the report of data that cannot be looked at part by part."""
+    with replaced(report) as folder:
+        problems = list(error.problems) or [str(error)]
+        _write_report(folder, problems, [])
+        Index(False, len(problems), REPORTED_PROBLEMS, problems).write(folder / "data_docs")
+
+
+def _write_report(folder: Path, problems: Sequence[Problem | str], checks: list[dict[str, Any]]) -> None:
+    listed = [
+        {"message": str(one)}
+        | (
+            {"place": one.place, "field": one.field, "expected": one.expected, "found": one.found}
+            if isinstance(one, Problem)
+            else {}
+        )
+        for one in problems
+    ]
+    write_json(folder / "report.json", {"passed": False, "problems": listed, "checks": checks})
+
+
+class Assembly:
+    """Everything that is known about the data."""
+
+    def __init__(
+        self, workspace: Workspace, sources: Sources, state: dict[str, Any], inspected: Sequence[Inspected]
+    ) -> None:
+        """Take in the results of all parts, in the order of splits and parts."""
+        self.workspace, self.sources, self.state, self.inspected = workspace, sources, state, inspected
+        self.data, self.validation, self.name = sources.data, sources.validation, workspace.data.name
+        self.fields = tasks.get(sources.task.name).fields_of(sources.task)
+        self.label = next((one.name for one in self.fields if one.type == "label"), None)
+        self.checks = asked_checks(self.fields, state, self.validation)
+        self.failed = [0] * len(self.checks)
+        self.unique, self.repeated = unique_ids(self.validation), 0
+        self.masks = self.validation.severity.private_data != "ignore"
+        self.quarantine = Quarantine(workspace.root, self.fields, self.data, masks=self.masks)
+        self.problems: list[Problem] = []
+        self.total_problems = 0
+        self.rows = {one.key: one.told["rows"] for one in inspected}
+        self.broken: Counter[str] = Counter()
+        """How many problems each part has."""
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.cleaning = {split: Cleaning(self.data.clean) for split in SPLITS}
+        self.warnings: list[str] = []
+        self.warned: dict[str, dict[str, _Warned]] = {split: {} for split in SPLITS}
+        """What is only reported of each split, by what was expected."""
+        for one in inspected:
+            self._take(one)
+
+    def _take(self, one: Inspected) -> None:
+        told = one.told
+        self._report(one.stops(), told["fail"]["count"])
+        self.broken[one.key] += told["fail"]["count"]
+        self.quarantine.add(one.split, one.path, *one.aside())
+        for count, problems in one.warns():
+            self._warn(one.split, count, problems)
+        if told["failed"]:
+            self.failed = [before + more for before, more in zip(self.failed, told["failed"], strict=True)]
+        self.counts[one.split].update(told["labels"])
+        self.cleaning[one.split].add(told["cleaning"], one.file)
+        if told["starts with a byte order mark"]:
+            self.warnings.append(f"{one.key}: starts with a byte order mark, which is skipped")
+
+    def across_parts(self) -> None:
+        """Hold the rows of all parts to each other."""
+        if self.unique:
+            counts, found = repeated_ids(self.inspected, self.unique, self.data, self._most_named, self._masked)
+            for number, count in counts.items():
+                self._settle(self.inspected[number], found.get(number, []), self.unique.severity, count)
+            self.repeated = counts.total()
+        if is_asked(self.validation, self.fields):
+            column = next((self.data.columns.get(one.name, one.name) for one in self.fields if one.text), "")
+            by_part = defaultdict[tuple[int, Severity], list[Problem]](list)
+            for number, one in alike(self.inspected, self.validation, column):
+                by_part[number, one.severity].append(one.problem)
+            for (number, severity), problems in by_part.items():
+                self._settle(self.inspected[number], problems, severity, len(problems))
+
+    @property
+    def _most_named(self) -> int:
+        """How many problems of one kind are named: more rows than may be in quarantine need no names."""
+        rows: int = sum(self.rows.values())
+        return max(REPORTED_PROBLEMS, math.ceil(self.validation.max_quarantined_share * rows) + 1)
+
+    def _masked(self, text: str) -> str:
+        privacy = self.validation.privacy
+        return masked(text, find(text, privacy.kinds, privacy.regions)) if self.masks else text
+
+    def _settle(self, one: Inspected, problems: list[Problem], severity: Severity, count: int) -> None:
+        """Let what ``count`` rows of a part have wrong stop the chain, keep them aside, or be reported."""
+        if severity == "fail":
+            self._report(problems, count)
+            self.broken[one.key] += count
+        elif severity == "quarantine":
+            new = {problem.place for problem in problems} - self.quarantine.places
+            self.quarantine.add(one.split, one.path, problems)
+            self.rows[one.key] -= len(new)
+            labels, warned = one.at(new)
+            self.counts[one.split] -= labels
+            for (_, same), fewer in zip(one.warns(), warned, strict=True):
+                self.warned[one.split][_expectation(same[0])].count -= fewer
+        else:
+            left = [problem for problem in problems if problem.place not in self.quarantine.places]
+            removed = len(problems) - len(left)
+            for same in _by_expectation(left).values():
+                self._warn(one.split, count - removed if len(same) == len(left) else len(same), same)
+
+    def _warn(self, split: str, count: int, problems: Sequence[Problem]) -> None:
+        """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
+        known = self.warned[split].setdefault(_expectation(problems[0]), _Warned())
+        known.count += count
+        known.places += [problem.place for problem in problems]
+
+    def learn_again(self, state: dict[str, Any]) -> None:
+        """Take what the training rows teach without those in quarantine.
+
+        Raises:
+            DataError: the other splits' labels were compared with one that only rows in quarantine have.
+        """
+        lost = sorted(set(self.state.get("labels") or ()) - set(state.get("labels") or ()))
+        if lost:
+            names = ", ".join(map(shown, lost))
+            raise DataError(
+                f"{self.name}/train: all rows with the label {names} are in quarantine; mend them, or remove them from "
+                f"the data"
+            )
+        self.state = state
+
+    def end(self) -> None:
+        """Check what only whole splits show."""
+        doubles = repeated_texts(self.inspected, self.quarantine.places)
+        for split in SPLITS:
+            self._end_of(split, doubles)
+
+    def _end_of(self, split: str, doubles: Counter[tuple[str, str]]) -> None:
+        parts = [one for one in self.inspected if one.split == split]
+        rows, fewest = sum(self.rows[one.key] for one in parts), self.validation.min_rows
+        if rows < fewest:
+            expected = f"at least {fewest} rows (validation.min_rows)"
+            self._report([Problem(f"{self.name}/{split}", "", expected, str(rows))], 1)
+        too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
+        self._report(too_many, len(too_many))
+        for expected, one in self.warned[split].items():
+            places = [place for place in one.places if place not in self.quarantine.places][:NAMED_PLACES]
+            if one.count:
+                self.warnings.append(
+                    f"{split}: {in_words(one.count)} not as expected: {expected} ({', '.join(places)})"
+                )
+        found = [f"{doubles[split, other]} in {other}" for other in SPLITS if doubles[split, other]]
+        kind = "text" if any(one.text for one in self.fields) else "picture"
+        if found:
+            self.warnings.append(f"{split}: rows with a {kind} that occurs before: {', '.join(found)}")
+        if count := self.cleaning[split].disagreements:
+            where = ", ".join(self.cleaning[split].disagreeing)
+            self.warnings.append(
+                f"{split}: {in_words(count)} with the {kind} of an earlier row and another label ({where})"
+            )
+        if self.label and split != "train" and (absent := set(self.counts["train"]) - set(self.counts[split])):
+            shown_labels = ", ".join(shown(label) for label in sorted(absent)[:5])
+            self.warnings.append(f"{split}: no row of {len(absent)} of the labels ({shown_labels})")
+        print(f"validate: {split}: {rows} rows in {len(parts)} parts", flush=True)
+
+    def _report(self, problems: list[Problem], count: int) -> None:
+        """Keep problems, the first of ``count``; beyond a number that nobody reads, only count them."""
+        self.total_problems += count
+        self.problems += problems[: max(0, REPORTED_PROBLEMS - len(self.problems))]
+
+    # -- what is written
+
+    def verdict(self) -> dict[str, Any]:
+        """Return what later stages read: the state, and what was checked of which bytes."""
+        splits: dict[str, dict[str, Any]] = {split: {"rows": 0, "parts": {}} for split in SPLITS}
+        for one in self.inspected:
+            rows = self.rows[one.key]
+            splits[one.split]["rows"] += rows
+            splits[one.split]["parts"][one.path.name] = {"rows": rows, "digest": self.sources.digest(one.path)}
+        steps = self.data.clean
+        dropped = sorted(place for cleaning in self.cleaning.values() for place in cleaning.dropped)
+        return {
+            "passed": True,
+            "data": digest_json(self.sources.digests),
+            "state": self.state,
+            "splits": splits,
+            "counts": {split: dict(sorted(self.counts[split].items())) for split in SPLITS},
+            "clean": list(steps),
+            "columns": self.data.columns,
+            "cleaned": {step: sum(cleaning.counts[step] for cleaning in self.cleaning.values()) for step in steps},
+            "checks": [
+                {"expectation": check.type, "column": check.column, "severity": check.severity, "failed": failed}
+                for check, failed in self._checked()
+            ],
+            "warnings": self.warnings,
+            **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
+            **({"dropped": dropped} if dropped else {}),
+        }
+
+    def _checked(self) -> list[tuple[Check, int]]:
+        """Return each expectation with the number of rows that failed it."""
+        across = [(self.unique, self.repeated)] if self.unique else []
+        return [*zip(self.checks, self.failed, strict=True), *across]
+
+    def write_report(self, folder: Path) -> None:
+        """Write why the data is refused, and its Data Docs."""
+        checks = [
+            {"expectation": check.type, "column": check.column, "severity": check.severity, "failed": failed}
+            for check, failed in self._checked()
+        ]
+        _write_report(folder, self.problems, checks)
+        self.write_docs(folder / "data_docs")
+
+    def write_docs(self, folder: Path) -> None:
+        """Write the Data Docs: Great Expectations' pages and the index of them."""
+        pages = Documents(self.checks, PartResults.of(self.workspace, "data_docs")).write(folder, self.inspected)
+        lines = [
+            Part(
+                one.split,
+                one.path.name,
+                self.rows[one.key],
+                self.broken[one.key],
+                page=pages.get(one.key),
+                **_statistics(one),
+            )
+            for one in self.inspected
+        ]
+        Index(
+            passed=not self.total_problems,
+            total=self.total_problems,
+            reported=REPORTED_PROBLEMS,
+            problems=self.problems,
+            parts=sorted(lines, key=lambda part: not part.problems),
+            checks=[
+                {
+                    "type": check.type,
+                    "column": check.column,
+                    "expected": check.expected,
+                    "severity": check.severity,
+                    "failed": failed,
+                }
+                for check, failed in self._checked()
+            ],
+            warnings=self.warnings,
+            cleaning=list(described(self.cleaning)),
+            quarantined=list(self.quarantine.described()),
+        ).write(folder)
+
+
+@dataclass
+class _Warned:
+    """How many rows of a split break what is only reported, and where the first of them are."""
+
+    count: int = 0
+    places: list[str] = field(default_factory=list)
+
+
+def _expectation(problem: Problem) -> str:
+    return f"{problem.field}: {problem.expected}"
+
+
+def _by_expectation(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
+    found = defaultdict[str, list[Problem]](list)
+    for problem in problems:
+        found[_expectation(problem)].append(problem)
+    return found
+
+
+def _statistics(one: Inspected) -> dict[str, int]:
+    """Return how many expectations a part passed and failed; nothing where it held no rows."""
+    if not one.told["failed"]:
+        return {}
+    failed = sum(count > 0 for count in one.told["failed"])
+    return {"passed": len(one.told["failed"]) - failed, "failed": failed}

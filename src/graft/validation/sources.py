@@ -1,0 +1,137 @@
+"""The parts of a data folder with their digests, and what is made of each: once, by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from graft import tasks
+from graft.cleaning import Cleaning
+from graft.data import DataConfig, Record, file_digests, parts, read_part
+from graft.identity import digest_json
+from graft.part_results import Job, PartResults, key_of
+from graft.pictures import FILES
+from graft.tasks import Row, Task, TaskConfig
+from graft.validation.inspecting import COUNTED_ROWS, Inspected, Inspector, is_chained
+from graft.validation.section import ValidationConfig
+from graft.workspace import Workspace, read_json, write_json
+
+GATHERED = "gathered.json"
+
+
+@dataclass
+class Sources:
+    """A data folder under the settings that it is validated with."""
+
+    workspace: Workspace
+    task: TaskConfig
+    data: DataConfig
+    validation: ValidationConfig
+
+    @cached_property
+    def files(self) -> dict[str, list[Path]]:
+        """The part files of each split."""
+        return parts(self.workspace.data)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of each file by its path below the data folder."""
+        return file_digests(self.workspace.data)
+
+    def digest(self, path: Path) -> str:
+        """Return the sha256 of a part."""
+        return self.digests[path.relative_to(self.workspace.data).as_posix()]
+
+    @cached_property
+    def _pictures(self) -> str:
+        """One digest of all pictures: which of them a part names is known only once it is read."""
+        fields = tasks.get(self.task.name).fields_of(self.task)
+        shown = any(one.type == "image" for one in fields)
+        return digest_json({name: digest for name, digest in self.digests.items() if shown and _is_picture(name)})
+
+    def learn(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """Return what the task learns from the readable training rows, ``without`` those in quarantine.
+
+        Raises:
+            DataError: the data folder is not one, or the task cannot be learnt from these rows.
+        """
+        one, gathered = tasks.get(self.task.name), list[dict[str, Any]]()
+        if type(one).gathered is not Task.gathered:
+            results, jobs = PartResults.of(self.workspace, "learn"), list[Job]()
+            for path in self.files["train"]:
+                file = path.relative_to(self.workspace.root).as_posix()
+                aside = sorted(place for place in without if place.startswith(f"{file}:"))
+                made_of = {
+                    "task": self.task.model_dump(mode="json"),
+                    "data": self.data.model_dump(mode="json"),
+                    "pictures": self._pictures,
+                    "without": [place.removeprefix(file) for place in aside],
+                }
+                jobs.append(Job(key_of(path, self.digest(path), made_of), path, (path, aside)))
+            results.make(jobs, _Gathering(self.workspace.root, self.task, self.data))
+            gathered = [read_json(results.folder / job.key / GATHERED) for job in jobs]
+        return one.learnt(self.task, gathered)
+
+    def inspect(self, state: Mapping[str, Any]) -> list[Inspected]:
+        """Return the result of every part, in the order of splits and parts.
+
+        Raises:
+            ConfigError: an expectation of the project's own is wrong.
+        """
+        held = {name: state[name] for name in tasks.get(self.task.name).held_to if name in state}
+        inspector = Inspector(self.workspace.root, self.task, self.data, self.validation, held)
+        decided = inspector.decides | {"pictures": self._pictures}
+        results = PartResults.of(self.workspace, "validate")
+        each = [(split, path) for split, files in self.files.items() for path in files]
+        if is_chained(self.data):
+            return [one for split in self.files for one in self._chain(split, inspector, decided, results)]
+        jobs = [Job(key_of(path, self.digest(path), decided), path, path) for _, path in each]
+        results.make(jobs, inspector)
+        found = zip(each, jobs, strict=True)
+        return [self._inspected(split, path, results.folder / job.key) for (split, path), job in found]
+
+    def _chain(
+        self, split: str, inspector: Inspector, decided: Mapping[str, Any], results: PartResults
+    ) -> list[Inspected]:
+        """Inspect the parts of a split one after the other, each with what the earlier ones hold."""
+        inspector.earlier, found, key = Cleaning(self.data.clean), list[Inspected](), ""
+        for path in self.files[split]:
+            key = key_of(path, self.digest(path), {**decided, "after": key})
+            is_new = results.make([Job(key, path, path)], inspector)
+            found.append(self._inspected(split, path, results.folder / key))
+            if not is_new:
+                inspector.earlier.remember(found[-1].kept)
+        return found
+
+    def _inspected(self, split: str, path: Path, folder: Path) -> Inspected:
+        return Inspected(split, path, path.relative_to(self.workspace.root).as_posix(), folder)
+
+
+def _is_picture(name: str) -> bool:
+    return name.startswith(f"{FILES}/")
+
+
+@dataclass
+class _Gathering:
+    """Reads a training part for what the task learns."""
+
+    root: Path
+    task: TaskConfig
+    data: DataConfig
+
+    def __call__(self, argument: tuple[Path, list[str]], folder: Path, add: Callable[[int], None]) -> None:
+        path, without = argument
+        one, aside = tasks.get(self.task.name), set(without)
+        read = read_part(path, self.root, one.fields_of(self.task), self.data, Cleaning(self.data.clean))
+        rows = (found.row for found in read if isinstance(found, Record) and found.place not in aside)
+        write_json(folder / GATHERED, one.gathered(self.task, _counted(rows, add)))
+
+
+def _counted(rows: Iterator[Row], add: Callable[[int], None]) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        if number % COUNTED_ROWS == 0:
+            add(COUNTED_ROWS)
+        yield row

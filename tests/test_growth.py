@@ -1,0 +1,219 @@
+"""A new part costs itself alone: what the other parts gave is found by their content, and no byte depends on that."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft.data import DataConfig
+from graft.errors import DataError
+from graft.identity import digest_folder
+from graft.tasks.regression import Config as Regression
+from graft.tasks.text_classification import Config
+from graft.validation import ValidationConfig, validate
+from graft.validation.inspecting import Inspector
+from graft.workspace import SPLITS, Workspace
+
+SEVERITY = {"unique_ids": "quarantine", "placeholders": "quarantine", "near_duplicates": "warn", "leakage": "warn"}
+LOOSE = {"max_quarantined_share": 0.9, "severity": SEVERITY}
+
+
+def row(dice: random.Random, number: int) -> dict[str, Any]:
+    words = " ".join(dice.choices(["alpha", "beta", "gamma", "delta", "<b>", "caf\ufffd"], k=dice.randint(1, 3)))
+    text = dice.choice([words, words, words, "NaN"])
+    return {"id": f"r{dice.randint(0, 60)}-{number % 7}", "text": text, "label": "xy"[number % 2]}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Return a project of seven parts with rows that are wrong in several ways, within parts and across them."""
+    dice = random.Random(5)
+    for split, parts in {"train": 4, "validation": 1, "test": 2}.items():
+        for part in range(parts):
+            write(tmp_path / "data" / split / f"part-{part}.jsonl", [row(dice, number) for number in range(30)])
+    (tmp_path / "params.yaml").write_text("")
+    return Workspace(tmp_path)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+
+
+def run(workspace: Workspace, data: Any = None, task: Any = None, **settings: Any) -> dict[str, Any]:
+    validation = ValidationConfig.model_validate(LOOSE | settings)
+    validate(workspace, task=task or Config(), data=DataConfig(**(data or {})), validation=validation)
+    verdict: dict[str, Any] = json.loads((workspace.validation / "verdict.json").read_text())
+    return verdict
+
+
+def written(workspace: Workspace) -> dict[str, str]:
+    return {
+        path.name: digest_folder(path) for path in (workspace.validation, workspace.data_docs, workspace.quarantine)
+    }
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the parts that are inspected from now on."""
+    found: list[str] = []
+    inspect = Inspector.__call__
+
+    def noted(self: Inspector, path: Path, folder: Path, add: Callable[[int], None]) -> None:
+        found.append(f"{path.parent.name}/{path.name}")
+        inspect(self, path, folder, add)
+
+    monkeypatch.setattr(Inspector, "__call__", noted)
+    return found
+
+
+def afresh(workspace: Workspace, data: Any = None) -> dict[str, str]:
+    """Return what is written where nothing is kept."""
+    shutil.rmtree(workspace.store)
+    run(workspace, data)
+    return written(workspace)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "nothing": (lambda data: None, []),
+    "a part is added": (
+        lambda data: write(data / "train" / "part-9.jsonl", [{"id": "new", "text": "new text", "label": "x"}]),
+        ["train/part-9.jsonl"],
+    ),
+    "a part is renamed": (lambda data: (data / "train" / "part-1.jsonl").rename(data / "train" / "z.jsonl"), []),
+    "a part moves to another split": (
+        lambda data: (data / "train" / "part-3.jsonl").rename(data / "test" / "part-3.jsonl"),
+        [],
+    ),
+    "a part is copied": (lambda data: shutil.copy(data / "test" / "part-0.jsonl", data / "test" / "part-5.jsonl"), []),
+    "a part is removed": (lambda data: (data / "test" / "part-1.jsonl").unlink(), []),
+    "a new label": (
+        lambda data: write(data / "train" / "part-9.jsonl", [{"id": "new", "text": "new text", "label": "z"}]),
+        [f"train/part-{n}.jsonl" for n in (0, 1, 2, 3, 9)]
+        + ["validation/part-0.jsonl", "test/part-0.jsonl", "test/part-1.jsonl"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_only_what_is_new_is_inspected_and_no_byte_depends_on_it(
+    workspace: Workspace, looked_at: list[str], name: str
+) -> None:
+    run(workspace)
+    assert len(looked_at) == 7
+    looked_at.clear()
+    change, expected = CHANGES[name]
+    change(workspace.data)
+    verdict = run(workspace)
+    assert looked_at == expected
+    assert verdict["quarantined"]
+    found = written(workspace)
+    assert found == afresh(workspace)
+
+
+def test_each_step_of_cleaning_by_the_rows_of_a_split_follows_the_order_of_parts(
+    workspace: Workspace, looked_at: list[str]
+) -> None:
+    data = {"clean": ("whitespace", "duplicates")}
+    first = run(workspace, data)
+    assert first["cleaned"]["duplicates"] > 10
+    assert len(first["dropped"]) == first["cleaned"]["duplicates"]
+    looked_at.clear()
+    write(workspace.data / "train" / "part-2a.jsonl", [{"id": "new", "text": "alpha", "label": "x"}] * 2)
+    run(workspace, data)
+    assert looked_at == ["train/part-2a.jsonl", "train/part-3.jsonl"]  # the earlier ones, and the other splits, stay
+    found = written(workspace)
+    assert found == afresh(workspace, data)
+
+
+def test_the_number_of_processes_changes_no_byte(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(workspace)
+    alone = written(workspace)
+    monkeypatch.setenv("GRAFT_PROCESSES", "2")
+    assert afresh(workspace) == alone
+
+
+def test_a_damaged_result_is_made_again(workspace: Workspace, looked_at: list[str]) -> None:
+    run(workspace)
+    before = written(workspace)
+    [damaged] = list((workspace.store / "validate").glob("*/part.json"))[:1]
+    damaged.write_text(damaged.read_text().replace("alpha", "omega"), encoding="utf-8")
+    damaged.write_bytes(damaged.read_bytes() + b" ")
+    looked_at.clear()
+    run(workspace)
+    assert len(looked_at) == 1
+    assert written(workspace) == before
+
+
+def test_rows_across_parts_are_those_of_a_loop_over_all_rows(workspace: Workspace) -> None:
+    verdict = run(workspace, severity={**SEVERITY, "placeholders": "ignore"})
+    ids: dict[str, str] = {}
+    texts: dict[str, set[str]] = {}
+    twice, doubles = [], Counter[tuple[str, str]]()
+    for split in SPLITS:
+        for path in sorted((workspace.data / split).iterdir()):
+            for line, text in enumerate(path.read_text().splitlines(), start=1):
+                one, place = json.loads(text), f"data/{split}/{path.name}:{line}"
+                if ids.setdefault(one["id"], place) != place:
+                    twice.append((place, ids[one["id"]]))
+                    continue
+                doubles.update((split, other) for other in texts.setdefault(one["text"], set()))
+                texts[one["text"]].add(split)
+    assert verdict["quarantined"] == sorted(place for place, _ in twice)
+    reasons = {
+        line["place"]: line["reasons"][-1]["found"]
+        for path in workspace.quarantine.rglob("*.jsonl")
+        for line in map(json.loads, path.read_text().splitlines())
+    }
+    assert all(reasons[place].endswith(f", which {first} has too") for place, first in twice)
+    for split in SPLITS:
+        told = ", ".join(f"{doubles[split, other]} in {other}" for other in SPLITS if doubles[split, other])
+        assert f"{split}: rows with a text that occurs before: {told}" in verdict["warnings"]
+
+
+def test_moments_of_parts_are_those_of_all_rows(tmp_path: Path) -> None:
+    import numpy as np
+
+    dice, targets = random.Random(1), list[float]()
+    for part, count in enumerate((3, 50, 1, 17)):
+        rows = [{"text": f"text {part} {n}", "target": dice.gauss(1e6, 2)} for n in range(count)]
+        targets += [one["target"] for one in rows]
+        write(tmp_path / "data" / "train" / f"part-{part}.jsonl", rows)
+    for split in ("validation", "test"):
+        write(tmp_path / "data" / split / "part.jsonl", [{"text": split, "target": 1.0}])
+    (tmp_path / "params.yaml").write_text("")
+    found = run(Workspace(tmp_path), task=Regression())["state"]["target"]
+    assert found["mean"] == pytest.approx(np.mean(targets), rel=1e-12)
+    assert found["std"] == pytest.approx(np.std(targets), rel=1e-6)
+    assert (found["min"], found["max"]) == (min(targets), max(targets))
+
+
+def test_a_refusal_is_the_same_from_kept_results(workspace: Workspace, looked_at: list[str]) -> None:
+    write(workspace.data / "test" / "part-1.jsonl", [{"id": "bad", "text": 5, "label": "x"}])
+    with pytest.raises(DataError) as first:
+        run(workspace)
+    report = digest_folder(workspace.failed / "validate")
+    looked_at.clear()
+    with pytest.raises(DataError) as second:
+        run(workspace)
+    assert (str(first.value), report) == (str(second.value), digest_folder(workspace.failed / "validate"))
+    assert "data/test/part-1.jsonl:1: text: expected a string, found the integer 5" in str(second.value)
+    assert not looked_at
+
+
+def test_kept_results_need_no_great_expectations(workspace: Workspace) -> None:
+    code = (
+        "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_growth; "
+        "from graft.workspace import Workspace; test_growth.run(Workspace(Path(sys.argv[1]))); "
+        "print('great_expectations' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(workspace.root), str(Path(__file__).parent)]
+    found = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1] for _ in range(2)]
+    assert found == ["True", "False"]
