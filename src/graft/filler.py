@@ -27,25 +27,29 @@ LEAST_COPIED_BYTES = 24
 """The shortest text whose copy is one: about four words, or eight Chinese characters."""
 LEAST_REPEATED_BYTES, SAMPLE_CHARACTERS, LEAST_SAMPLES = 120, 12, 5
 
-CELLS = frozenset("nan NaN <NA> #N/A #REF! #VALUE! #NAME? #NUM! #NULL! #DIV/0!".split())
+CELLS = frozenset(["nan", "NaN", "<NA>", "#N/A", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#DIV/0!"])
 """Words that nobody writes: what a table says for a missing value."""
 
-_MISSING = r"nan|<na>|n/a|n\.a\.|null|\(null\)|none|nil|undefined|\\n|not available|not applicable|no (?:data|value|text)"
+_MISSING = (
+    r"nan|<na>|n/a|n\.a\.|null|\(null\)|none|nil|undefined|\\n|not available|not applicable|no (?:data|value|text)"
+)
 _TO_DO = r"tb[acd]|to be (?:announced|confirmed|decided|defined|determined|done)|todo|fixme|placeholder|sample text"
 _TYPED = r"x{3,}|asdf+(?:gh\w*)?|qwert(?:y|z)\w*|(?:test ){1,5}test|foo ?bar|\[object \w+\]|\[?(?:deleted|removed)\]"
 _CELL = r"#(?:ref!|value!|name\?|num!|null!|div/0!|n/a|spill!|calc!|getting_data)"
 _SIGNS = r"[-_.,…·?!¿¡*/\\|;'\"~—–―。，、！？；～]+"
-_PLACEHOLDER = rf"^\s*(?:[(\[<\"']?(?i:{_MISSING}|{_TO_DO}|{_TYPED}|{_CELL}|暂无|待定|なし|未定)[)\]>\"'.!]?|{_SIGNS})\s*$"
+_PLACEHOLDER = (
+    rf"^\s*(?:[(\[<\"']?(?i:{_MISSING}|{_TO_DO}|{_TYPED}|{_CELL}|暂无|待定|なし|未定)[)\]>\"'.!]?|{_SIGNS})\s*$"
+)
 _LATIN = r"(?i:lorem\s+ipsum|dolor\s+sit\s+amet|consectetur\s+adipiscing)"
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TEMPLATE = "|".join(
     (
         rf"\{{\{{ ?[#/^>&]?{_NAME}(?:[.|]{_NAME})* ?\}}\}}",  # Jinja, Mustache
-        rf"\{{% ?(?:if|for|else|elif|endif|endfor|block|include|set)\b[^%{{}}]*%\}}",
+        r"\{% ?(?:if|for|else|elif|endif|endfor|block|include|set)\b[^%{}]*%\}",
         rf"<%=? ?{_NAME}[^<>%]*%>",
         rf"\$\{{{_NAME}(?:\.{_NAME})*\}}",
         rf"%\({_NAME}\)[sd]|(?:^|[ (\"'])%(?:s|[1-9]\$s)(?:[ .,;:!?)\"']|$)",
-        rf"(?:^|[ (\"'])\{{(?:[a-z]{{3,}}(?:_[a-z]+)*|[0-9])\}}(?:[ .,;:!?)\"']|$)",
+        r"(?:^|[ (\"'])\{(?:[a-z]{3,}(?:_[a-z]+)*|[0-9])\}(?:[ .,;:!?)\"']|$)",
         r"[\[<](?i:(?:insert|enter|your|add) [a-z ]{2,30}(?: here)?|(?:first|last|full|company|product)[ _]name)[\]>]",
     )
 )
@@ -82,9 +86,9 @@ def repetitions(texts: pl.Series) -> pl.Series:
     again = text.str.count_matches(sample, literal=True) >= LEAST_SAMPLES
     long = texts.str.len_bytes() >= LEAST_REPEATED_BYTES
     asked = texts.alias("text").to_frame().filter(long)
-    again = asked.select(again.fill_null(False)).to_series()  # of empty and missing texts nothing is asked
-    found = [is_repetition(one) for one in asked.to_series().filter(again)]
-    places = long.arg_true().filter(again).filter(pl.Series(found, dtype=pl.Boolean))
+    suspect = asked.select(again.fill_null(False)).to_series()
+    found = [is_repetition(one) for one in asked.to_series().filter(suspect)]
+    places = long.arg_true().filter(suspect).filter(pl.Series(found, dtype=pl.Boolean))
     counts = pl.select(pl.when(texts.is_not_null()).then(pl.lit(0, pl.UInt32))).to_series()
     return counts.scatter(places, 1)
 

@@ -356,6 +356,8 @@ def _slots(hashes: Array, offsets: Array) -> Array:
     for at in range(0, len(offsets) - 1, SIGNED_TEXTS):
         bounds = offsets[at : at + SIGNED_TEXTS + 1]
         some = hashes[int(bounds[0]) : int(bounds[-1])]
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(some, (bounds - bounds[0]).astype(np.uint64), SLOTS, SEED)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            some, (bounds - bounds[0]).astype(np.uint64), SLOTS, SEED
+        )
         packed += itertools.starmap(row.pack, matrix.to_rows())
     return np.frombuffer(b"".join(packed), "<u4").astype(np.uint64)

@@ -161,8 +161,9 @@ class Chat(Task):
         messages = row.get("messages") or messages_of(row, row["completion"])
         for number, (before, one) in enumerate(pairwise(messages), start=2):
             if one["role"] == ANSWERS and says_the_same(before["content"], one["content"]):
-                name, text = ("messages", f"message {number}") if row.get("messages") else ("completion", "the completion")
-                yield RowProblem(name, "an answer that does not repeat the question", f"{text}: {shown(one['content'])}")
+                field = "messages" if row.get("messages") else "completion"
+                found = f"message {number}: {shown(one['content'])}"
+                yield RowProblem(field, "an answer that does not repeat the question", found)
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa

@@ -21,10 +21,13 @@ from graft.validation.changes import described
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
 from graft.validation.documents import Documents
 from graft.validation.inspecting import NAMED_PLACES, Inspected
+from graft.validation.outliers import odd
 from graft.validation.pages import Index, Part
+from graft.validation.pages import masked as masked_values
 from graft.validation.quarantine import Quarantine, in_words
 from graft.validation.section import Severity
 from graft.validation.sources import Sources
+from graft.validation.worst import Worst
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
 
@@ -75,6 +78,7 @@ class Assembly:
         self.warnings: list[str] = []
         self.warned: dict[str, dict[str, _Warned]] = {split: {} for split in SPLITS}
         """What is only reported of each split, by what was expected."""
+        self.worst = Worst()
         for one in inspected:
             self._take(one)
 
@@ -88,6 +92,7 @@ class Assembly:
         if told["failed"]:
             self.failed = [before + more for before, more in zip(self.failed, told["failed"], strict=True)]
         self.counts[one.split].update(told["labels"])
+        self.worst.take(one.file, told["worst"])
         self.cleaning[one.split].add(told["cleaning"], one.file)
         if told["starts with a byte order mark"]:
             self.warnings.append(f"{one.key}: starts with a byte order mark, which is skipped")
@@ -107,6 +112,17 @@ class Assembly:
             for (number, severity), problems in by_part.items():
                 self._settle(self.inspected[number], problems, severity, len(problems))
 
+        self._outliers()
+
+    def _outliers(self) -> None:
+        """Hold rows to what is usual among all of them."""
+        severity = self.validation.severity.outliers
+        for one in odd([part.told["outliers"] for part in self.inspected]) if severity != "ignore" else ():
+            part, field = self.inspected[one.part], one.field or self.label or ""
+            column, found = self.data.columns.get(field, field), self._masked(one.found)
+            problems = [Problem(f"{part.file}{place}", column, one.expected, found) for place in one.places]
+            self._settle(part, problems, severity, one.rows)
+
     @property
     def _most_named(self) -> int:
         """How many problems of one kind are named: more rows than may be in quarantine need no names."""
@@ -119,6 +135,7 @@ class Assembly:
 
     def _settle(self, one: Inspected, problems: list[Problem], severity: Severity, count: int) -> None:
         """Let what ``count`` rows of a part have wrong stop the chain, keep them aside, or be reported."""
+        self.worst.add(severity, problems)
         if severity == "fail":
             self._report(problems, count)
             self.broken[one.key] += count
@@ -140,7 +157,7 @@ class Assembly:
         """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
         known = self.warned[split].setdefault(_expectation(problems[0]), _Warned())
         known.count += count
-        known.places += [problem.place for problem in problems]
+        known.first += problems[:NAMED_PLACES]
 
     def learn_again(self, state: dict[str, Any]) -> None:
         """Take what the training rows teach without those in quarantine.
@@ -172,11 +189,11 @@ class Assembly:
         too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
         self._report(too_many, len(too_many))
         for expected, one in self.warned[split].items():
-            places = [place for place in one.places if place not in self.quarantine.places][:NAMED_PLACES]
+            first = [each for each in one.first if each.place not in self.quarantine.places][:NAMED_PLACES]
             if one.count:
-                self.warnings.append(
-                    f"{split}: {in_words(one.count)} not as expected: {expected} ({', '.join(places)})"
-                )
+                places = ", ".join(each.place for each in first)
+                says = f"; the first has {masked_values(first[0].found)}" if first else ""
+                self.warnings.append(f"{split}: {in_words(one.count)} not as expected: {expected} ({places}){says}")
         found = [f"{doubles[split, other]} in {other}" for other in SPLITS if doubles[split, other]]
         kind = "text" if any(one.text for one in self.fields) else "picture"
         if found:
@@ -272,6 +289,7 @@ class Assembly:
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
+            worst=self.worst.first(),
         ).write(folder)
 
 
@@ -280,7 +298,7 @@ class _Warned:
     """How many rows of a split break what is only reported, and where the first of them are."""
 
     count: int = 0
-    places: list[str] = field(default_factory=list)
+    first: list[Problem] = field(default_factory=list)
 
 
 def _expectation(problem: Problem) -> str:

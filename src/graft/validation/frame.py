@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from graft import filler
 from graft.damage import expressions, measures, visible_characters
 from graft.data import Problem, Record
+from graft.errors import shown
 from graft.languages import UNKNOWN, languages
 from graft.privacy import Found, masked
 from graft.tasks import Field
@@ -147,13 +148,13 @@ class Frame:
             here = (counts[measure] > 0).arg_true()
             pattern = PATTERNS.get(measure)
             chosen = texts.gather(here)
-            first = chosen.str.extract(f"({pattern})") if pattern else chosen
+            first = chosen.str.extract(f"({pattern})").fill_null("") if pattern else chosen
             for row, count, place in zip(rows.gather(here), counts[measure].gather(here), first, strict=True):
                 before, at = said[row].get(measure, (0, place))
                 said[row][measure] = before + count, at
         for row, found in said.items():
-            words = (f"{count} {measure}" + (f" ({_excerpt(at)})" if at else "") for measure, (count, at) in found.items())
-            self.said[column, row] = ", ".join(words)
+            words = ", ".join(f"{count} {measure}" for measure, (count, _) in found.items())
+            self.said[column, row] = f"{words}, as in {_excerpt(next(at for _, at in found.values()))}"
 
     def _foreign(self, name: str) -> Iterator[int | None]:
         """Yield how many texts of each row are in none of the languages expected."""

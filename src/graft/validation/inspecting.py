@@ -32,6 +32,7 @@ from graft.duplicates import Entry, sketch
 from graft.identity import digest_bytes
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, TaskConfig
+from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
 from graft.validation.frame import Frame
@@ -101,7 +102,8 @@ class Inspector:
                 continue
             frame.add(one)
             rows.add(one)
-            found += self._wrong(one)
+            wrong = list(self._wrong(one))
+            found += wrong or self._doubts(one)
         add((len(frame.places)) % COUNTED_ROWS)
         known = {(one.problem.place, one.problem.field) for one in found}
         # A part whose rows all stand in earlier parts leaves nothing to hold to the contract.
@@ -112,6 +114,7 @@ class Inspector:
             if (one.problem.place, one.problem.field) not in known and one.problem.place not in frame.refused
         ]
         found = [replace(one, problem=frame.without_private(one.problem)) for one in found]
+        found = [one for one in found if one.severity != "ignore"]
         found.sort(key=lambda one: order_of(one.problem.place))
         aside = {one.problem.place for one in found if one.severity == "quarantine"}
         kept = [place not in aside for place in rows.places]
@@ -123,12 +126,17 @@ class Inspector:
             (folder / KEPT).write_bytes(cleaning.kept())
         if suite:
             (folder / SUITE).write_text(json.dumps(suite, sort_keys=True), encoding="utf-8")
-        masks = self.validation.severity.private_data != "ignore"
+        severity = self.validation.severity
+        masks = severity.private_data != "ignore"
         inner = _Inner(file)
         told = {
             "rows": sum(kept),
             "failed": failed,
             "labels": rows.labels(kept),
+            "worst": worst.told(found, frame, inner),
+            "outliers": outliers.told(frame, self.label, rows.ids, aside, inner)
+            if severity.outliers != "ignore"
+            else None,
             "starts with a byte order mark": has_bom(path),
             "cleaning": cleaning.as_json(inner),
             "aside": {
@@ -146,6 +154,13 @@ class Inspector:
             column = self.data.columns.get(one.field, one.field)
             follows: Severity = severity.labels if one.field == self.label else severity.task
             yield Broken(follows, Problem(record.place, column, one.expected, one.found))
+
+    def _doubts(self, record: Record) -> Iterator[Broken]:
+        """Yield what the task has its doubts about."""
+        for one in tasks.get(self.task.name).doubt_row(self.task, record.row):
+            column = self.data.columns.get(one.field, one.field)
+            expected = f"{one.expected} (validation.severity.doubtful)"
+            yield Broken(self.validation.severity.doubtful, Problem(record.place, column, expected, one.found))
 
 
 def _entries(frame: Frame, label: str | None, without: Collection[str]) -> Iterator[Entry]:

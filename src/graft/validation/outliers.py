@@ -1,16 +1,16 @@
 """What is odd about single rows only beside all the others: a number far away, a text in a language that next to no
-other row has, a label that is another one's misspelling.
+other row has, a label that is another one's misspelling, a row without an id.
 
 Each part says what it holds (:func:`told`: JSON, of a size that does not grow with its rows), and the parts together
 say what is odd (:func:`odd`). Places are known of the first rows alone, so these checks report or stop the chain; they
 keep no row aside.
 
-- Numbers are counted by three significant digits, which is precise enough for quantiles, beside the smallest and largest
-  values as they are. One is odd if it is ``FAR`` times the spread (between the 5th and the 95th percentile) beyond it,
+- Numbers are counted by three significant digits, which is enough for quantiles, beside the smallest and largest values
+  as they are. One is odd if it is ``FAR`` times the spread (between the 5th and the 95th percentile) beyond it,
   and still is on a logarithmic scale, which lets long tails be; or if it is negative alone, as -1 for "missing" is.
 - A language is identified of texts with few of the words that are common in their part: asking it of all of them would
   cost more than everything else. In scripts without spaces every text is asked.
-- Labels are held to each other: spelt alike but for case, spaces and signs, or, where one is rare, but for one letter.
+- Rows without an id are odd beside rows that have one. Labels are held to each other: spelt alike but for case, spaces and signs, or, where one is rare, but for one letter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import shown
@@ -37,38 +37,49 @@ PLACES = 5
 EXTREMES = 8
 """How many different values at either end are kept as they are."""
 FAR, LEAST_VALUES = 5.0, 20
-RARE_LANGUAGE, MAIN_LANGUAGE = 0.01, 0.9
-"""The largest share of a rare language among texts, and the smallest of the main one, beside which others are odd."""
+SENTINELS = {-1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0}
+"""Numbers that stand for a missing one, where no other is negative and there are more than ``LEAST_OTHERS`` values."""
+LEAST_OTHERS = 5
+RARE_LANGUAGE, LEAST_RARE, MAIN_LANGUAGE = 0.01, 3, 0.9
+"""The largest share of a rare language among texts, or their number, and the smallest share of the other ones."""
 JUDGED_LETTER_BYTES = 40
 """The shortest text that is called foreign, in bytes of letters: below it, one of some thousands is judged wrongly."""
 COMMON_WORD, FAMILIAR = 0.002, 1 / 3
 """The share of a part's texts that have a common word, and the share of such words from which a text is familiar."""
-READ_CHARACTERS = 300
+READ_CHARACTERS, SAMPLED_TEXTS = 300, 50
 RARE_LABEL, LEAST_LABEL_CHARACTERS = 0.02, 5
 """The share of another label's rows up to which a label may be its misspelling, and its least length."""
 
 
 @dataclass(frozen=True)
 class Odd:
-    """Rows that are odd in one way: their number, and the first of them."""
+    """Rows of one part that are odd in one way: their number, and the places of the first within it."""
 
+    part: int
+    rows: int
+    places: Sequence[str]
     field: str
+    """Empty: the label."""
     expected: str
     found: str
-    rows: int
-    places: tuple[tuple[int, str], ...]
-    """Number of the part, and the place within it."""
 
 
 # -- what a part holds
 
 
-def told(frame: Frame, label: str | None, without: Collection[str], inner: Callable[[str], str]) -> dict[str, Any]:
+def told(
+    frame: Frame,
+    label: str | None,
+    ids: Sequence[str | None],
+    without: Collection[str],
+    inner: Callable[[str], str],
+) -> dict[str, Any]:
     """Return what a part holds, as JSON values.
 
     Args:
         frame: the part's columns.
         label: the field of the label, if there is one.
+        ids: of the readable rows.
         without: places of rows that are kept aside.
         inner: shortens a place to what follows the part's name.
     """
@@ -81,10 +92,14 @@ def told(frame: Frame, label: str | None, without: Collection[str], inner: Calla
         if one.text and one.type != "strings" and not frame.languages
     }
     labels: dict[str, list[Any]] = {}
+    names = frame.columns[label] if label else ()
     for row in kept if label else ():
-        if (name := frame.columns[label][row]) is not None:
-            _count(labels, str(name), place[row])
-    return {"numbers": numbers, "languages": spoken, "labels": labels}
+        if names[row] is not None:
+            _count(labels, names[row], place[row])
+    readable = [at for at in frame.places if at not in frame.refused]
+    nameless = [inner(at) for at, one in zip(readable, ids, strict=True) if not (one or "").strip()]
+    unnamed = {"rows": len(nameless), "named": len(readable) - len(nameless), "places": nameless[:PLACES]}
+    return {"numbers": numbers, "languages": spoken, "labels": labels, "ids": unnamed}
 
 
 def _count(counts: dict[str, list[Any]], name: str, place: str) -> None:
@@ -110,10 +125,10 @@ def _numbers(values: Sequence[float | None], places: Mapping[int, str]) -> dict[
     return {"counts": dict(sorted(rounded.items())), "ends": [[value, *exact[value]] for value in ends]}
 
 
-def _languages(
-    texts: Sequence[Sequence[str] | None], rows: Sequence[int], places: Mapping[int, str]
-) -> dict[str, Any]:
-    """Return how many texts there are, and of those that are unlike the others how many are in which language."""
+def _languages(texts: Sequence[Sequence[str] | None], rows: Sequence[int], places: Mapping[int, str]) -> dict[str, Any]:
+    """Return how many texts there are, and how many are in which language: of some of those that are like the others
+    (``usual``), and of all that are not.
+    """
     import polars as pl
 
     flat = [(row, text) for row, found in zip(rows, texts, strict=True) for text in found or ()]
@@ -124,7 +139,15 @@ def _languages(
     for (row, _), (language, _) in zip(chosen, languages(text for _, text in chosen), strict=True):
         if language != UNKNOWN:
             _count(counts, language, places[row])
-    return {"texts": len(flat), "familiar": len(flat) - len(asked), "counts": dict(sorted(counts.items()))}
+    unlike = set(asked.to_list())
+    sample = islice((text for number, (_, text) in enumerate(flat) if number not in unlike), SAMPLED_TEXTS)
+    usual = Counter(language for language, _ in languages(sample) if language != UNKNOWN)
+    return {
+        "texts": len(flat),
+        "familiar": len(flat) - len(asked),
+        "usual": dict(sorted(usual.items())),
+        "counts": dict(sorted(counts.items())),
+    }
 
 
 def _unfamiliar(texts: pl.Series) -> pl.Series:
@@ -144,7 +167,7 @@ def _unfamiliar(texts: pl.Series) -> pl.Series:
     return share.filter(pl.col("common") < FAMILIAR).select(pl.col("number").sort()).collect().to_series()
 
 
-_LETTERS = re.compile(r"[^\W\d_]+")
+_LETTERS, _DIGITS = re.compile(r"[^\W\d_]+"), re.compile(r"\d+")
 
 
 def _letter_bytes(text: str) -> int:
@@ -161,51 +184,43 @@ def odd(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
     for name in parts[0]["languages"] if parts else ():
         yield from _odd_languages(name, [part["languages"][name] for part in parts])
     yield from _odd_labels([part["labels"] for part in parts])
+    if any(part["ids"]["named"] for part in parts):
+        for number, part in enumerate(parts):
+            if rows := part["ids"]["rows"]:
+                expected = "an id, which other rows have (validation.severity.outliers)"
+                yield Odd(number, rows, part["ids"]["places"], "id", expected, "none")
 
 
 def _odd_numbers(name: str, parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
     counts: Counter[float] = Counter()
     for part in parts:
         counts.update({float(value): count for value, count in part["counts"].items()})
-    if counts.total() < LEAST_VALUES:
-        return
     low, high = _spread(counts)
-    scale = _quantile(Counter({abs(value): count for value, count in counts.items() if value}), 0.5) or 1.0
-    width, log_low, log_high = high - low, _log(low, scale), _log(high, scale)
-    expected = f"a number like the others, mostly {low:g} to {high:g}"
-    ends: dict[float, list[Any]] = {}
+    if counts.total() < LEAST_VALUES or low == high:
+        return
+    scale = _quantile(Counter({abs(value): count for value, count in counts.items() if value}), 0.5)
+    negative = {value for part in parts for value, _, _ in part["ends"] if value < 0}
+    missing = negative if len(negative) == 1 and negative < SENTINELS and len(counts) > LEAST_OTHERS else set[float]()
+    expected = f"a number like the others, which are mostly {low:g} to {high:g} (validation.severity.outliers)"
     for number, part in enumerate(parts):
         for value, rows, places in part["ends"]:
-            known = ends.setdefault(value, [0, []])
-            known[0] += rows
-            known[1] += [(number, place) for place in places]
-    negative = [value for value in ends if value < 0]
-    for value, (rows, places) in sorted(ends.items()):
-        beyond = max(low - value, value - high)
-        far = beyond > FAR * width and max(log_low - _log(value, scale), _log(value, scale) - log_high) > FAR * (
-            log_high - log_low
-        )
-        alone = negative == [value] and value in SENTINELS and len(counts) > LEAST_OTHERS
-        if width and (far or alone):
-            yield Odd(name, expected, f"{value:g}", rows, tuple(places[:PLACES]))
+            logs = [_log(one, scale) for one in (low, high, value)]
+            if value in missing or (_is_far(low, high, value) and _is_far(*logs)):
+                yield Odd(number, rows, places, name, expected, f"{value:g}")
 
 
-SENTINELS = (-1, -9, -99, -999, -9999, -99999)
-"""Numbers that stand for a missing one where all others are positive."""
-LEAST_OTHERS = 5
+def _is_far(low: float, high: float, value: float) -> bool:
+    return max(low - value, value - high) > FAR * (high - low)
 
 
 def _spread(counts: Counter[float]) -> tuple[float, float]:
     """Return the 5th and the 95th percentile, or, where these are one, the 1st and the 99th."""
-    for share in (0.05, 0.01):
-        low, high = _quantile(counts, share), _quantile(counts, 1 - share)
-        if low < high:
-            break
-    return low, high
+    low, high = _quantile(counts, 0.05), _quantile(counts, 0.95)
+    return (low, high) if low < high else (_quantile(counts, 0.01), _quantile(counts, 0.99))
 
 
 def _quantile(counts: Counter[float], share: float) -> float:
-    """Return the value that this share of all values does not exceed; 0 without values."""
+    """Return the least value that is not exceeded by this share of all values; 0 without values."""
     seen, wanted = 0, share * counts.total()
     for value in sorted(counts):
         seen += counts[value]
@@ -220,56 +235,54 @@ def _log(value: float, scale: float) -> float:
 
 
 def _odd_languages(name: str, parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
-    texts, counts = sum(part["texts"] for part in parts), Counter[str]()
-    places: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    texts, familiar = (sum(part[count] for part in parts) for count in ("texts", "familiar"))
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update({language: count for language, (count, _) in part["counts"].items()})
+    usual: Counter[str] = Counter(counts)
+    for part in parts:
+        usual.update(part["usual"])
+    [(main, _)] = usual.most_common(1) or [("", 0)]
+    few = max(LEAST_RARE, RARE_LANGUAGE * texts)
+    rare = {language for language, count in counts.items() if count <= few and language != main}
+    known = familiar + counts.total()
+    if known - sum(counts[language] for language in rare) < MAIN_LANGUAGE * known:
+        return
+    expected = f"a text in the language of the others, {main} (validation.severity.outliers)"
     for number, part in enumerate(parts):
-        for language, (count, first) in part["counts"].items():
-            counts[language] += count
-            places[language] += [(number, place) for place in first]
-    known = sum(part["familiar"] for part in parts) + counts.total()
-    if not counts:
-        return
-    main, most = counts.most_common(1)[0]
-    rare = {one: count for one, count in counts.items() if count <= max(3, RARE_LANGUAGE * texts)}
-    if known - sum(rare.values()) < MAIN_LANGUAGE * known or (main in rare and not sum(p["familiar"] for p in parts)):
-        return
-    del most
-    for language, count in sorted(rare.items()):
-        found = f"{language}"
-        yield Odd(name, "a text in the language of the others", found, count, tuple(places[language][:PLACES]))
+        for language, (count, places) in part["counts"].items():
+            if language in rare:
+                yield Odd(number, count, places, name, expected, language)
 
 
 def _odd_labels(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
     counts: Counter[str] = Counter()
-    places: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for part in parts:
+        counts.update({label: count for label, (count, _) in part.items()})
+    misspelt = _misspellings(counts)
+    expected = "labels that nobody takes for each other (validation.severity.outliers)"
     for number, part in enumerate(parts):
-        for label, (count, first) in part.items():
-            counts[label] += count
-            places[label] += [(number, place) for place in first]
-    for label, other in sorted(_misspellings(counts).items()):
-        found = f"{shown(label)}, beside {shown(other)} in {counts[other]} rows"
-        yield Odd("", "labels that nobody takes for each other", found, counts[label], tuple(places[label][:PLACES]))
+        for label in sorted(part.keys() & misspelt.keys()):
+            count, places = part[label]
+            other = misspelt[label]
+            yield Odd(
+                number, count, places, "", expected, f"{shown(label)}, and {shown(other)} in {counts[other]} rows"
+            )
 
 
 def _misspellings(counts: Counter[str]) -> dict[str, str]:
-    """Return labels that are, in all likelihood, another one misspelt, and which."""
-    found: dict[str, str] = {}
-    buckets: dict[str, list[str]] = defaultdict(list)
+    """Return the labels that are in all likelihood another one, misspelt, and which."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    near: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts, key=lambda one: (-counts[one], one)):
-        for key in {label, *(label[:at] + label[at + 1 :] for at in range(len(label)))}:
-            buckets[f"letters {key}"].append(label)
-        buckets[f"bare {bare(label) or label}"].append(label)
-    for key, labels in buckets.items():
-        for other, label in ((labels[0], one) for one in labels[1:]):
-            rare = counts[label] <= max(1, RARE_LABEL * counts[other])
-            if key.startswith("bare ") or (rare and _one_letter(label, other)):
-                found.setdefault(label, other)
+        alike[bare(label) or label].append(label)
+        if len(label) >= LEAST_LABEL_CHARACTERS:
+            for short in sorted({label, *(label[:at] + label[at + 1 :] for at in range(len(label)))}):
+                near[short].append(label)
+    found = {label: labels[0] for labels in alike.values() for label in labels[1:]}
+    for labels in near.values():
+        for label in labels[1:]:
+            rare = counts[label] <= max(1, RARE_LABEL * counts[labels[0]])
+            if rare and _DIGITS.findall(label) == _DIGITS.findall(labels[0]):
+                found.setdefault(label, labels[0])
     return found
-
-
-def _one_letter(label: str, other: str) -> bool:
-    """Say whether two labels differ in one letter that is no digit, added, lost, changed or exchanged."""
-    if min(len(label), len(other)) < LEAST_LABEL_CHARACTERS:
-        return False
-    different = [a for pair in pairwise((label, other)) for a in pair]
-    return not any(sign.isdigit() for sign in set(different[0]) ^ set(different[1]))

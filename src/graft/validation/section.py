@@ -68,6 +68,10 @@ class Severities(Section):
     language: Severity = "warn"
     """A text in one of ``validation.languages``."""
 
+    outliers: Literal["fail", "warn", "ignore"] = "warn"
+    """A row like the others: no number far away, no text in a language that next to no other has, no label that is
+    another one's misspelling, no row without an id beside others that have one."""
+
     leakage: Severity = "ignore"
     """In validation and test, a text that no earlier split has, nor nearly (``validation.duplicates``)."""
 
