@@ -197,11 +197,11 @@ def test_moments_of_parts_are_those_of_all_rows(tmp_path: Path) -> None:
 
 def test_a_refusal_is_the_same_from_kept_results(workspace: Workspace, looked_at: list[str]) -> None:
     write(workspace.data / "test" / "part-1.jsonl", [{"id": "bad", "text": 5, "label": "x"}])
-    with pytest.raises(DataError) as first:
+    with pytest.raises(DataError, match="data: ") as first:
         run(workspace)
     report = digest_folder(workspace.failed / "validate")
     looked_at.clear()
-    with pytest.raises(DataError) as second:
+    with pytest.raises(DataError, match="data: ") as second:
         run(workspace)
     assert (str(first.value), report) == (str(second.value), digest_folder(workspace.failed / "validate"))
     assert "data/test/part-1.jsonl:1: text: expected a string, found the integer 5" in str(second.value)

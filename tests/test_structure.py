@@ -33,6 +33,7 @@ ORDER = (
         "layouts",
         "importing",
         "padding",
+        "encoding",
         "likelihood",
         "generation",
         "language_modeling",

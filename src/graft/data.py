@@ -48,7 +48,7 @@ __all__ = [
     "clean",
     "cleaned",
     "data_digest",
-    "file_digests",
+    "data_digests",
     "part_rows",
     "parts",
     "read_part",
@@ -139,16 +139,16 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """Return the sha256 of all part files, and of the pictures that they name, by their paths below ``folder``."""
+def data_digest(folder: Path) -> str:
+    """Return one sha256 over the names and contents of all part files, and of the pictures that they name."""
+    return digest_json(data_digests(folder))
+
+
+def data_digests(folder: Path) -> dict[str, str]:
+    """Return ``{path below folder: sha256}`` of all part files and pictures."""
     found = [path for files in parts(folder).values() for path in files]
     pictures = (path for path in (folder / FILES).rglob("*") if path.is_file())
     return digest_files(folder, [*found, *pictures])
-
-
-def data_digest(folder: Path) -> str:
-    """Return one sha256 over the names and contents of all part files, and of the pictures that they name."""
-    return digest_json(file_digests(folder))
 
 
 def rows_of(

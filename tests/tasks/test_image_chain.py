@@ -115,7 +115,8 @@ def test_tokenize_twice_and_in_other_batches_gives_the_same_bytes(images: Worksp
     first, rows = digest_folder(images.tokens), tokenization.read_tokens(images.tokens, "train").to_pylist()
     stages.run("tokenize", images)
     assert digest_folder(images.tokens) == first
-    monkeypatch.setattr(tokenization, "BATCH_PICTURES", 7)
+    monkeypatch.setattr("graft.tokenization.part_encoder.BATCH_PICTURES", 7)
+    shutil.rmtree(images.store)
     stages.run("tokenize", images)
     stored = tokenization.token_rows(images.tokens, "train")
     assert len(stored) == 60

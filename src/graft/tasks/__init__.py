@@ -108,6 +108,8 @@ class Task(abc.ABC):
     """Whether the answer to a row is generated text (:meth:`generate`)."""
     held_to: ClassVar[tuple[str, ...]] = ("labels",)
     """The entries of the state that rows are checked against."""
+    content: ClassVar[str] = "input_ids"
+    """The column of a token table that is what a row says to the model; rows that two splits share are found by it."""
     curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Entries for ``plots`` of dvc.yaml, over the files that :meth:`plots` gives."""
 
@@ -145,7 +147,15 @@ class Task(abc.ABC):
     # -- tokenize
     @abc.abstractmethod
     def token_schema(self) -> pa.Schema:
-        """Return the columns that the task adds to those of every token table (``tokenization.COLUMNS``)."""
+        """Return the columns that the task adds to those of every token table."""
+
+    def encoded_schema(self) -> pa.Schema:
+        """Return the columns of :meth:`encode_columns`: those of every encoded row, and the task's own."""
+        import pyarrow as pa
+
+        number = pa.int32()
+        shared = (("input_ids", pa.list_(number)), ("length", number), ("untruncated_length", number))
+        return pa.schema([*(pa.field(name, type_) for name, type_ in shared), *self.token_schema()])
 
     @abc.abstractmethod
     def encode(
@@ -158,13 +168,23 @@ class Task(abc.ABC):
         the windows one after the other in ``input_ids`` and their lengths in a column of the task.
         """
 
+    def encode_columns(
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
+    ) -> pa.RecordBatch:
+        """Return the token rows of :meth:`encode` as columns (:meth:`encoded_schema`): what tables are made of.
+
+        A task whose tokens come as arrays makes the columns first, and ``encode`` of them.
+        """
+        import pyarrow as pa
+
+        encoded = self.encode(config, rows, tokenizer, state, max_length_tokens)
+        for row in encoded:
+            row["length"] = length_of(row)
+        return pa.RecordBatch.from_pylist(encoded, schema=self.encoded_schema())
+
     def check_tokens(self, config: Any, row: Mapping[str, Any]) -> Iterator[RowProblem]:
         """Yield what makes a token row unusable for training (no supervised token, say)."""
         return iter(())
-
-    def content_of(self, row: Mapping[str, Any]) -> bytes:
-        """Return what a token row says to the model; rows that two splits share are found by it."""
-        return repr(row["input_ids"]).encode()
 
     # -- train, evaluate, predict
     @abc.abstractmethod

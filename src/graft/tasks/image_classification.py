@@ -91,6 +91,7 @@ class ImageClassification(OneLabel, Task):
     fields = (Field("image", "image"), Field("label", "label", target=True))
     families = ("vision",)
     processor = "image"
+    content = "pixels"
     metrics = tuple(Metric(**one) for one in METRICS)
 
     def gathered(self, config: Config, rows: Iterator[Row]) -> dict[str, Any]:
@@ -136,9 +137,6 @@ class ImageClassification(OneLabel, Task):
                 }
             )
         return encoded
-
-    def content_of(self, row: Mapping[str, Any]) -> bytes:
-        return bytes(row["pixels"])
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head(

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.adapters import trained_modules
 from graft.identity import digest_json
-from graft.tasks import length_of
+from graft.tokenization import lengths_of
 from graft.training.frozen_store import DIGEST_BYTES, VectorStore, Writer, opened, written
 from graft.workspace import locked
 
@@ -206,7 +206,7 @@ class Feed:
         """Return what the vectors of all rows take, about: one per row, or one per token."""
         splits = inputs.train_rows, inputs.validation_rows
         # One vector a row needs no look at the rows: those of pictures would all be read from the disk.
-        return self.vector_bytes * sum(len(rows) if self.pooled else sum(map(length_of, rows)) for rows in splits)
+        return self.vector_bytes * sum(len(rows) if self.pooled else sum(lengths_of(rows)) for rows in splits)
 
     def facts(self) -> dict[str, Any]:
         """Return what the file cost and saved, for the training's summary."""

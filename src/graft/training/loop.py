@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import answer_columns, judged
 from graft.errors import Interrupted, TrainingDiverged, shown
-from graft.tasks import State, Task, TaskConfig, length_of
+from graft.tasks import State, Task, TaskConfig
+from graft.tokenization import lengths_of
 from graft.training.batching import Plan, mixed_seed
 from graft.training.checkpoints import Checkpoint, Checkpoints
 from graft.training.hardware import memory_bytes
@@ -90,7 +91,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     import torch
 
     config, model = inputs.config, inputs.model
-    plan = Plan([length_of(row) for row in inputs.train_rows], config)
+    plan = Plan(lengths_of(inputs.train_rows), config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     own = base_weights(model, weights)
     optimizer = adamw(weights, config, own)

@@ -31,7 +31,7 @@ from graft.data import DataConfig, Problem, Record, read_part
 from graft.duplicates import Entry, sketch
 from graft.identity import digest_bytes
 from graft.reading import has_bom, order_of
-from graft.tasks import Field, TaskConfig
+from graft.tasks import Field, RowProblem, TaskConfig
 from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
@@ -67,6 +67,11 @@ class Inspector:
     def fields(self) -> tuple[Field, ...]:
         """The fields of a row."""
         return tasks.get(self.task.name).fields_of(self.task)
+
+    @cached_property
+    def check_row(self) -> Callable[..., Iterator[RowProblem]]:
+        """The task's own check of a row."""
+        return tasks.get(self.task.name).check_row
 
     @cached_property
     def contract(self) -> Contract:
@@ -150,7 +155,7 @@ class Inspector:
     def _wrong(self, record: Record) -> Iterator[Broken]:
         """Yield what the task finds wrong with a readable row."""
         severity = self.validation.severity
-        for one in tasks.get(self.task.name).check_row(self.task, record.row, self.state):
+        for one in self.check_row(self.task, record.row, self.state):
             column = self.data.columns.get(one.field, one.field)
             follows: Severity = severity.labels if one.field == self.label else severity.task
             yield Broken(follows, Problem(record.place, column, one.expected, one.found))

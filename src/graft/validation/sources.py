@@ -10,7 +10,7 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import DataConfig, Record, file_digests, parts, read_part
+from graft.data import DataConfig, Record, data_digests, parts, read_part
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, key_of
 from graft.pictures import FILES
@@ -39,7 +39,7 @@ class Sources:
     @cached_property
     def digests(self) -> dict[str, str]:
         """The sha256 of each file by its path below the data folder."""
-        return file_digests(self.workspace.data)
+        return data_digests(self.workspace.data)
 
     def digest(self, path: Path) -> str:
         """Return the sha256 of a part."""

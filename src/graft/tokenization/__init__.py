@@ -1,0 +1,251 @@
+"""Rows to Arrow token tables, one per part file, that open with ``datasets.Dataset.from_file``.
+
+Tokenizing once, in a stage of its own, makes what the model sees a file that can be looked at and cached. A part's
+table depends on that part, the settings and the tokenizer alone, so it is kept by what it was made of: a data set that
+grows costs its new parts, and parts are spread over processes. What no part can show, the rows that a split shares
+with the training rows, comes from digests that lie beside the tables.
+
+What tokens alone can show is checked here: rows that the tokenizer leaves empty, rows that are too long.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft import tasks
+from graft.base import BaseConfig, LockedBase, locked, pad_token_of
+from graft.data import DataConfig, Problem, data_digests, parts
+from graft.errors import ConfigError, DataError
+from graft.identity import digest_json
+from graft.part_results import Job, PartResults, key_of
+from graft.pictures import FILES
+from graft.reading import file_of, order_of, stem_of
+from graft.tasks import TaskConfig
+from graft.tokenization.part_encoder import CONTENT, COUNTED, TABLE, Facts, Part, PartEncoder, read_facts
+from graft.tokenization.section import TokenizationConfig
+from graft.tokenization.shared_rows import count_shared
+from graft.tokenization.tables import (
+    MANIFEST,
+    TokenRows,
+    lengths_of,
+    read_manifest,
+    read_tokens,
+    token_rows,
+    token_schema,
+)
+from graft.workspace import SPLITS, Workspace, read_json, replaced, write_json
+
+__all__ = [
+    "MANIFEST",
+    "TokenRows",
+    "TokenizationConfig",
+    "lengths_of",
+    "read_manifest",
+    "read_tokens",
+    "token_rows",
+    "token_schema",
+    "tokenize",
+]
+
+
+def tokenize(
+    workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, tokenization: TokenizationConfig
+) -> None:
+    """Run the stage: write ``artifacts/tokens``.
+
+    Raises:
+        ConfigError: the length limit does not fit the base, or the base is not locked.
+        DataError: the data is not what was validated, or rows make no usable tokens (each at its ``file:line``).
+    """
+    digests = data_digests(workspace.data)
+    verdict = _verdict(workspace, data, digest_json(digests))
+    pinned = locked(workspace, base)
+    one = tasks.get(task.name)
+    if one.processor == "tokenizer":
+        _check_limit(tokenization, pinned)
+    folder = pinned.folder(workspace.root, weights=False)
+    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code, verdict["state"])
+    results = PartResults.of(workspace, "tokenize")
+    splits = [
+        _Split(name, results, tuple(_jobs(workspace, name, encoder, verdict, pinned, digests))) for name in SPLITS
+    ]
+    results.make([job for split in splits for job in split.jobs], encoder, rows=_rows(results, splits, verdict))
+    with replaced(workspace.tokens) as output:
+        _refuse(workspace, [problem for split in splits for problem in split.problems(workspace)])
+        entries = {split.name: split.write(workspace, output / split.name, splits[0]) for split in splits}
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, entries))
+    for name, entry in entries.items():
+        _report(name, entry, "patches" if one.processor == "image" else "tokens")
+
+
+# -- before
+
+
+def _verdict(workspace: Workspace, data: DataConfig, digest: str) -> dict[str, Any]:
+    """Return validate's verdict, refused unless it is about the data that lies here now, read as ``data`` says."""
+    path = workspace.validation / "verdict.json"
+    if not path.is_file():
+        raise DataError("data: not validated; run `graft stage validate`")
+    verdict: dict[str, Any] = read_json(path)
+    if not verdict["passed"] or verdict["data"] != digest:
+        raise DataError("data: changed since it was validated; run `graft stage validate`")
+    if (verdict.get("clean"), verdict.get("columns")) != (list(data.clean), data.columns):
+        raise DataError("data.clean, data.columns: changed since validation; run `graft stage validate`")
+    return verdict
+
+
+def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
+    if base.positions is not None and config.max_length_tokens > base.positions:
+        raise ConfigError(
+            f"tokenization.max_length_tokens: {base.source} has {base.positions} positions (got "
+            f"{config.max_length_tokens}); set at most {base.positions}"
+        )
+
+
+# -- parts
+
+
+def _jobs(
+    workspace: Workspace,
+    split: str,
+    encoder: PartEncoder,
+    verdict: Mapping[str, Any],
+    base: LockedBase,
+    digests: Mapping[str, str],
+) -> Iterator[Job]:
+    """Yield what is to be done for each part of a split, with all that decides its result in the key."""
+    aside: dict[str, set[str]] = {}
+    for place in [*verdict.get("quarantined", ()), *verdict.get("dropped", ())]:
+        aside.setdefault(file_of(place), set()).add(place)
+    made_of: dict[str, Any] = {
+        "sections": [one.model_dump(mode="json") for one in (encoder.task_config, encoder.data, encoder.config)],
+        "state": encoder.state,
+        "base": base.digest,
+        "trust_remote_code": encoder.trust_remote_code,
+    }
+    if any(field.type == "image" for field in encoder.task.fields_of(encoder.task_config)):
+        made_of["pictures"] = {name: one for name, one in digests.items() if name.startswith(f"{FILES}/")}
+    for path in parts(workspace.data)[split]:
+        without = frozenset(aside.get(path.relative_to(workspace.root).as_posix(), ()))
+        lines = sorted(order_of(place) for place in without)
+        digest = digests[path.relative_to(workspace.data).as_posix()]
+        key = key_of(path, digest, {**made_of, "without": lines})
+        yield Job(key, path, Part(path, workspace.root, without))
+
+
+def _rows(results: PartResults, splits: Sequence[_Split], verdict: Mapping[str, Any]) -> int | None:
+    """Return how many rows there are to encode; None where some parts were encoded before."""
+    if any((results.folder / job.key).is_dir() for split in splits for job in split.jobs):
+        return None
+    return sum(int(split["rows"]) for split in verdict["splits"].values())
+
+
+# -- a split
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The parts of a split, whose results are there."""
+
+    name: str
+    results: PartResults
+    jobs: tuple[Job, ...]
+
+    def problems(self, workspace: Workspace) -> Iterator[Problem]:
+        """Yield what makes rows of the split unusable."""
+        for facts in self._facts(workspace):
+            yield from facts.problems
+
+    def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
+        """Put the tables of the split into ``folder`` and return its entry in the manifest."""
+        folder.mkdir()
+        counts, names = Counter(dict.fromkeys(COUNTED, 0)), self._names()
+        for facts in self._facts(workspace):
+            counts.update(facts.counts)
+        for job, name in zip(self.jobs, names, strict=True):
+            _link(self._path(job, TABLE), folder / name)
+        also = 0 if self.name == training.name else count_shared(self._content(), training._content())
+        return {
+            **counts,
+            "also_in_train": also,
+            "digest": digest_json([self.results.digests(job.key)[TABLE] for job in self.jobs]),
+            "parts": names,
+            "files": [_file(workspace, job) for job in self.jobs],
+        }
+
+    def _names(self) -> list[str]:
+        """Return what each part's table is called: like the part, which keeps its format where two would be equal."""
+        stems = Counter(stem_of(job.path) for job in self.jobs)
+        return [f"{stem_of(job.path) if stems[stem_of(job.path)] == 1 else job.path.name}.arrow" for job in self.jobs]
+
+    def _facts(self, workspace: Workspace) -> Iterator[Facts]:
+        for job in self.jobs:
+            yield read_facts(self.results.folder / job.key, _file(workspace, job))
+
+    def _content(self) -> list[Path]:
+        return [self._path(job, CONTENT) for job in self.jobs]
+
+    def _path(self, job: Job, name: str) -> Path:
+        return self.results.folder / job.key / name
+
+
+def _file(workspace: Workspace, job: Job) -> str:
+    return job.path.relative_to(workspace.root).as_posix()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Put a file of the store into an output: a second name for it, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+# -- after
+
+
+def _refuse(workspace: Workspace, problems: Sequence[Problem]) -> None:
+    """Write the report and raise if there are problems; else remove the report of an earlier refusal."""
+    report = workspace.failed / "tokenize"
+    if not problems:
+        shutil.rmtree(report, ignore_errors=True)
+        return
+    lines = [str(problem) for problem in problems]
+    write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
+    raise DataError.from_problems(f"tokenize: {len(lines)} rows cannot be used", lines)
+
+
+def _manifest(
+    encoder: PartEncoder, verdict: Mapping[str, Any], base: LockedBase, splits: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "data": verdict["data"],
+        "state": verdict["state"],
+        "clean": list(encoder.data.clean),
+        "columns": encoder.data.columns,
+        "quarantined": sorted(verdict.get("quarantined", ())),
+        "base": base.digest,
+        "tokenizer": base.tokenizer,
+        "chat_template": base.chat_template,
+        "max_length_tokens": encoder.longest,
+        "pad_token_id": pad_token_of(encoder.processor),
+        "splits": splits,
+    }
+
+
+def _report(name: str, counts: Mapping[str, Any], unit: str) -> None:
+    print(
+        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} {unit}, {counts['truncated']} rows cut",
+        flush=True,
+    )
+    if counts["also_in_train"]:
+        print(f"warning: {name}: {counts['also_in_train']} rows have the same {unit} as a training row", flush=True)
+    if counts["unknown_tokens"] > counts["tokens"] / 20:
+        share = counts["unknown_tokens"] / counts["tokens"]
+        print(f"warning: {name}: {share:.0%} of the tokens are unknown to the base's tokenizer", flush=True)
