@@ -148,6 +148,14 @@ def sketch(entries: Iterable[Entry]) -> Sketch:
     return Sketch(**joined, offsets=np.cumsum(lengths).astype(np.uint32))
 
 
+def normal_forms(entries: Iterable[Entry]) -> Array:
+    """Return the digest of each text's normal form, as a sketch has it: uint64 [N]. Takes a third of its time."""
+    import numpy as np
+
+    forms = [_normal_digests(*_code_points([entry.text for entry in batch])) for batch in _batches(entries)]
+    return np.asarray(list(itertools.chain.from_iterable(forms)), np.uint64)
+
+
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     batch, characters = list[Entry](), 0
     for entry in entries:

@@ -16,7 +16,7 @@ from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.privacy import find, masked
-from graft.validation.across import alike, is_asked, repeated_ids, repeated_texts, unique_ids
+from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
 from graft.validation.documents import Documents
@@ -105,14 +105,25 @@ class Assembly:
                 self._settle(self.inspected[number], found.get(number, []), self.unique.severity, count)
             self.repeated = counts.total()
         if is_asked(self.validation, self.fields):
-            column = next((self.data.columns.get(one.name, one.name) for one in self.fields if one.text), "")
-            by_part = defaultdict[tuple[int, Severity], list[Problem]](list)
-            for number, one in alike(self.inspected, self.validation, column):
-                by_part[number, one.severity].append(one.problem)
-            for (number, severity), problems in by_part.items():
-                self._settle(self.inspected[number], problems, severity, len(problems))
+            self._alike()
 
         self._outliers()
+
+    def _alike(self) -> None:
+        """Hold rows to the earlier ones that say the same, or nearly."""
+        read = next(one.name for one in self.fields if one.text or one.type == "image")
+        column, most = self.data.columns.get(read, read), self._most_named
+        found = list(equal(self.inspected, self.validation, column, self.quarantine.places, most))
+        if self.sources.near:
+            found += near(self.inspected, self.validation, column)
+        elif any(one.text for one in self.fields):
+            most_bytes = self.validation.duplicates.near_megabytes
+            self.warnings.append(
+                f"nearly equal texts are not looked for: the parts have {self.sources.bytes / 1e6:.0f} MB, more than "
+                f"validation.duplicates.near_megabytes ({most_bytes})"
+            )
+        for one in sorted(found, key=lambda one: one.part):
+            self._settle(self.inspected[one.part], one.problems, one.severity, one.rows)
 
     def _outliers(self) -> None:
         """Hold rows to what is usual among all of them."""
@@ -176,11 +187,10 @@ class Assembly:
 
     def end(self) -> None:
         """Check what only whole splits show."""
-        doubles = repeated_texts(self.inspected, self.quarantine.places)
         for split in SPLITS:
-            self._end_of(split, doubles)
+            self._end_of(split)
 
-    def _end_of(self, split: str, doubles: Counter[tuple[str, str]]) -> None:
+    def _end_of(self, split: str) -> None:
         parts = [one for one in self.inspected if one.split == split]
         rows, fewest = sum(self.rows[one.key] for one in parts), self.validation.min_rows
         if rows < fewest:
@@ -194,10 +204,7 @@ class Assembly:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""
                 self.warnings.append(f"{split}: {in_words(one.count)} not as expected: {expected} ({places}){says}")
-        found = [f"{doubles[split, other]} in {other}" for other in SPLITS if doubles[split, other]]
         kind = "text" if any(one.text for one in self.fields) else "picture"
-        if found:
-            self.warnings.append(f"{split}: rows with a {kind} that occurs before: {', '.join(found)}")
         if count := self.cleaning[split].disagreements:
             where = ", ".join(self.cleaning[split].disagreeing)
             self.warnings.append(

@@ -5,8 +5,9 @@ same one. What only parts together show is told from it without the rows: their 
 sketches.
 
     part.json           what is counted and what is wrong
-    rows.arrow          a line for each readable row: place, id, digest of the texts, whether it is kept, and then its
-                        label and which expectations it breaks that are only reported (bits, in the order of part.json)
+    rows.arrow          a line for each readable row: place, id, digests of the texts and of their normal form, whether
+                        it is kept, and then its label and which expectations it breaks that are only reported (bits, in
+                        the order of part.json)
     suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
     sketch.safetensors  the texts' sketch, where the contract asks about likeness across rows
     kept.bin            digests of rows, where the cleaning step ``duplicates`` is set
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from graft import tasks
 from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
-from graft.duplicates import Entry, sketch
+from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, RowProblem, TaskConfig
@@ -60,6 +61,8 @@ class Inspector:
     validation: ValidationConfig
     state: Mapping[str, Any]
     """What rows are held to of what training rows taught."""
+    near: bool = True
+    """Whether texts are sketched, to find nearly equal ones."""
     earlier: Cleaning | None = None
     """Of the step ``duplicates``: what the earlier parts of the split hold."""
 
@@ -91,6 +94,7 @@ class Inspector:
             "data": self.data.model_dump(mode="json"),
             "validation": self.validation.model_dump(mode="json", exclude={"min_rows", "duplicates"}),
             "state": dict(self.state),
+            "near": self.near,
         }
 
     def __call__(self, path: Path, folder: Path, add: Callable[[int], None]) -> None:
@@ -124,24 +128,20 @@ class Inspector:
         aside = {one.problem.place for one in found if one.severity == "quarantine"}
         kept = [place not in aside for place in rows.places]
         sorted_out = _sorted_out(found, aside)
-        rows.write(folder / ROWS, kept, sorted_out.warns.values())
-        if is_asked(self.validation, self.fields):
-            sketch(_entries(frame, self.label, aside)).save(folder / SKETCH)
+        forms = self._forms(frame, aside, folder)
+        rows.write(folder / ROWS, kept, forms, sorted_out.warns.values())
         if cleaning.unique:
             (folder / KEPT).write_bytes(cleaning.kept())
         if suite:
             (folder / SUITE).write_text(json.dumps(suite, sort_keys=True), encoding="utf-8")
-        severity = self.validation.severity
-        masks = severity.private_data != "ignore"
+        masks = self.validation.severity.private_data != "ignore"
         inner = _Inner(file)
         told = {
             "rows": sum(kept),
             "failed": failed,
             "labels": rows.labels(kept),
             "worst": worst.told(found, frame, inner),
-            "outliers": outliers.told(frame, self.label, rows.ids, aside, inner)
-            if severity.outliers != "ignore"
-            else None,
+            "outliers": self._unusual(frame, rows.ids, aside, inner),
             "starts with a byte order mark": has_bom(path),
             "cleaning": cleaning.as_json(inner),
             "aside": {
@@ -151,6 +151,24 @@ class Inspector:
             **sorted_out.as_json(inner),
         }
         write_json(folder / PART, told)
+
+    def _unusual(
+        self, frame: Frame, ids: Sequence[str | None], aside: Collection[str], inner: Callable[[str], str]
+    ) -> dict[str, Any] | None:
+        """Return what outliers are told from."""
+        asked = self.validation.severity.outliers != "ignore"
+        return outliers.told(frame, self.label, ids, aside, inner) if asked else None
+
+    def _forms(self, frame: Frame, aside: Collection[str], folder: Path) -> dict[int, int]:
+        """Return the digest of each row's text in normal form, by its number; write the sketch that has them."""
+        if not frame.texts or not is_asked(self.validation, self.fields):
+            return {}
+        entries = list(_entries(frame, self.label, aside))
+        if not self.near:
+            return dict(zip((one.number for one in entries), normal_forms(entries).tolist(), strict=True))
+        found = sketch(entries)
+        found.save(folder / SKETCH)
+        return dict(zip(found.number.tolist(), found.normal[found.distinct].tolist(), strict=True))
 
     def _wrong(self, record: Record) -> Iterator[Broken]:
         """Yield what the task finds wrong with a readable row."""
@@ -250,7 +268,9 @@ class _Rows:
         """Count the labels of the rows that are kept."""
         return dict(Counter(name for name, stays in zip(self.names, kept, strict=True) if stays and name is not None))
 
-    def write(self, path: Path, kept: Sequence[bool], warns: Iterable[Sequence[Problem]]) -> None:
+    def write(
+        self, path: Path, kept: Sequence[bool], forms: Mapping[int, int], warns: Iterable[Sequence[Problem]]
+    ) -> None:
         import polars as pl
 
         numbers = [order_of(place) for place in self.places]
@@ -264,6 +284,7 @@ class _Rows:
                 "column": pl.Series([column for _, column in numbers], dtype=pl.UInt32),
                 "id": pl.Series(self.ids, dtype=pl.String),
                 "text": pl.Series(self.texts, dtype=pl.UInt64),
+                "normal": pl.Series([forms.get(row) for row in range(len(kept))], dtype=pl.UInt64),
                 "label": pl.Series(labels, dtype=pl.String),
                 "kept": pl.Series(list(kept), dtype=pl.Boolean),
                 "warned": pl.Series([bits[place] for place in self.places], dtype=pl.UInt64),

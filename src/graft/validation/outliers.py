@@ -6,11 +6,11 @@ say what is odd (:func:`odd`). Places are known of the first rows alone, so thes
 keep no row aside.
 
 - Numbers are counted by three significant digits, which is enough for quantiles, beside the smallest and largest values
-  as they are. One is odd if it is ``FAR`` times the spread (between the 5th and the 95th percentile) beyond it,
-  and still is on a logarithmic scale, which lets long tails be; or if it is negative alone, as -1 for "missing" is.
+  as they are. One is odd if it is ``FAR`` times the spread (between the 5th and the 95th percentile) beyond it, and
+  still is on a logarithmic scale, which lets long tails be; or if it is negative alone, as -1 for "missing" is.
 - A language is identified of texts with few of the words that are common in their part: asking it of all of them would
   cost more than everything else. In scripts without spaces every text is asked.
-- Rows without an id are odd beside rows that have one. Labels are held to each other: spelt alike but for case, spaces and signs, or, where one is rare, but for one letter.
+- Labels are held to each other: spelt alike but for case, spaces and signs, or, where one is rare, but for one letter.
 """
 
 from __future__ import annotations

@@ -72,13 +72,13 @@ class Severities(Section):
     """A row like the others: no number far away, no text in a language that next to no other has, no label that is
     another one's misspelling, no row without an id beside others that have one."""
 
-    leakage: Severity = "ignore"
-    """In validation and test, a text that no earlier split has, nor nearly (``validation.duplicates``)."""
+    leakage: Severity = "warn"
+    """In validation and test, a text (or picture) that no earlier split has, nor nearly (``validation.duplicates``)."""
 
-    near_duplicates: Severity = "ignore"
-    """A text that no earlier row of its split has, nor nearly."""
+    near_duplicates: Severity = "warn"
+    """A text (or picture) that no earlier row of its split has, nor nearly."""
 
-    contradictions: Severity = "ignore"
+    contradictions: Severity = "warn"
     """The label that an earlier row with the same text has."""
 
     private_data: Severity = "warn"
@@ -137,8 +137,7 @@ class ValidationConfig(Section):
     short one, passes. Empty: any."""
 
     duplicates: DuplicatesConfig = DuplicatesConfig()
-    """What nearly the same text is. Looked for only where ``severity`` says what follows from it: it takes a second or
-    so for 20,000 rows."""
+    """What nearly the same text is, and in how much data it is looked for."""
 
     privacy: PrivacyConfig = PrivacyConfig()
     """Private data in texts. What is found is never shown: messages and pages name its kind alone."""

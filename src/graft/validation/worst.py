@@ -68,7 +68,7 @@ def _excerpt(frame: Frame, number: int | None) -> str:
     """Return how the first text of a row begins."""
     if number is None:
         return ""
-    text = next((" ".join(texts[number]) for texts in frame.texts.values() if texts[number]), "")
+    text = " ".join(next((one for texts in frame.texts.values() if (one := texts[number])), ()))
     begun = " ".join(masked(text, find(text)).split())
     return begun if len(begun) <= EXCERPT_CHARACTERS else f"{begun[:EXCERPT_CHARACTERS]}…"
 
