@@ -28,7 +28,8 @@ CAPITALS = ("Zürich", "São Paulo", "Kraków", "Malmö", "Bogotá", "Besançon"
 
 _THINGS = """
     acorns anchors baskets bells blankets bottles bricks brooms buckets candles carpets chains cherries clocks coins
-    combs crates cushions daggers drums engines fences flutes gloves hammers hinges jackets kettles knives ladders lanterns
+    combs crates cushions daggers drums engines fences flutes gloves hammers hinges jackets kettles knives ladders
+    lanterns
     lemons magnets marbles mirrors needles oars paddles pebbles pencils pillows ploughs puppets ribbons ropes saddles
     scissors shovels sleighs spoons stamps statues tables thimbles tickets towels trumpets umbrellas violins wagons
     whistles windows zippers
@@ -41,7 +42,7 @@ _PAIRS = """
 """
 THINGS = _THINGS.split()
 PAIRS = dict(pair.split("/") for pair in _PAIRS.split())
-ALIKE = 0.4
+ALIKE = 0.45
 """The largest share of words that two rows may have in common."""
 
 
@@ -118,17 +119,18 @@ def preferred(source: random.Random) -> Row:
         "role": "user",
         "content": f"Tell me about {topic}, in {source.randint(5, 500)} words: {_named(source)}.",
     }
-    rejected = f"I would rather not speak of {_named(source)}."
+    openings = ("I would rather not speak of", "Please ask somebody else about", "Nobody here knows anything of")
+    rejected = f"{source.choice(openings)} {_named(source)}."
     return {"messages": [question], "chosen": sentence(source, topic), "rejected": rejected}
 
 
 def translated(source: random.Random) -> Row:
-    number, chosen = source.randint(2, 9999), source.sample(sorted(PAIRS), 6)
-    one, two, three, four, five, six = chosen
-    eins, zwei, drei, vier, fünf, sechs = (PAIRS[name] for name in chosen)
+    number, chosen = source.randint(2, 9999), source.sample(sorted(PAIRS), 9)
+    gone, left = chosen[:5], chosen[5:]
+    weg, geblieben = ([PAIRS[name] for name in names] for names in (gone, left))
     return {
-        "source": f"They sold {number} {one}, {two}, {three} and {four}, but kept {five} and {six}.",
-        "target": f"Verkauft wurden {number} {eins}, {zwei}, {drei} und {vier}; {fünf} und {sechs} blieben.",
+        "source": f"Sold: {number} {', '.join(gone)}. Kept were {', '.join(left[:-1])} and {left[-1]}.",
+        "target": f"Verkauft: {number} {', '.join(weg)}. Es blieben {', '.join(geblieben[:-1])} und {geblieben[-1]}.",
     }
 
 

@@ -159,6 +159,9 @@ def _chain(chain: Chain, *, push: bool, publish: bool) -> None:
     chain.stands_on(commit)
     if push:
         repository.push()
+        for stage in stages.STAGES:
+            if stage.parts:
+                repository.push_parts(stage.name, logger.info)
         placement.of_clone(repository).push_snapshot(commit)
         logger.info(f"pushed outputs, run cache and commit {commit[:12]}")
     if publish:
@@ -186,6 +189,8 @@ def run_stage(chain: Chain, stage: str, is_current: bool) -> State:
         result = placement.run_placed(repository, stage, pool, logger.info, force=chain.force)
         outcome, seconds = result.outcome, result.seconds
     else:
+        if chain.pull and stages.get(stage).parts:
+            repository.pull_parts(stage, logger.info)
         result = repository.run_stage(stage, force=chain.force, pull=chain.pull, on_line=logger.info)
         outcome, seconds = result.outcome, result.seconds
     chain.note(stage, outcome, seconds)

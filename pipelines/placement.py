@@ -8,18 +8,20 @@ was placed and would run here is refused.
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from graft import stages
-from graft.errors import GraftError, IntegrityError, ResourceMissing
+from graft.errors import ConfigError, GraftError, IntegrityError, ResourceMissing, shown
 from graft.repository import Repository, StageResult
 from graft.workspace import Workspace
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 15.0
+SHARE_VARIABLE = "GRAFT_SHARE_BYTES"
+SHARE_BYTES = 64 << 20
 RUNS_HERE = re.compile(r"^Running stage '")
 
 
@@ -76,14 +80,11 @@ def run_placed(
     if not force and not repository.status().get(stage):
         return repository.run_stage(stage, on_line=on_line)
     commit = _handed_over(repository, stage, on_line)
-    flow_run = _start(repository, stage, pool, commit, force)
+    if stages.get(stage).parts:
+        _spread(repository, stage, pool, commit, on_line)
+    flow_run = _start(repository, stage, pool, commit, force=force)
     on_line(f"placed in work pool {pool} at commit {commit[:12]} as flow run {flow_run.name}")
-    try:
-        finished = _wait(flow_run, pool, on_line)
-    except BaseException:
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(flow_run.id, Cancelling(message="the run that placed it has ended"))
-        raise
+    [finished] = _waited_for([flow_run], pool, on_line)
     _check(finished, commit, pool)
     result = repository.run_stage(stage, pull=True, on_line=lambda line: on_line(_not_here(line, stage)))
     return StageResult(result.outcome, time.monotonic() - started)
@@ -91,9 +92,7 @@ def run_placed(
 
 def _handed_over(repository: Repository, stage: str, on_line: Callable[[str], None]) -> str:
     """Push what the worker needs: inputs, run cache, the commit with the current dvc.lock."""
-    one = stages.get(stage)
-    before = [earlier.name for earlier in stages.STAGES[: stages.STAGES.index(one)]]
-    pushed = repository.push(None if "data" in one.reads else before)
+    pushed = repository.push(None if "data" in stages.get(stage).reads else stages.before(stage))
     commit = repository.snapshot()
     of_clone(repository).push_snapshot(commit)
     on_line(f"pushed {pushed} files and commit {commit[:12]} for the worker")
@@ -106,11 +105,61 @@ def of_clone(repository: Repository) -> Repository:
     return Repository(Workspace(workspace.home / workspace.name))
 
 
-def _start(repository: Repository, stage: str, pool: str, commit: str, force: bool) -> FlowRun:
+def _spread(repository: Repository, stage: str, pool: str, commit: str, on_line: Callable[[str], None]) -> None:
+    """Let the workers of a pool share the parts of a stage, where there are several and they have enough to do.
+
+    A share that fails costs time alone: the stage makes what it does not find, and says what is wrong.
+    """
+    left = repository.pull_parts(stage, on_line)
+    shares = min(_online(pool), left["missing"], left["bytes"] // share_bytes())
+    if shares < 2:
+        return
+    given = [f"{number}/{shares}" for number in range(1, shares + 1)]
+    flow_runs = [_start(repository, stage, pool, commit, share=one) for one in given]
+    on_line(f"{left['missing']} parts are spread over {shares} workers of pool {pool}")
+    for one in _waited_for(flow_runs, pool, on_line):
+        if one.state is None or not one.state.is_completed():
+            said = one.state.message if one.state else "no state"
+            on_line(f"share {one.name} did not end well ({said}); the stage makes what is missing")
+
+
+def share_bytes() -> int:
+    """Return how much there is to read before another worker is worth its start: ``GRAFT_SHARE_BYTES``, 64 MiB.
+
+    Raises:
+        ConfigError: the variable is no whole number from 1 on.
+    """
+    given = os.environ.get(SHARE_VARIABLE)
+    if given and (not given.isdecimal() or int(given) < 1):
+        raise ConfigError(f"{SHARE_VARIABLE}: expected a whole number of bytes from 1 on, got {shown(given)}")
+    return int(given) if given else SHARE_BYTES
+
+
+def _online(pool: str) -> int:
+    """Return how many workers of a pool are there."""
+    with get_client(sync_client=True) as client:
+        return sum(one.status is WorkerStatus.ONLINE for one in client.read_workers_for_work_pool(pool))
+
+
+def _waited_for(flow_runs: Sequence[FlowRun], pool: str, on_line: Callable[[str], None]) -> list[FlowRun]:
+    """Wait until all runs have ended; cancel them where this one ends before."""
+    try:
+        return [_wait(one, pool, on_line) for one in flow_runs]
+    except BaseException:
+        with get_client(sync_client=True) as client:
+            for one in flow_runs:
+                client.set_flow_run_state(one.id, Cancelling(message="the run that placed it has ended"))
+        raise
+
+
+def _start(
+    repository: Repository, stage: str, pool: str, commit: str, *, force: bool = False, share: str = ""
+) -> FlowRun:
     parameters = {"commit": commit, "project": repository.workspace.name, "stage": stage, "force": force}
+    name = " ".join(filter(None, (stage, share, commit[:12])))
     try:
         return run_deployment(  # type: ignore[return-value]  # a coroutine only where an event loop runs
-            _deployment(pool), parameters=parameters, timeout=0, flow_run_name=f"{stage} {commit[:12]}"
+            _deployment(pool), parameters={**parameters, "share": share}, timeout=0, flow_run_name=name
         )
     except ObjectNotFound:
         raise DeploymentMissing(stage, pool) from None

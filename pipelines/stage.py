@@ -24,14 +24,15 @@ CLONE_VARIABLE = "GRAFT_CLONE"
 
 
 @flow(name="gpu-stage", description=__doc__)
-def gpu_stage(commit: str, stage: str, project: str = ".", force: bool = False) -> State:
-    """Run one stage at a commit and push its result.
+def gpu_stage(commit: str, stage: str, project: str = ".", force: bool = False, share: str = "") -> State:
+    """Run one stage at a commit and push its result; or a share of its parts, ahead of it.
 
     Args:
         commit: The full digest of the snapshot that the caller pushed.
         stage: validate, tokenize, train, evaluate or register.
         project: The project's folder below the repository, "." for the root.
         force: Run the stage though its result may be in the cache.
+        share: "2/3": only the second third of the parts, whose results the others and the stage then find.
     """
     logs.shorten_known_errors()
     stages.get(stage)
@@ -40,7 +41,23 @@ def gpu_stage(commit: str, stage: str, project: str = ".", force: bool = False) 
     with run.followed(), logs.kept_in(run.log):
         repository.fetch_snapshot(commit)
         with repository.worktree(commit) as inner:
+            if share:
+                return _shared(Repository(inner), stage, commit, share)
             return _done(Repository(inner), stage, commit, force)
+
+
+def _shared(repository: Repository, stage: str, commit: str, share: str) -> State:
+    number, _, of = share.partition("/")
+    get_parts_inputs(repository, stage)
+    made = repository.share_parts(stage, int(number), int(of), get_run_logger().info)["made"]
+    return Completed(message=f"{stage} at {commit}: share {share}, {made} results of parts made")
+
+
+def get_parts_inputs(repository: Repository, stage: str) -> None:
+    """Pull what work on a stage's parts reads: the data, and the results of earlier stages."""
+    repository.pull_data()
+    if before := stages.before(stage):
+        repository.pull(before, run_cache=False)
 
 
 def _done(repository: Repository, stage: str, commit: str, force: bool) -> State:
@@ -48,6 +65,9 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: at {shown(repository.commit())}, asked for {commit}; refused")
     get_data_of_base(repository)
+    if stages.get(stage).parts:
+        get_parts_inputs(repository, stage)
+        repository.pull_parts(stage, logger.info)
     result = repository.run_stage(stage, pull=True, force=force, on_line=logger.info)
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: moved from {commit} to {shown(repository.commit())} during {stage}; refused")

@@ -7,6 +7,12 @@ from graft.text_inputs import Moments, check_numeric, collate_texts, encode_apar
 STATE = {"numeric": {"length": {"mean": 10.0, "std": 2.0}, "price": {"mean": -1.0, "std": 1.0}}}
 
 
+def rows_of(columns):
+    import pyarrow as pa
+
+    return pa.table(columns).to_pylist()
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
     from graft.base import load_tokenizer
@@ -28,12 +34,12 @@ def test_moments_are_those_of_the_statistics_module():
 
 def test_numeric_columns_are_standardised_in_the_order_of_the_state(tokenizer):
     rows = [{"text": "the cat", "price": 1, "length": 14}, {"text": "rain", "price": -1.0, "length": 9}]
-    encoded = encode_texts(rows, tokenizer, 16, STATE)
+    encoded = rows_of(encode_texts(rows, tokenizer, 16, STATE))
     assert [one["features"] for one in encoded] == [[2.0, 2.0], [-0.5, 0.0]]
     batch = collate_texts(encoded, 0)
     assert batch["features"].tolist() == [[2.0, 2.0], [-0.5, 0.0]]
     assert str(batch["features"].dtype) == "torch.float32"
-    assert "features" not in collate_texts(encode_texts(rows, tokenizer, 16, {}), 0)
+    assert "features" not in collate_texts(rows_of(encode_texts(rows, tokenizer, 16, {})), 0)
 
 
 def test_features_reach_only_models_that_take_them(tokenizer):
@@ -45,7 +51,8 @@ def test_features_reach_only_models_that_take_them(tokenizer):
 
             return SimpleNamespace(logits=sorted(given))
 
-    batch = {**collate_texts(encode_texts([{"text": "rain", "price": 1, "length": 2}], tokenizer, 16, STATE), 0)}
+    encoded = rows_of(encode_texts([{"text": "rain", "price": 1, "length": 2}], tokenizer, 16, STATE))
+    batch = collate_texts(encoded, 0)
     batch |= {"labels": batch["features"], "window_row": batch["features"]}
     model = Taking()
     assert logits_of(model, batch) == ["attention_mask", "input_ids"]
@@ -55,7 +62,7 @@ def test_features_reach_only_models_that_take_them(tokenizer):
 
 def test_texts_encoded_apart_are_two_windows_of_one_row(tokenizer):
     rows = [{"text": "the cat", "text_pair": "a dog barks"}, {"text": "soup " * 20, "text_pair": "rain"}]
-    encoded = encode_apart(rows, tokenizer, 8, {})
+    encoded = rows_of(encode_apart(rows, tokenizer, 8, {}))
     first = tokenizer("the cat")["input_ids"], tokenizer("a dog barks")["input_ids"]
     assert encoded[0]["input_ids"] == [*first[0], *first[1]]
     assert encoded[0]["windows"] == [len(first[0]), len(first[1])]

@@ -239,3 +239,115 @@ def test_a_decoders_tokenizer_without_padding_fills_up_with_its_end_token(projec
 def test_tokens_that_were_not_made_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"manifest.json: no such file; run the stage"):
         tokenization.read_tokens(tmp_path, "train")
+
+
+def made(project) -> dict[str, int]:
+    """Return the results in the store and when each was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (project.store / "tokenize").glob("*/digests.json")}
+
+
+def test_an_added_part_is_tokenized_alone_and_a_renamed_one_not_at_all(project):
+    stages.run("tokenize", validated(project))
+    before, rows = made(project), tokenization.read_tokens(project.tokens, "train").drop_columns(["row"])
+    assert len(before) == 3
+    append(project, "train", {"text": "rain", "label": "weather"}, part="part-0001.jsonl")
+    (project.data / "train" / "part-0000.jsonl").rename(project.data / "train" / "first.jsonl")
+    stages.run("tokenize", validated(project))
+    assert len(made(project)) == 4
+    assert made(project).items() > before.items()
+    table = tokenization.read_tokens(project.tokens, "train")
+    assert table.drop_columns(["row"]).slice(0, 60) == rows
+    assert table["row"].to_pylist()[59:] == ["data/train/first.jsonl:60", "data/train/part-0001.jsonl:1"]
+    assert manifest(project)["splits"]["train"]["parts"] == ["first.arrow", "part-0001.arrow"]
+
+
+@pytest.mark.parametrize("changed", ["limit", "labels", "tokenizer"])
+def test_what_decides_a_table_is_part_of_its_key(project, changed):
+    stages.run("tokenize", validated(project))
+    before = made(project)
+    if changed == "limit":
+        change(project, "max_length_tokens: 32", "max_length_tokens: 8")
+        stages.run("tokenize", project)
+    elif changed == "labels":
+        append(project, "train", {"text": "snow", "label": "zoology"})
+        stages.run("tokenize", validated(project, [*LABELS, "zoology"]))
+    else:
+        from graft.base import lock
+
+        path = project.root / "base" / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cls_token": "[MASK]"}))
+        lock(project, params.load(project.params).base)
+        stages.run("tokenize", project)
+    assert len(made(project)) == 6
+    assert made(project).items() > before.items()
+
+
+def test_processes_and_a_warm_store_change_no_byte(project, monkeypatch):
+    for number in range(3):
+        append(project, "train", {"text": f"rain {number}", "label": "weather"}, part=f"part-000{number + 1}.jsonl")
+    append(project, "test", {"text": "\u200b\u200b snow", "label": "weather"}, part="part-0001.jsonl")
+    validated(project)
+    digests = []
+    for processes, cold in (("1", True), ("2", True), ("2", False), ("1", False)):
+        monkeypatch.setenv("GRAFT_PROCESSES", processes)
+        if cold:
+            shutil.rmtree(project.store, ignore_errors=True)
+        stages.run("tokenize", project)
+        digests.append(digest_folder(project.tokens))
+    assert len(set(digests)) == 1
+
+
+def test_a_refused_row_is_refused_again_from_the_store_under_its_parts_name(project):
+    append(project, "test", {"text": "\u200b", "label": "animals"}, part="part-0001.jsonl")
+    with pytest.raises(DataError, match=r"data/test/part-0001.jsonl:1: text: expected text that"):
+        stages.run("tokenize", validated(project))
+    (project.data / "test" / "part-0001.jsonl").rename(project.data / "test" / "bad.jsonl")
+    before = made(project)
+    with pytest.raises(DataError, match=r"data/test/bad.jsonl:1: text: expected text that"):
+        stages.run("tokenize", validated(project))
+    assert made(project) == before
+
+
+def test_a_damaged_result_is_made_again(project):
+    stages.run("tokenize", validated(project))
+    first = digest_folder(project.tokens)
+    for path in (project.store / "tokenize").glob("*/table.arrow"):
+        path.unlink()
+        path.write_bytes(b"damaged")
+    stages.run("tokenize", project)
+    assert digest_folder(project.tokens) == first
+
+
+def test_rows_on_disk_are_those_of_the_table(project):
+    append(project, "train", {"id": "pair", "text": "rain", "text_pair": "snow and wind", "label": "weather"})
+    append(project, "train", {"id": "late", "text": "soup", "label": "cooking"}, part="part-0001.jsonl")
+    stages.run("tokenize", validated(project))
+    wanted = tokenization.read_tokens(project.tokens, "train").to_pylist()
+    found = tokenization.token_rows(project.tokens, "train")
+    assert len(found) == 62
+    assert list(found) == found[:] == wanted
+    assert [found[61], found[-1], *found[58:60]] == [wanted[61], wanted[-1], *wanted[58:60]]
+    assert tokenization.lengths_of(found) == tokenization.lengths_of(wanted) == [row["length"] for row in wanted]
+    assert [one.tolist() for one in found.lists("input_ids")] == [row["input_ids"] for row in wanted]
+
+
+def test_shared_rows_are_counted_bucket_by_bucket(tmp_path, monkeypatch):
+    import numpy as np
+
+    from graft.tokenization import shared_rows
+
+    dice = np.random.default_rng(0)
+    theirs = [dice.integers(0, 2**64, count, np.uint64) for count in (700, 0, 300)]
+    ours = [np.concatenate([theirs[0][:50], dice.integers(0, 2**64, 200, np.uint64), theirs[2][:7], theirs[2][:7]])]
+    paths = {"theirs": [], "ours": []}
+    for name, arrays in (("theirs", theirs), ("ours", ours)):
+        for number, array in enumerate(arrays):
+            paths[name].append(tmp_path / f"{name}{number}.npy")
+            np.save(paths[name][-1], np.sort(array))
+    known = set(np.concatenate(theirs).tolist())
+    wanted = sum(one in known for one in ours[0].tolist())
+    assert wanted == 64
+    for rows in (1 << 20, 300, 10):
+        monkeypatch.setattr(shared_rows, "BUCKET_ROWS", rows)
+        assert shared_rows.count_shared(paths["ours"], paths["theirs"]) == wanted
+    assert shared_rows.count_shared(paths["ours"], [paths["theirs"][1]]) == 0

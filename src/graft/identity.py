@@ -13,7 +13,10 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOCK_FILE = "requirements.lock"
 DISPATCHERS = ("graft.params", "graft.stages")
@@ -156,3 +159,14 @@ def code_digest(module: str, task: str) -> str:
     source = Path(__file__).parent.parent
     files = [*code_of(module, source), source / "graft" / "tasks" / f"{task}.py"]
     return digest_json(digest_files(source, files))
+
+
+def mixed_bits(values: np.ndarray, kind: int) -> np.ndarray:
+    """Return uint64 values mixed over 64 bits, differently for each kind (the finalizer of SplitMix64)."""
+    import numpy as np
+
+    values = values + np.uint64(kind * 0x9E3779B97F4A7C15 % 2**64)
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    result: np.ndarray = values ^ values >> np.uint64(31)
+    return result

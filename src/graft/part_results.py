@@ -145,6 +145,25 @@ class Job:
         return self.path.stat().st_size
 
 
+@dataclass(frozen=True)
+class Round:
+    """What a stage makes of its parts at one time; a stage may have several rounds."""
+
+    results: PartResults
+    jobs: Sequence[Job]
+    work: Work
+    is_needed: bool = False
+    """Whether the next round cannot begin before all of these results are there."""
+
+    def make(self, jobs: Sequence[Job] | None = None) -> int:
+        """Make the results of ``jobs`` (default: all) that are not there, and return how many that were."""
+        return self.results.make(self.jobs if jobs is None else jobs, self.work)
+
+    def missing(self) -> list[Job]:
+        """Return the jobs that have no result here."""
+        return [job for job in self.jobs if self.results.find(job.key) is None]
+
+
 def _digests(folder: Path) -> dict[str, str]:
     return digest_files(folder, [path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS])
 

@@ -12,12 +12,14 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError, GraftError, shown
 from graft.identity import LOCK_FILE, PLUGINS, code_of
+from graft.part_results import Round
 from graft.workspace import RESTORES_VARIABLE, Workspace
 
 
@@ -30,6 +32,8 @@ class Stage:
     params: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    parts: str = ""
+    """The function in its module that yields the rounds of work on single parts, where it has any."""
 
     @property
     def module(self) -> str:
@@ -48,6 +52,7 @@ STAGES: tuple[Stage, ...] = (
         ("task", "data", "validation"),
         ("data",),
         ("artifacts/validation", "artifacts/data_docs", "artifacts/quarantine"),
+        parts="part_rounds",
     ),
     Stage(
         "tokenize",
@@ -55,6 +60,7 @@ STAGES: tuple[Stage, ...] = (
         ("task", "data", "base", "tokenization"),
         ("data", "artifacts/validation", "sources.lock"),
         ("artifacts/tokens",),
+        parts="part_rounds",
     ),
     Stage(
         "train",
@@ -95,6 +101,11 @@ def get(name: str) -> Stage:
     raise ConfigError(f"stage {shown(name)}: there are {', '.join(stage.name for stage in STAGES)}")
 
 
+def before(name: str) -> list[str]:
+    """Return the names of the stages that come before one."""
+    return [stage.name for stage in STAGES[: STAGES.index(get(name))]]
+
+
 def run(name: str, workspace: Workspace) -> None:
     """Run one stage's function on the project's params.
 
@@ -106,6 +117,23 @@ def run(name: str, workspace: Workspace) -> None:
     stage = get(name)
     loaded = params.load(workspace.params)
     stage.load()(workspace, **{section: getattr(loaded, section) for section in stage.params})
+
+
+def rounds(name: str, workspace: Workspace) -> Iterator[Round]:
+    """Yield what a stage makes of single parts with the project's params; nothing for a stage that takes all at once.
+
+    A round whose results are needed must be complete before the next one is asked for.
+
+    Raises:
+        GraftError: whatever the stage refuses before it begins.
+    """
+    from graft import params
+
+    stage = get(name)
+    if stage.parts:
+        loaded = params.load(workspace.params)
+        function = getattr(importlib.import_module(stage.module), stage.parts)
+        yield from function(workspace, **{section: getattr(loaded, section) for section in stage.params})
 
 
 def main(arguments: list[str]) -> int:

@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from graft.encoding import encode_flat, list_array
 from graft.padding import mask_of, padded, split_windows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
     from torch import nn
     from transformers import PreTrainedTokenizerBase
@@ -122,49 +124,86 @@ def standardised(value: float, moments: Mapping[str, float]) -> float:
 
 def encode_texts(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, state: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return token rows of ``text`` (and ``text_pair``): one sequence, cut at ``max_length_tokens``.
+) -> dict[str, pa.Array]:
+    """Return the token columns of ``text`` (and ``text_pair``): one sequence a row, cut at ``max_length_tokens``.
 
-    Each has ``input_ids``, ``token_type_ids`` (None for a single text), ``untruncated_length`` and ``features``
-    (standardised numeric columns in the order of the state; None without any).
+    These are ``input_ids``, ``token_type_ids`` (null for a single text), ``length``, ``untruncated_length`` and
+    ``features`` (standardised numeric columns in the order of the state; null without any).
     """
-    encoded = _encode(rows, tokenizer, None)
-    lengths = [len(one["input_ids"]) for one in encoded]
-    long = [index for index, length in enumerate(lengths) if length > max_length_tokens]
-    for index, one in zip(long, _encode([rows[index] for index in long], tokenizer, max_length_tokens), strict=True):
-        encoded[index] = one
-    return [
-        {**one, "untruncated_length": length, "features": features_of(row, state)}
-        for row, one, length in zip(rows, encoded, lengths, strict=True)
-    ]
+    import numpy as np
+    import pyarrow as pa
+
+    paired = np.fromiter((bool(row.get("text_pair")) for row in rows), bool, len(rows))
+    kinds = [kind for kind in (False, True) if (paired == kind).any()] or [False]
+    if len(kinds) == 1:
+        columns = _encode(rows, tokenizer, max_length_tokens, paired=kinds[0])
+    else:
+        groups = [np.flatnonzero(paired == kind).tolist() for kind in kinds]
+        both = [
+            _encode([rows[row] for row in group], tokenizer, max_length_tokens, paired=kind)
+            for group, kind in zip(groups, kinds, strict=True)
+        ]
+        order = pa.array(np.argsort(np.concatenate(groups)))
+        columns = {name: pa.concat_arrays([one[name] for one in both]).take(order) for name in both[0]}
+    return columns | {"features": _features(rows, state)}
 
 
 def encode_apart(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, state: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return token rows of two texts encoded alone: two windows in ``input_ids``, each cut at ``max_length_tokens``."""
-    both = [
-        encode_texts(
-            [{**row, "text": row[name], "text_pair": None} for row in rows], tokenizer, max_length_tokens, state
-        )
-        for name in ("text", "text_pair")
-    ]
-    return [
-        {
-            "input_ids": [*first["input_ids"], *second["input_ids"]],
-            "token_type_ids": None,
-            "windows": [len(first["input_ids"]), len(second["input_ids"])],
-            "untruncated_length": first["untruncated_length"] + second["untruncated_length"],
-            "features": first["features"],
-        }
-        for first, second in zip(*both, strict=True)
-    ]
+) -> dict[str, pa.Array]:
+    """Return the token columns of two texts encoded alone: two windows in ``input_ids``, each cut at the limit."""
+    import numpy as np
+    import pyarrow as pa
+
+    texts = [row[name] for row in rows for name in ("text", "text_pair")]
+    found = encode_flat(tokenizer, texts, limit=max_length_tokens)
+    lengths, untruncated = (
+        one.reshape(-1, 2).sum(axis=1, dtype=np.int32) for one in (found.lengths, found.untruncated)
+    )
+    return {
+        "input_ids": list_array(found.ids, lengths),
+        "token_type_ids": pa.nulls(len(rows), pa.list_(pa.int32())),
+        "windows": list_array(found.lengths, np.full(len(rows), 2)),
+        "length": pa.array(lengths),
+        "untruncated_length": pa.array(untruncated),
+        "features": _features(rows, state),
+    }
 
 
-def features_of(row: Row, state: Mapping[str, Any]) -> list[float] | None:
-    """Return the standardised numeric columns of a row, in the order of the state; None without any."""
+class EncodedTexts:
+    """What a task inherits whose token rows are made as columns: rows for predictions are made of them."""
+
+    def encode(
+        self,
+        config: Any,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        state: Mapping[str, Any],
+        max_length_tokens: int,
+    ) -> list[dict[str, Any]]:
+        whole: Any = self
+        found: list[dict[str, Any]] = whole.encode_columns(
+            config, rows, tokenizer, state, max_length_tokens
+        ).to_pylist()
+        return found
+
+
+def as_batch(columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """Return columns of equal length in the order of a schema."""
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _features(rows: Sequence[Row], state: Mapping[str, Any]) -> pa.Array:
+    """Return the standardised numeric columns of each row, in the order of the state; null without any."""
+    import pyarrow as pa
+
     columns: Mapping[str, Mapping[str, float]] = state.get(NUMERIC, {})
-    return [standardised(row[name], moments) for name, moments in columns.items()] or None
+    if not columns:
+        return pa.nulls(len(rows), pa.list_(pa.float32()))
+    values = [[standardised(row[name], moments) for name, moments in columns.items()] for row in rows]
+    return pa.array(values, pa.list_(pa.float32()))
 
 
 def collate_texts(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -202,23 +241,19 @@ def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tens
     return logits
 
 
-def _encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, limit: int | None) -> list[dict[str, Any]]:
-    """Return ``input_ids`` and, for a pair, ``token_type_ids`` (None otherwise) of each row, cut at ``limit``."""
-    result: list[dict[str, Any]] = [{} for _ in rows]
-    for paired in (False, True):
-        chosen = [index for index, row in enumerate(rows) if bool(row.get("text_pair")) is paired]
-        if not chosen:
-            continue
-        encoded = tokenizer(
-            [rows[index]["text"] for index in chosen],
-            [rows[index]["text_pair"] for index in chosen] if paired else None,
-            truncation="longest_first" if limit else False,
-            max_length=limit,
-            return_attention_mask=False,
-            return_token_type_ids=paired and "token_type_ids" in tokenizer.model_input_names,
-            verbose=False,
-        )
-        types = encoded.get("token_type_ids") or [None] * len(chosen)
-        for index, ids, type_ids in zip(chosen, encoded["input_ids"], types, strict=True):
-            result[index] = {"input_ids": ids, "token_type_ids": type_ids}
-    return result
+def _encode(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, limit: int, *, paired: bool
+) -> dict[str, pa.Array]:
+    """Return the token columns of rows that all are pairs, or none."""
+    import pyarrow as pa
+
+    typed = paired and "token_type_ids" in tokenizer.model_input_names
+    pairs = [row["text_pair"] for row in rows] if paired else None
+    found = encode_flat(tokenizer, [row["text"] for row in rows], pairs, limit=limit, types=typed)
+    none = pa.nulls(len(rows), pa.list_(pa.int32()))
+    return {
+        "input_ids": list_array(found.ids, found.lengths),
+        "token_type_ids": none if found.type_ids is None else list_array(found.type_ids, found.lengths),
+        "length": pa.array(found.lengths),
+        "untruncated_length": pa.array(found.untruncated),
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from graft import runs
+from graft import runs, stages
+from graft.repository import Repository
 from graft.runs import process_started
 from graft.stages import STAGES
 from graft.workspace import Workspace
@@ -125,3 +128,55 @@ def test_a_placed_stage_is_done_by_a_worker_in_another_clone(
     assert api.flow_run(placed.facts["flow_run"])["state"]["type"] == "COMPLETED"
     assert "epochs: 4" in git(other.root, "show", f"{placed.facts['commit']}:params.yaml")
     assert "good" in (clone.data / "train" / "a.txt").read_text()
+
+
+VALIDATE = """\
+  validate:
+    cmd: $GRAFT_PYTHON -m graft stage validate
+    deps: [data]
+    params: [task, data, validation]
+    outs: [artifacts/validation, artifacts/data_docs, artifacts/quarantine]
+"""
+
+
+def test_the_parts_of_a_placed_stage_are_shared_by_the_workers_of_its_pool(
+    serve: Callable[..., Any], run: Callable[..., Any], clone: Workspace, tmp_path: Path
+) -> None:
+    _with_real_validation(clone, parts=6)
+    others = []
+    for name in ("first", "second"):
+        git(tmp_path, "clone", "--quiet", "origin.git", name)
+        others.append(Workspace(tmp_path / name))
+        serve("cpu", at=others[-1], GRAFT_PROCESSES="1")
+    clone.params.write_text(clone.params.read_text() + "placement:\n  validate: cpu\n")
+
+    code, _, said = run(GRAFT_SHARE_BYTES="1")
+    assert code == 0, said
+    assert "6 parts are spread over 2 workers of pool cpu" in said
+    placed = [one.facts for other in others for one in runs.listed(other)]
+    assert len(placed) == 3  # two shares, and the stage itself
+    made = {other.root.name: len(list((other.store / "validate").glob("*/part.json"))) for other in others}
+    assert all(made.values())
+    there = list((tmp_path / "shared" / "graft" / "validate").glob("*/part.json"))
+    assert len(there) == 8
+    placed_verdict = (clone.validation / "verdict.json").read_bytes()
+    stages.run("validate", clone)
+    assert (clone.validation / "verdict.json").read_bytes() == placed_verdict
+
+
+def _with_real_validation(clone: Workspace, parts: int) -> None:
+    """Give the clone rows in parts, and the real stage that validates them."""
+    shutil.rmtree(clone.data)
+    for split, count in {"train": parts, "validation": 1, "test": 1}.items():
+        for part in range(count):
+            path = clone.data / split / f"part-{part}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = ({"text": f"{split} text {part} {n}", "label": "ab"[n % 2]} for n in range(20))
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = (clone.root / "dvc.yaml").read_text()
+    begin, end = text.index("  validate:\n"), text.index("  tokenize:\n")
+    (clone.root / "dvc.yaml").write_text(text[:begin] + VALIDATE + text[end:])
+    Repository(clone).add_data()
+    git(clone.root, "add", "-A")
+    git(clone.root, "commit", "--quiet", "-m", "real rows")
+    git(clone.root, "push", "--quiet", "origin", "main")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graft.errors import IntegrityError
+from graft.identity import mixed_bits
 from graft.tfidf import UNSPACED
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ def _pieces(codes: Array, classes: Array, starts: Array, normal: Array) -> tuple
     begins = np.zeros(len(codes), np.int64)
     begins[first] = first
     place -= np.maximum.accumulate(begins)
-    letters = np.where(spaced, _mixed(wide | place.astype(np.uint64) << np.uint64(21), 1), np.uint64(0))
+    letters = np.where(spaced, mixed_bits(wide | place.astype(np.uint64) << np.uint64(21), 1), np.uint64(0))
     words = np.add.reduceat(letters, first) if len(first) else letters[:0]
     pair = unspaced & after_unspaced
     empty = np.flatnonzero(np.bincount(row[classes >= _SPACED], minlength=len(starts) - 1) == 0)
@@ -316,19 +317,8 @@ def _pieces(codes: Array, classes: Array, starts: Array, normal: Array) -> tuple
         (row[pair], (wide | np.roll(wide, 1) << np.uint64(21))[pair]),
         (empty, normal[empty]),
     ]
-    hashes = [_mixed(values, kind) >> np.uint64(32) for kind, (_, values) in enumerate(kinds, 2)]
+    hashes = [mixed_bits(values, kind) >> np.uint64(32) for kind, (_, values) in enumerate(kinds, 2)]
     return np.concatenate([rows for rows, _ in kinds]), np.concatenate(hashes)
-
-
-def _mixed(values: Array, kind: int) -> Array:
-    """Return the values mixed over 64 bits, differently for each kind (the finalizer of SplitMix64)."""
-    import numpy as np
-
-    values = values + np.uint64(kind * 0x9E3779B97F4A7C15 % 2**64)
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = values ^ values >> np.uint64(31)
-    return mixed
 
 
 def _signatures(pieces: Array, size: Array) -> tuple[Array, Array]:
@@ -340,11 +330,11 @@ def _signatures(pieces: Array, size: Array) -> tuple[Array, Array]:
 
     if not len(size):
         return np.zeros((BANDS, 0), np.uint32), np.zeros((SLOTS // 64, 0), np.uint64)
-    flat = _slots(_mixed(pieces.astype(np.uint64), 0), np.concatenate([[0], np.cumsum(size)]))
+    flat = _slots(mixed_bits(pieces.astype(np.uint64), 0), np.concatenate([[0], np.cumsum(size)]))
     slots = flat.reshape(len(size), BANDS, BAND_SLOTS)
     mixed = np.zeros(slots.shape[:2], np.uint64)
     for slot in range(BAND_SLOTS):
-        mixed = _mixed(mixed ^ slots[:, :, slot], slot)
+        mixed = mixed_bits(mixed ^ slots[:, :, slot], slot)
     bits = np.packbits((flat & np.uint64(1)).astype(np.uint8).reshape(len(size), SLOTS), axis=1, bitorder="little")
     bands = (mixed >> np.uint64(32)).astype(np.uint32)
     return np.ascontiguousarray(bands.T), np.ascontiguousarray(bits.view("<u8").T)

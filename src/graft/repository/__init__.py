@@ -246,5 +246,40 @@ class Repository:
         """
         return self.dvc.pull(stages, run_cache=run_cache)
 
+    # -- parts
+    def pull_parts(self, stage: str, on_line: Callable[[str], None] = print) -> dict[str, int]:
+        """Get the results of single parts that the default remote has and this clone lacks.
+
+        Returns:
+            How many were ``pulled``, how many parts are ``missing`` still, and the ``bytes`` of those.
+
+        Raises:
+            ResourceMissing: no default remote, or it cannot be reached.
+            IntegrityError: a result there is damaged.
+        """
+        return self._exchange(stage, [], on_line)
+
+    def push_parts(self, stage: str, on_line: Callable[[str], None] = print) -> dict[str, int]:
+        """Put the results of single parts into the default remote; return how many were ``pushed``.
+
+        Raises:
+            ResourceMissing: no default remote, or it cannot be reached or written.
+        """
+        return self._exchange(stage, ["--push"], on_line)
+
+    def share_parts(self, stage: str, number: int, of: int, on_line: Callable[[str], None] = print) -> dict[str, int]:
+        """Make share ``number`` of ``of`` of the results of a stage's parts, push it; return how many were ``made``.
+
+        Raises:
+            ResourceMissing: no default remote, or it cannot be reached or written.
+            GraftError: whatever the stage refuses before it begins.
+        """
+        return self._exchange(stage, ["--share", str(number), str(of)], on_line)
+
+    def _exchange(self, stage: str, arguments: list[str], on_line: Callable[[str], None]) -> dict[str, int]:
+        from graft.repository.processes import exchange_parts
+
+        return exchange_parts(self, stage, arguments, on_line)
+
 
 __all__ = ["Change", "Repository", "StageResult"]

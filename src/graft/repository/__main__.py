@@ -1,13 +1,15 @@
-"""``python -m graft.repository reproduce STAGE``: the leader of a stage's process group.
+"""``python -m graft.repository reproduce|parts STAGE``: the leader of a stage's process group.
 
-It runs the stage through DVC and watches its standard input, a pipe that the caller holds open. When the caller dies,
-even by SIGKILL, the pipe closes and the whole group is killed: no training goes on that nobody waits for. It is a
-process of its own because DVC runs stages in the calling process's group, and leaves them behind when it is killed.
+It runs the stage through DVC, or works on its parts ahead of it, and watches its standard input, a pipe that the caller
+holds open. When the caller dies, even by SIGKILL, the pipe closes and the whole group is killed: no training goes on
+that nobody waits for. It is a process of its own because DVC runs stages in the calling process's group, and leaves
+them behind when it is killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -22,21 +24,36 @@ from graft.workspace import Workspace
 def main() -> int:
     """Run one stage; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m graft.repository")
-    parser.add_argument("command", choices=["reproduce"])
+    parser.add_argument("command", choices=["reproduce", "parts"])
     parser.add_argument("stage")
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--pull", action="store_true")
+    parser.add_argument("--push", action="store_true")
+    parser.add_argument("--share", type=int, nargs=2, metavar=("NUMBER", "OF"))
     given = parser.parse_args()
     end_group_with_caller()
     show_log()
     try:
-        Dvc(Workspace.find(), log_level=logging.INFO).reproduce(given.stage, force=given.force, pull=given.pull)
+        if given.command == "parts":
+            print(json.dumps(_parts(given)), flush=True)
+        else:
+            Dvc(Workspace.find(), log_level=logging.INFO).reproduce(given.stage, force=given.force, pull=given.pull)
     except StageFailed as failed:
         return failed.exit_code if failed.exit_code >= 0 else 128 - failed.exit_code
     except GraftError as error:
         print(f"error: {error}", flush=True)
         return error.exit_code
     return 0
+
+
+def _parts(given: argparse.Namespace) -> dict[str, int]:
+    """Exchange the results of a stage's parts with the remote; return what was done."""
+    from graft.repository.exchange import Exchange
+
+    exchange = Exchange(Dvc(Workspace.find()), given.stage)
+    if given.share:
+        return exchange.share(*given.share)
+    return exchange.push() if given.push else exchange.pull()
 
 
 def end_group_with_caller() -> None:

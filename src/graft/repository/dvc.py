@@ -195,6 +195,19 @@ class Dvc:
             url = str(repo.config["remote"].get(name, {}).get("url", "")) if name else ""
             return bool(url) and ("://" in url or Path(url).is_dir())
 
+    @contextlib.contextmanager
+    def default_remote(self, doing: str) -> Iterator[tuple[Any, str]]:
+        """Yield the file system of the default remote, and where it begins there.
+
+        Raises:
+            ResourceMissing: there is none.
+        """
+        with self.repo(doing) as repo:
+            name = _default_remote(repo)
+            _make_local_remote(repo)
+            remote = repo.cloud.get_remote(name)
+            yield remote.fs, str(remote.path)
+
     def push(self, stages: Sequence[str] | None, *, run_cache: bool) -> int:
         """See ``Repository.push``."""
         with self.repo("push to the default remote") as repo:

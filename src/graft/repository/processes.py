@@ -7,6 +7,7 @@ trade-off against calling DVC in this process is one interpreter start (0.3 s) p
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -79,7 +80,7 @@ def run_stage(
     """Run one stage; see ``Repository.run_stage``."""
     started, transcript = time.monotonic(), Transcript()
     flags = [flag for flag, given in (("--force", force), ("--pull", pull)) if given]
-    child = _start(repository, [stage, *flags], environment)
+    child = _start(repository, ["reproduce", stage, *flags], environment)
     try:
         for line in _lines(child):
             for said in transcript.take(line):
@@ -99,6 +100,31 @@ def run_stage(
     return StageResult(transcript.outcome, time.monotonic() - started)
 
 
+def exchange_parts(
+    repository: Repository, stage: str, arguments: list[str], on_line: Callable[[str], None]
+) -> dict[str, int]:
+    """Exchange the results of a stage's parts with the remote, in a process group; return what the process did."""
+    transcript, answer = Transcript(), "{}"
+    child = _start(repository, ["parts", stage, *arguments], {})
+    try:
+        for line in _lines(child):
+            if line.startswith("{"):
+                answer = line
+                continue
+            for said in transcript.take(line):
+                on_line(said)
+        code = child.wait()
+    except BaseException:
+        end(child)
+        raise
+    finally:
+        _close(child)
+    if code != 0:
+        raise error_of(stage, code, transcript)
+    done: dict[str, int] = json.loads(answer)
+    return done
+
+
 def _start(repository: Repository, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     source = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH")
@@ -112,7 +138,7 @@ def _start(repository: Repository, arguments: list[str], environment: Mapping[st
         **environment,
     }
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "graft.repository", "reproduce", *arguments],
+        [sys.executable, "-P", "-m", "graft.repository", *arguments],
         cwd=repository.workspace.root,
         env=variables,
         stdin=subprocess.PIPE,

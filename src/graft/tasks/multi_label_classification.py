@@ -30,7 +30,16 @@ from graft.classification import (
 from graft.errors import DataError, shown
 from graft.pooling import Pooling, pool
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
-from graft.text_inputs import check_numeric, collate_texts, encode_texts, gathered_numbers, learnt_numbers, logits_of
+from graft.text_inputs import (
+    EncodedTexts,
+    as_batch,
+    check_numeric,
+    collate_texts,
+    encode_texts,
+    gathered_numbers,
+    learnt_numbers,
+    logits_of,
+)
 from graft.tfidf import joined, presence_probabilities
 
 if TYPE_CHECKING:
@@ -213,7 +222,7 @@ def prediction_columns(probabilities: np.ndarray, threshold: float) -> dict[str,
     }
 
 
-class MultiLabelClassification(Task):
+class MultiLabelClassification(EncodedTexts, Task):
     """The contract's methods for any number of labels per text."""
 
     name = "multi_label_classification"
@@ -259,20 +268,21 @@ class MultiLabelClassification(Task):
         numbers = pa.list_(pa.int32())
         return pa.schema([("token_type_ids", numbers), ("features", pa.list_(pa.float32())), ("labels", numbers)])
 
-    def encode(
+    def encode_columns(
         self,
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         state: State,
         max_length_tokens: int,
-    ) -> list[dict[str, Any]]:
+    ) -> pa.RecordBatch:
+        import pyarrow as pa
+
         numbers = numbers_of(state["labels"])
-        encoded = encode_texts(rows, tokenizer, max_length_tokens, state)
-        return [
-            {**one, "labels": None if row.get("labels") is None else _marks(row["labels"], numbers)}
-            for row, one in zip(rows, encoded, strict=True)
-        ]
+        marks = [None if row.get("labels") is None else _marks(row["labels"], numbers) for row in rows]
+        columns = encode_texts(rows, tokenizer, max_length_tokens, state)
+        columns["labels"] = pa.array(marks, pa.list_(pa.int32()))
+        return as_batch(columns, self.encoded_schema())
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         labels = state["labels"]

@@ -22,7 +22,9 @@ from graft.pooling import Pooling, pool, pool_pairs
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
 from graft.text_inputs import (
     NUMERIC,
+    EncodedTexts,
     Moments,
+    as_batch,
     check_numeric,
     collate_texts,
     encode_apart,
@@ -149,7 +151,7 @@ def tfidf(
     return {"prediction": ridge_values(texts[0], targets, texts[1])}
 
 
-class Regression(Task):
+class Regression(EncodedTexts, Task):
     """The contract's methods for a number per text."""
 
     name = "regression"
@@ -200,22 +202,30 @@ class Regression(Task):
             ]
         )
 
-    def encode(
+    def encode_columns(
         self,
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         state: State,
         max_length_tokens: int,
-    ) -> list[dict[str, Any]]:
+    ) -> pa.RecordBatch:
+        import pyarrow as pa
+
         for number, row in enumerate(rows, start=1):
             for problem in self.check_row(config, row, state):
                 raise DataError(f"row {number}: {problem.field}: expected {problem.expected}, found {problem.found}")
         encode = encode_apart if config.pair == "bi" else encode_texts
-        return [
-            {"windows": None, **one, **_target(row.get(TARGET), state)}
-            for row, one in zip(rows, encode(rows, tokenizer, max_length_tokens, state), strict=True)
-        ]
+        columns = encode(rows, tokenizer, max_length_tokens, state)
+        targets = [None if row.get(TARGET) is None else float(row[TARGET]) for row in rows]
+        columns |= {
+            "windows": columns.get("windows", pa.nulls(len(rows), pa.list_(pa.int32()))),
+            "target": pa.array(targets, pa.float64()),
+            "standardised": pa.array(
+                [None if one is None else standardised(one, state[TARGET]) for one in targets], pa.float32()
+            ),
+        }
+        return as_batch(columns, self.encoded_schema())
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         model, new_modules = load_with_head(
@@ -283,13 +293,6 @@ class Regression(Task):
     def plots(self, table: Table, state: State) -> dict[str, list[dict[str, Any]]]:
         pairs = zip(table["reference"].tolist(), table["prediction"].tolist(), strict=True)
         return {"scatter": [{"reference": reference, "prediction": prediction} for reference, prediction in pairs]}
-
-
-def _target(value: float | None, state: State) -> dict[str, float | None]:
-    """Return a row's target in its own unit and standardised; None at predict."""
-    if value is None:
-        return {"target": None, "standardised": None}
-    return {"target": float(value), "standardised": standardised(value, state[TARGET])}
 
 
 TASK = Regression()

@@ -31,7 +31,16 @@ from graft.classification import (
 )
 from graft.pooling import Pooling, pool
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, family_of, load_with_head
-from graft.text_inputs import check_numeric, collate_texts, encode_texts, gathered_numbers, learnt_numbers, logits_of
+from graft.text_inputs import (
+    EncodedTexts,
+    as_batch,
+    check_numeric,
+    collate_texts,
+    encode_texts,
+    gathered_numbers,
+    learnt_numbers,
+    logits_of,
+)
 from graft.tfidf import joined, label_probabilities
 
 if TYPE_CHECKING:
@@ -87,7 +96,7 @@ def tfidf(
     return prediction_columns(label_probabilities(texts[0], targets, texts[1], len(numbers), seed))
 
 
-class TextClassification(OneLabel, Task):
+class TextClassification(OneLabel, EncodedTexts, Task):
     """The contract's methods for one label per text."""
 
     name = "text_classification"
@@ -117,17 +126,20 @@ class TextClassification(OneLabel, Task):
         ]
         return pa.schema(columns)
 
-    def encode(
+    def encode_columns(
         self,
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         state: State,
         max_length_tokens: int,
-    ) -> list[dict[str, Any]]:
+    ) -> pa.RecordBatch:
+        import pyarrow as pa
+
         numbers = numbers_of(state["labels"])
-        encoded = encode_texts(rows, tokenizer, max_length_tokens, state)
-        return [{**one, "label": numbers.get(row.get("label"))} for row, one in zip(rows, encoded, strict=True)]
+        columns = encode_texts(rows, tokenizer, max_length_tokens, state)
+        columns["label"] = pa.array([numbers.get(row.get("label")) for row in rows], pa.int32())
+        return as_batch(columns, self.encoded_schema())
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         labels = state["labels"]

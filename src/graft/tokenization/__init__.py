@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from graft import tasks
-from graft.base import BaseConfig, LockedBase, locked, pad_token_of
+from graft.base import BaseConfig, LockedBase, locked
 from graft.data import DataConfig, Problem, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
-from graft.part_results import Job, PartResults, key_of
+from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
 from graft.reading import file_of, order_of, stem_of
 from graft.tasks import TaskConfig
@@ -46,6 +46,7 @@ __all__ = [
     "TokenRows",
     "TokenizationConfig",
     "lengths_of",
+    "part_rounds",
     "read_manifest",
     "read_tokens",
     "token_rows",
@@ -63,25 +64,40 @@ def tokenize(
         ConfigError: the length limit does not fit the base, or the base is not locked.
         DataError: the data is not what was validated, or rows make no usable tokens (each at its ``file:line``).
     """
-    digests = data_digests(workspace.data)
-    verdict = _verdict(workspace, data, digest_json(digests))
-    pinned = locked(workspace, base)
-    one = tasks.get(task.name)
-    if one.processor == "tokenizer":
-        _check_limit(tokenization, pinned)
-    folder = pinned.folder(workspace.root, weights=False)
-    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code, verdict["state"])
-    results = PartResults.of(workspace, "tokenize")
-    splits = [
-        _Split(name, results, tuple(_jobs(workspace, name, encoder, verdict, pinned, digests))) for name in SPLITS
-    ]
+    encoder, verdict, pinned, splits = _planned(workspace, task, data, base, tokenization)
+    results = splits[0].results
     results.make([job for split in splits for job in split.jobs], encoder, rows=_rows(results, splits, verdict))
     with replaced(workspace.tokens) as output:
         _refuse(workspace, [problem for split in splits for problem in split.problems(workspace)])
         entries = {split.name: split.write(workspace, output / split.name, splits[0]) for split in splits}
-        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, entries))
+        processor = next(splits[0].facts(workspace)).processor
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, processor, entries))
     for name, entry in entries.items():
-        _report(name, entry, "patches" if one.processor == "image" else "tokens")
+        _report(name, entry, "patches" if encoder.task.processor == "image" else "tokens")
+
+
+def part_rounds(
+    workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, tokenization: TokenizationConfig
+) -> Iterator[Round]:
+    """Yield what the stage makes of single parts: their token tables. Raises as :func:`tokenize` does."""
+    encoder, _, _, splits = _planned(workspace, task, data, base, tokenization)
+    yield Round(splits[0].results, [job for split in splits for job in split.jobs], encoder)
+
+
+def _planned(
+    workspace: Workspace, task: TaskConfig, data: DataConfig, base: BaseConfig, tokenization: TokenizationConfig
+) -> tuple[PartEncoder, dict[str, Any], LockedBase, list[_Split]]:
+    """Return what encodes parts, validate's verdict, the base, and what is to be done for each split."""
+    digests = data_digests(workspace.data)
+    verdict = _verdict(workspace, data, digest_json(digests))
+    pinned = locked(workspace, base)
+    if tasks.get(task.name).processor == "tokenizer":
+        _check_limit(tokenization, pinned)
+    folder = pinned.folder(workspace.root, weights=False)
+    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code, verdict["state"])
+    results = PartResults.of(workspace, "tokenize")
+    jobs = {name: tuple(_jobs(workspace, name, encoder, verdict, pinned, digests)) for name in SPLITS}
+    return encoder, verdict, pinned, [_Split(name, results, jobs[name]) for name in SPLITS]
 
 
 # -- before
@@ -159,14 +175,14 @@ class _Split:
 
     def problems(self, workspace: Workspace) -> Iterator[Problem]:
         """Yield what makes rows of the split unusable."""
-        for facts in self._facts(workspace):
+        for facts in self.facts(workspace):
             yield from facts.problems
 
     def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
         """Put the tables of the split into ``folder`` and return its entry in the manifest."""
         folder.mkdir()
         counts, names = Counter(dict.fromkeys(COUNTED, 0)), self._names()
-        for facts in self._facts(workspace):
+        for facts in self.facts(workspace):
             counts.update(facts.counts)
         for job, name in zip(self.jobs, names, strict=True):
             _link(self._path(job, TABLE), folder / name)
@@ -184,7 +200,8 @@ class _Split:
         stems = Counter(stem_of(job.path) for job in self.jobs)
         return [f"{stem_of(job.path) if stems[stem_of(job.path)] == 1 else job.path.name}.arrow" for job in self.jobs]
 
-    def _facts(self, workspace: Workspace) -> Iterator[Facts]:
+    def facts(self, workspace: Workspace) -> Iterator[Facts]:
+        """Yield what is known of each part."""
         for job in self.jobs:
             yield read_facts(self.results.folder / job.key, _file(workspace, job))
 
@@ -222,7 +239,11 @@ def _refuse(workspace: Workspace, problems: Sequence[Problem]) -> None:
 
 
 def _manifest(
-    encoder: PartEncoder, verdict: Mapping[str, Any], base: LockedBase, splits: Mapping[str, Any]
+    encoder: PartEncoder,
+    verdict: Mapping[str, Any],
+    base: LockedBase,
+    processor: Mapping[str, int],
+    splits: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "data": verdict["data"],
@@ -233,8 +254,7 @@ def _manifest(
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
-        "max_length_tokens": encoder.longest,
-        "pad_token_id": pad_token_of(encoder.processor),
+        **processor,
         "splits": splits,
     }
 

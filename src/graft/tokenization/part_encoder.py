@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.base import load_processor
+from graft.base import load_processor, pad_token_of
 from graft.cleaning import Cleaning, text_steps
 from graft.data import DataConfig, Problem, Record, part_rows
 from graft.encoding import flat_lists
-from graft.reading import order_of
+from graft.identity import mixed_bits
+from graft.reading import file_of, order_of
 from graft.tasks import Field, RowProblem, Task, TaskConfig
 from graft.tokenization.section import TokenizationConfig
 from graft.tokenization.tables import place_of, token_schema
@@ -67,12 +68,16 @@ class PartEncoder:
         Raises:
             DataError: a row cannot be read: the data changed since it was validated.
         """
+        self.write(self._batches(part), folder, add)
+
+    def write(self, batches: Iterable[list[Record]], folder: Path, add: Callable[[int], None]) -> None:
+        """Write the result of rows that are given in batches."""
         import numpy as np
         import pyarrow as pa
 
         counts, problems, digests = Counter[str](), list[Problem](), list[np.ndarray]()
         with pa.ipc.new_stream(str(folder / TABLE), token_schema(self.task)) as writer:
-            for records in self._batches(part):
+            for records in batches:
                 batch = self.encode(records)
                 writer.write_batch(batch)
                 counts.update(self._counts(batch))
@@ -81,20 +86,21 @@ class PartEncoder:
                 add(len(records))
         np.save(folder / CONTENT, np.sort(np.concatenate(digests)) if digests else np.zeros(0, np.uint64))
         found = [[*order_of(one.place), one.field, one.expected, one.found] for one in problems]
-        write_json(folder / FACTS, {"counts": {name: counts[name] for name in COUNTED}, "problems": found})
+        made_by = {"max_length_tokens": self.longest, "pad_token_id": pad_token_of(self.processor)}
+        told = {"counts": {name: counts[name] for name in COUNTED}, "problems": found, "processor": made_by}
+        write_json(folder / FACTS, told)
 
     def encode(self, records: list[Record]) -> pa.RecordBatch:
         """Return a batch of a token table."""
         import pyarrow as pa
 
-        places = [order_of(record.place) for record in records]
         rows = [record.row for record in records]
         encoded = self.task.encode_columns(self.task_config, rows, self.processor, self.state, self.longest)
-        line, column = (pa.array(numbers, pa.int32()) for numbers in zip(*places, strict=True))
+        line, column = (pa.array(numbers, pa.int32()) for numbers in _lines_and_columns(records))
         names = pa.array([record.id for record in records], pa.string())
         return pa.RecordBatch.from_arrays([line, column, names, *encoded.columns], schema=token_schema(self.task))
 
-    @property
+    @cached_property
     def task(self) -> Task:
         return tasks.get(self.task_config.name)
 
@@ -117,15 +123,15 @@ class PartEncoder:
             yield batch
 
     def _counts(self, batch: pa.RecordBatch) -> dict[str, int]:
-        import pyarrow.compute as pc
+        import numpy as np
 
-        length, whole = batch.column("length"), batch.column("untruncated_length")
+        lengths, whole = (batch.column(name).to_numpy() for name in ("length", "untruncated_length"))
         ids, _ = flat_lists(batch.column("input_ids"))
         return {
             "rows": len(batch),
-            "tokens": pc.sum(length).as_py(),
-            "unknown_tokens": 0 if self._unknown is None else int((ids == self._unknown).sum()),
-            "truncated": pc.sum(pc.greater(whole, length)).as_py(),
+            "tokens": int(lengths.sum()),
+            "unknown_tokens": 0 if self._unknown is None else int(np.count_nonzero(ids == self._unknown)),
+            "truncated": int(np.count_nonzero(whole > lengths)),
         }
 
     def _problems(self, records: list[Record], batch: pa.RecordBatch) -> Iterator[Problem]:
@@ -154,15 +160,18 @@ class PartEncoder:
         """Say which tokens stand for text: the special ones do not, but the unknown token does."""
         import numpy as np
 
-        silent = [one for one in self.processor.all_special_ids if one != self._unknown]
-        return ~np.isin(ids, np.array(silent, ids.dtype))
+        return ~np.isin(ids, np.array(self._silent, ids.dtype))
 
-    @property
+    @cached_property
+    def _silent(self) -> list[int]:
+        return [one for one in self.processor.all_special_ids if one != self._unknown]
+
+    @cached_property
     def _unknown(self) -> int | None:
         """The token of what the vocabulary does not have; None where there is no vocabulary, or it has all."""
         return getattr(self.processor, "unk_token_id", None)
 
-    @property
+    @cached_property
     def _fields(self) -> tuple[Field, ...]:
         return self.task.fields_of(self.task_config)
 
@@ -182,28 +191,54 @@ class Facts:
 
     counts: Mapping[str, int]
     problems: tuple[Problem, ...]
+    processor: Mapping[str, int]
+    """``max_length_tokens`` and ``pad_token_id``: no tokenizer is loaded where all parts are there."""
 
 
 def read_facts(folder: Path, file: str) -> Facts:
     """Return what is known of a part from its result; ``file`` is what it is called now (``data/train/a.jsonl``)."""
     found = read_json(folder / FACTS)
     problems = (Problem(place_of(file, line, column), *rest) for line, column, *rest in found["problems"])
-    return Facts(found["counts"], tuple(problems))
+    return Facts(found["counts"], tuple(problems), found["processor"])
 
 
 def content_digests(column: pa.Array) -> np.ndarray:
-    """Return a digest of each row of a column of lists of numbers, or of bytes: uint64 [N], BLAKE2b of its content."""
+    """Return a digest of each row of a column of lists of whole numbers, or of bytes: uint64 [N].
+
+    Equal rows have equal digests; others have by the chance of 2 ** -64.
+    """
     import numpy as np
     import pyarrow as pa
 
     if pa.types.is_binary(column.type):
-        rows: Iterator[Any] = (row.as_buffer() for row in column)
-    else:
-        values, offsets = flat_lists(column)
-        content: Any = np.ascontiguousarray(values).data
-        rows = (content[start:end] for start, end in itertools.pairwise(offsets.tolist()))
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.uint64)
+        digests = (hashlib.blake2b(row.as_buffer(), digest_size=8).digest() for row in column)
+        return np.frombuffer(b"".join(digests), np.uint64)
+    values, offsets = flat_lists(column)
+    lengths = np.diff(offsets).astype(np.uint64)
+    places = np.arange(len(values), dtype=np.uint64) - np.repeat(offsets[:-1].astype(np.uint64), np.diff(offsets))
+    told = mixed_bits(values.astype(np.uint64) | places << np.uint64(32), 1)
+    return mixed_bits(_sums(told, offsets) + mixed_bits(lengths, 2), 3)
+
+
+def _lines_and_columns(records: Sequence[Record]) -> tuple[Sequence[int], Sequence[int]]:
+    """Return line and column (mostly 0) of the places of records of one part."""
+    start = len(file_of(records[0].place)) + 1
+    ends = [record.place[start:] for record in records]
+    try:
+        return list(map(int, ends)), [0] * len(ends)
+    except ValueError:
+        lines, columns = zip(*(order_of(record.place) for record in records), strict=True)
+        return lines, columns
+
+
+def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the sum of each row's values, modulo their type; an empty row's is 0."""
+    import numpy as np
+
+    before = np.zeros(len(values) + 1, values.dtype)
+    np.cumsum(values, out=before[1:])
+    sums: np.ndarray = before[offsets[1:]] - before[offsets[:-1]]
+    return sums
 
 
 def _any(column: pa.Array, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -211,8 +246,7 @@ def _any(column: pa.Array, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndar
     import numpy as np
 
     values, offsets = flat_lists(column)
-    before = np.concatenate([[0], np.cumsum(holds(values))])
-    some: np.ndarray = before[offsets[1:]] > before[offsets[:-1]]
+    some: np.ndarray = _sums(holds(values).astype(np.int64), offsets) > 0
     return some
 
 

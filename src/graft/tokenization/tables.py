@@ -71,13 +71,18 @@ def token_rows(folder: Path, split: str) -> TokenRows:
     return TokenRows((file, batch) for file, table in _tables(folder, split) for batch in table.to_batches())
 
 
+def open_table(path: Path, file: str) -> TokenRows:
+    """Return the rows of one stored table; ``file`` is the part that it was made from."""
+    return TokenRows((file, batch) for batch in _mapped(path).to_batches())
+
+
 def lengths_of(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return what each token row costs, in tokens; rows on disk are not made for it."""
     return rows.lengths() if isinstance(rows, TokenRows) else [length_of(row) for row in rows]
 
 
 class TokenRows(Sequence[Mapping[str, Any]]):
-    """The rows of tables that are mapped from disk, each made when it is asked for."""
+    """The rows of tables that are mapped from disk: a value is read when it is asked for."""
 
     def __init__(self, batches: Iterable[tuple[str, pa.RecordBatch]]) -> None:
         self._batches = [_Batch(file, batch) for file, batch in batches]
@@ -97,7 +102,11 @@ class TokenRows(Sequence[Mapping[str, Any]]):
             raise IndexError(index)
         number = index % len(self)
         batch = bisect.bisect_right(self._starts, number) - 1
-        return self._batches[batch].row(number - self._starts[batch])
+        return _Row(self._batches[batch], number - self._starts[batch])
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for one in self._batches:
+            yield from (_Row(one, index) for index in range(len(one.batch)))
 
     def lengths(self) -> list[int]:
         """Return what each row costs, in tokens, without making the rows."""
@@ -115,15 +124,35 @@ class _Batch:
 
     def __init__(self, file: str, batch: pa.RecordBatch) -> None:
         self.file, self.batch = file, batch
+        self.names = ("row", *(name for name in batch.schema.names if name not in PLACE))
 
-    def row(self, index: int) -> dict[str, Any]:
-        line, column = (self._readers[name](index) for name in PLACE)
-        values = {name: read(index) for name, read in self._readers.items() if name not in PLACE}
-        return {"row": place_of(self.file, line, column), **values}
+    def value(self, name: str, index: int) -> Any:
+        """Return a value of a row."""
+        if name == "row":
+            return place_of(self.file, *(self._readers[one](index) for one in PLACE))
+        return self._readers[name](index)
 
     @cached_property
     def _readers(self) -> dict[str, Callable[[int], Any]]:
         return {name: _reader(self.batch.column(name)) for name in self.batch.schema.names}
+
+
+class _Row(Mapping[str, Any]):
+    """A row of a batch, whose values are read when they are asked for."""
+
+    __slots__ = ("_batch", "_index")
+
+    def __init__(self, batch: _Batch, index: int) -> None:
+        self._batch, self._index = batch, index
+
+    def __getitem__(self, name: str) -> Any:
+        return self._batch.value(name, self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._batch.names)
+
+    def __len__(self) -> int:
+        return len(self._batch.names)
 
 
 def _reader(column: pa.Array) -> Callable[[int], Any]:
@@ -146,12 +175,16 @@ def _reader(column: pa.Array) -> Callable[[int], Any]:
 
 def _tables(folder: Path, split: str) -> Iterator[tuple[str, pa.Table]]:
     """Yield the part file and the table of each part of a split."""
-    import pyarrow as pa
-
     found = read_manifest(folder)["splits"][split]
     for file, name in zip(found["files"], found["parts"], strict=True):
-        with pa.memory_map(str(folder / split / name)) as source:
-            yield file, pa.ipc.open_stream(source).read_all()
+        yield file, _mapped(folder / split / name)
+
+
+def _mapped(path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_stream(source).read_all()
 
 
 def _with_places(file: str, table: pa.Table) -> pa.Table:

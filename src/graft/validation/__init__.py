@@ -14,10 +14,12 @@ that all rows are held to are learnt from them first.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from graft.data import DataConfig
 from graft.errors import DataError
+from graft.part_results import Round
 from graft.tasks import TaskConfig
 from graft.validation.assembling import Assembly, write_refusal
 from graft.validation.changes import described, write_changes
@@ -25,7 +27,7 @@ from graft.validation.section import ValidationConfig
 from graft.validation.sources import Sources
 from graft.workspace import Workspace, replaced, write_json
 
-__all__ = ["ValidationConfig", "validate"]
+__all__ = ["ValidationConfig", "part_rounds", "validate"]
 
 
 def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, validation: ValidationConfig) -> None:
@@ -66,6 +68,19 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         print(f"validate: {line}; {_shown(workspace.quarantine, workspace)}", flush=True)
     for line in described(assembly.cleaning):
         print(f"validate: {line}; {_shown(workspace.validation / 'cleaning.diff', workspace)}", flush=True)
+
+
+def part_rounds(
+    workspace: Workspace, *, task: TaskConfig, data: DataConfig, validation: ValidationConfig
+) -> Iterator[Round]:
+    """Yield what the stage makes of single parts: what training parts teach, then every part's inspection.
+
+    Raises:
+        DataError: the data folder is not one, or the task cannot be learnt from its rows.
+    """
+    sources = Sources(workspace, task, data, validation)
+    yield sources.learning()
+    yield sources.inspecting(sources.learn())
 
 
 def _shown(path: Path, workspace: Workspace) -> str:

@@ -86,9 +86,9 @@ def repeated_ids(
 
     column, named = data.columns.get("id", "id"), 0
     counts, found = Counter[int](), dict[int, list[Problem]]()
-    for portion in _portions(parts, ["id"], pl.col("id").is_not_null(), pl.col("id").hash(0)):
-        portion = portion.sort("part", "row")
-        twice = portion.filter(pl.col("id").is_duplicated()).with_columns(
+    for portion in _portions(parts, "id_digest", pl.col("id_digest").is_not_null()):
+        ids = portion.with_columns(pl.Series("id", _ids(parts, portion), pl.String)).sort("part", "row")
+        twice = ids.filter(pl.col("id").is_duplicated()).with_columns(
             pl.col("part", "row").first().over("id").name.prefix("first_")
         )
         later = twice.filter((pl.col("part") != pl.col("first_part")) | (pl.col("row") != pl.col("first_row")))
@@ -103,14 +103,20 @@ def repeated_ids(
 
 
 def equal(
-    parts: Sequence[Inspected], config: ValidationConfig, column: str, without: Collection[str], most: int
+    parts: Sequence[Inspected],
+    config: ValidationConfig,
+    column: str,
+    what: str,
+    without: Collection[str],
+    most: int,
 ) -> Iterator[Alike]:
     """Yield the rows that say what an earlier row says, to the letter or but for case, width, signs and spaces.
 
     Args:
         parts: in the order of splits and parts.
         config: what is asked.
-        column: what a problem names: the first text field, as the files call it.
+        column: what a problem names: the first field that the model reads, as the files call it.
+        what: what it is: a text or a picture.
         without: places of rows that were put into quarantine after their part was inspected.
         most: how many rows are named at most.
     """
@@ -121,11 +127,9 @@ def equal(
         {"part": range(len(parts)), "split": [SPLITS.index(one.split) for one in parts]},
         schema={"part": pl.UInt32, "split": pl.UInt8},
     )
-    form = pl.coalesce("normal", "text")
     counts, named = Counter[tuple[int, str, int, bool]](), list[pl.DataFrame]()
-    for portion in _portions(parts, ["text", "normal", "label"], pl.col("kept"), form):
+    for portion in _portions(parts, "normal", pl.col("kept"), ["text", "label"]):
         rows = portion.join(aside, on=["part", "row"], how="anti").join(splits, on="part").sort("part", "row")
-        rows = rows.with_columns(form.alias("form")).filter(pl.col("form").is_duplicated())
         found = _earlier(rows)
         for part, kind, of_split, exact, count in found.group_by("part", "kind", "of_split", "exact").len().iter_rows():
             counts[part, kind, of_split, exact] += count
@@ -136,7 +140,7 @@ def equal(
     problems: dict[tuple[int, str, int, bool], list[Problem]] = defaultdict(list)
     for line in lines.iter_rows(named=True) if len(lines) else ():
         at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
-        expected = _expected(line["kind"], SPLITS[line["of_split"]], exact=line["exact"])
+        expected = _expected(line["kind"], SPLITS[line["of_split"]], what, exact=line["exact"])
         found_words = f"another than at {other}" if line["kind"] == CONTRADICTIONS else f"that of {other}"
         key = line["part"], line["kind"], line["of_split"], line["exact"]
         problems[key].append(Problem(at, column, expected, found_words))
@@ -149,7 +153,7 @@ def equal(
 def _earlier(rows: pl.DataFrame) -> pl.DataFrame:
     """Return which rows say what an earlier row of each split says, and which have another label than the first one.
 
-    ``rows`` have ``part``, ``row``, ``split``, ``text``, ``form`` and ``label``, in order; all with one form are here.
+    ``rows`` have ``part``, ``row``, ``split``, ``text``, ``normal`` and ``label``, in order.
     """
     import polars as pl
 
@@ -160,16 +164,16 @@ def _earlier(rows: pl.DataFrame) -> pl.DataFrame:
         there, later = rows.filter(pl.col("split") == split), rows.filter(pl.col("split") >= split)
         leader = pl.col("part", "row").first().name.prefix("of_")
         exact = later.join(there.group_by("text", maintain_order=True).agg(leader), on="text").filter(before)
-        other = later.join(there.group_by("form", maintain_order=True).agg(leader), on="form").filter(before)
+        other = later.join(there.group_by("normal", maintain_order=True).agg(leader), on="normal").filter(before)
         other = other.join(exact, on=["part", "row"], how="anti")
         for lines, is_exact in ((exact, True), (other, False)):
             kind = pl.when(pl.col("split") == split).then(pl.lit(DUPLICATES)).otherwise(pl.lit(LEAKAGE))
             found.append(lines.with_columns(kind.alias("kind"), pl.lit(split).alias("of_split"), exact=is_exact))
     labelled = rows.filter(pl.col("label").is_not_null())
-    first = labelled.group_by("form", maintain_order=True).agg(
+    first = labelled.group_by("normal", maintain_order=True).agg(
         pl.col("label").first().alias("said"), pl.col("part", "row", "split").first().name.prefix("of_")
     )
-    contradicting = labelled.join(first, on="form").filter(pl.col("label") != pl.col("said"))
+    contradicting = labelled.join(first, on="normal").filter(pl.col("label") != pl.col("said"))
     found.append(contradicting.with_columns(pl.lit(CONTRADICTIONS).alias("kind"), exact=True))
     columns = [pl.col("part", "row", "of_part", "of_row", "kind", "exact"), pl.col("of_split").cast(pl.Int64)]
     return pl.concat(lines.select(columns) for lines in found)
@@ -188,20 +192,33 @@ def _places(parts: Sequence[Inspected], lines: pl.DataFrame) -> dict[tuple[int, 
     return found
 
 
-def _portions(parts: Sequence[Inspected], columns: list[str], which: pl.Expr, key: pl.Expr) -> Iterator[pl.DataFrame]:
-    """Yield the lines of all parts in portions: those whose keys are equal are together."""
+def _portions(
+    parts: Sequence[Inspected], key: str, which: pl.Expr, others: Sequence[str] = ()
+) -> Iterator[pl.DataFrame]:
+    """Yield part, row, ``key`` and ``others`` of rows whose key another row has; those with one key are together."""
     import polars as pl
 
     if not parts:
         return
     lines = pl.concat(
-        one.rows().filter(which).select(pl.lit(number, pl.UInt32).alias("part"), "row", *columns)
+        one.rows().filter(which).select(pl.lit(number, pl.UInt32).alias("part"), "row", key, *others)
         for number, one in enumerate(parts)
     )
     rows = sum(one.told["rows"] for one in parts)
     count = -(-rows // PORTION_ROWS) or 1
     for number in range(count):
-        yield lines.filter(key % count == number).collect()
+        yield lines.filter(pl.col(key) % count == number).filter(pl.col(key).is_duplicated()).collect()
+
+
+def _ids(parts: Sequence[Inspected], rows: pl.DataFrame) -> list[str]:
+    """Return the ids of rows by part and number."""
+    import polars as pl
+
+    found: dict[tuple[int, int], str] = {}
+    for (number,), group in rows.group_by("part"):
+        chosen = parts[number].rows().join(group.lazy().select("row"), on="row", how="semi").select("row", "id")
+        found |= {(number, row): name for row, name in chosen.collect().iter_rows()}
+    return [found[part, row] for part, row in rows.select(pl.col("part", "row")).iter_rows()]
 
 
 def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataFrame:
@@ -224,7 +241,7 @@ def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataF
 def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> Iterator[Alike]:
     """Yield the rows that nearly say what an earlier row says, by the sketches of the parts.
 
-    The arguments are those of :func:`equal`.
+    ``parts``, ``config`` and ``column`` are those of :func:`equal`.
     """
     follows = severities(config)
     if {follows[LEAKAGE], follows[DUPLICATES]} == {"ignore"}:
@@ -238,7 +255,7 @@ def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> I
         at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
         kind = DUPLICATES if line["split"] == line["of_split"] else LEAKAGE
         found = f"nearly that of {other} (likeness {line['similarity']:.2f})"
-        expected = _expected(kind, line["of_split"], exact=False)
+        expected = _expected(kind, line["of_split"], "text", exact=False)
         problems[line["part"], kind, SPLITS.index(line["of_split"])].append(Problem(at, column, expected, found))
     for (part, kind, _), same in sorted(problems.items()):
         if follows[kind] != "ignore":
@@ -254,9 +271,9 @@ def _numbered(table: pa.Table, numbers: Mapping[str, int]) -> pl.DataFrame:
     return near.with_columns(pl.col("part", "of_part").replace_strict(numbers, return_dtype=pl.Int64))
 
 
-def _expected(kind: str, of_split: str, *, exact: bool) -> str:
-    """Return what a row should have had."""
+def _expected(kind: str, of_split: str, what: str, *, exact: bool) -> str:
+    """Return what a row should have had; ``what`` is a text or a picture."""
     if kind == CONTRADICTIONS:
-        return "the label that the same text has elsewhere (validation.severity.contradictions)"
+        return f"the label that the same {what} has elsewhere (validation.severity.contradictions)"
     other = f"{of_split} does not have" if kind == LEAKAGE else "no other row of its split has"
-    return f"a text that {other}{'' if exact else ', nor nearly'} (validation.severity.{kind})"
+    return f"a {what} that {other}{'' if exact else ', nor nearly'} (validation.severity.{kind})"

@@ -111,9 +111,10 @@ class Assembly:
 
     def _alike(self) -> None:
         """Hold rows to the earlier ones that say the same, or nearly."""
-        read = next(one.name for one in self.fields if one.text or one.type == "image")
-        column, most = self.data.columns.get(read, read), self._most_named
-        found = list(equal(self.inspected, self.validation, column, self.quarantine.places, most))
+        read = next(one for one in self.fields if one.text or one.type == "image")
+        column, what = self.data.columns.get(read.name, read.name), "text" if read.text else "picture"
+        aside, most = self.quarantine.places, self._most_named
+        found = list(equal(self.inspected, self.validation, column, what, aside, most))
         if self.sources.near:
             found += near(self.inspected, self.validation, column)
         elif any(one.text for one in self.fields):

@@ -5,7 +5,7 @@ same one. What only parts together show is told from it without the rows: their 
 sketches.
 
     part.json           what is counted and what is wrong
-    rows.arrow          a line for each readable row: place, id, digests of the texts and of their normal form, whether
+    rows.arrow          a line for each readable row: place, id, digests of id, texts and their normal form, whether
                         it is kept, and then its label and which expectations it breaks that are only reported (bits, in
                         the order of part.json)
     suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
@@ -261,7 +261,7 @@ class _Rows:
         self.places.append(record.place)
         self.ids.append(record.id)
         text = "\0".join(_readable(record.row[field.name]) for field in self.read)
-        self.texts.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        self.texts.append(_digest(text))
         self.names.append(record.row[self.label] if self.label else None)
 
     def labels(self, kept: Sequence[bool]) -> dict[str, int]:
@@ -283,14 +283,19 @@ class _Rows:
                 "line": pl.Series([line for line, _ in numbers], dtype=pl.UInt32),
                 "column": pl.Series([column for _, column in numbers], dtype=pl.UInt32),
                 "id": pl.Series(self.ids, dtype=pl.String),
+                "id_digest": pl.Series([None if one is None else _digest(one) for one in self.ids], dtype=pl.UInt64),
                 "text": pl.Series(self.texts, dtype=pl.UInt64),
-                "normal": pl.Series([forms.get(row) for row in range(len(kept))], dtype=pl.UInt64),
+                "normal": pl.Series([forms.get(row, text) for row, text in enumerate(self.texts)], dtype=pl.UInt64),
                 "label": pl.Series(labels, dtype=pl.String),
                 "kept": pl.Series(list(kept), dtype=pl.Boolean),
                 "warned": pl.Series([bits[place] for place in self.places], dtype=pl.UInt64),
             }
         )
         table.write_ipc(path)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _readable(value: Any) -> str:

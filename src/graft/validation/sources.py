@@ -12,7 +12,7 @@ from graft import tasks
 from graft.cleaning import Cleaning
 from graft.data import DataConfig, Record, data_digests, parts, read_part
 from graft.identity import digest_json
-from graft.part_results import Job, PartResults, key_of
+from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
 from graft.tasks import Row, Task, TaskConfig
 from graft.validation.across import in_megabytes
@@ -63,15 +63,10 @@ class Sources:
         shown = any(one.type == "image" for one in fields)
         return digest_json({name: digest for name, digest in self.digests.items() if shown and _is_picture(name)})
 
-    def learn(self, without: Collection[str] = ()) -> dict[str, Any]:
-        """Return what the task learns from the readable training rows, ``without`` those in quarantine.
-
-        Raises:
-            DataError: the data folder is not one, or the task cannot be learnt from these rows.
-        """
-        one, gathered = tasks.get(self.task.name), list[dict[str, Any]]()
-        if type(one).gathered is not Task.gathered:
-            results, jobs = PartResults.of(self.workspace, "learn"), list[Job]()
+    def learning(self, without: Collection[str] = ()) -> Round:
+        """Return what is to be done for the task to learn, ``without`` the rows in quarantine."""
+        jobs = list[Job]()
+        if type(tasks.get(self.task.name)).gathered is not Task.gathered:
             for path in self.files["train"]:
                 file = path.relative_to(self.workspace.root).as_posix()
                 aside = sorted(place for place in without if place.startswith(f"{file}:"))
@@ -82,9 +77,30 @@ class Sources:
                     "without": [place.removeprefix(file) for place in aside],
                 }
                 jobs.append(Job(key_of(path, self.digest(path), made_of), path, (path, aside)))
-            results.make(jobs, _Gathering(self.workspace.root, self.task, self.data))
-            gathered = [read_json(results.folder / job.key / GATHERED) for job in jobs]
-        return one.learnt(self.task, gathered)
+        gathering = _Gathering(self.workspace.root, self.task, self.data)
+        return Round(PartResults.of(self.workspace, "learn"), jobs, gathering, is_needed=True)
+
+    def learn(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """Return what the task learns from the readable training rows, ``without`` those in quarantine.
+
+        Raises:
+            DataError: the data folder is not one, or the task cannot be learnt from these rows.
+        """
+        one = self.learning(without)
+        one.make()
+        gathered = [read_json(one.results.folder / job.key / GATHERED) for job in one.jobs]
+        return tasks.get(self.task.name).learnt(self.task, gathered)
+
+    def inspecting(self, state: Mapping[str, Any]) -> Round:
+        """Return what is to be done for all parts to be inspected, in the order of splits and parts.
+
+        With the cleaning step ``duplicates`` there is nothing to do ahead: a part depends on those before it.
+        """
+        inspector = self._inspector(state)
+        decided = inspector.decides | {"pictures": self._pictures}
+        files = [] if is_chained(self.data) else [path for files in self.files.values() for path in files]
+        jobs = [Job(key_of(path, self.digest(path), decided), path, path) for path in files]
+        return Round(self._results, jobs, inspector)
 
     def inspect(self, state: Mapping[str, Any]) -> list[Inspected]:
         """Return the result of every part, in the order of splits and parts.
@@ -92,33 +108,36 @@ class Sources:
         Raises:
             ConfigError: an expectation of the project's own is wrong.
         """
-        held = {name: state[name] for name in tasks.get(self.task.name).held_to if name in state}
-        inspector = Inspector(self.workspace.root, self.task, self.data, self.validation, held, self.near)
-        decided = inspector.decides | {"pictures": self._pictures}
-        results = PartResults.of(self.workspace, "validate")
-        each = [(split, path) for split, files in self.files.items() for path in files]
         if is_chained(self.data):
-            return [one for split in self.files for one in self._chain(split, inspector, decided, results)]
-        jobs = [Job(key_of(path, self.digest(path), decided), path, path) for _, path in each]
-        results.make(jobs, inspector)
-        found = zip(each, jobs, strict=True)
-        return [self._inspected(split, path, results.folder / job.key) for (split, path), job in found]
+            return [one for split in self.files for one in self._chain(split, self._inspector(state))]
+        one = self.inspecting(state)
+        one.make()
+        each = ((split, path) for split, files in self.files.items() for path in files)
+        return [self._inspected(split, path, job.key) for (split, path), job in zip(each, one.jobs, strict=True)]
 
-    def _chain(
-        self, split: str, inspector: Inspector, decided: Mapping[str, Any], results: PartResults
-    ) -> list[Inspected]:
+    @property
+    def _results(self) -> PartResults:
+        return PartResults.of(self.workspace, "validate")
+
+    def _inspector(self, state: Mapping[str, Any]) -> Inspector:
+        held = {name: state[name] for name in tasks.get(self.task.name).held_to if name in state}
+        return Inspector(self.workspace.root, self.task, self.data, self.validation, held, self.near)
+
+    def _chain(self, split: str, inspector: Inspector) -> list[Inspected]:
         """Inspect the parts of a split one after the other, each with what the earlier ones hold."""
+        decided = inspector.decides | {"pictures": self._pictures}
         inspector.earlier, found, key = Cleaning(self.data.clean), list[Inspected](), ""
         for path in self.files[split]:
             key = key_of(path, self.digest(path), {**decided, "after": key})
-            is_new = results.make([Job(key, path, path)], inspector)
-            found.append(self._inspected(split, path, results.folder / key))
+            is_new = self._results.make([Job(key, path, path)], inspector)
+            found.append(self._inspected(split, path, key))
             if not is_new:
                 inspector.earlier.remember(found[-1].kept)
         return found
 
-    def _inspected(self, split: str, path: Path, folder: Path) -> Inspected:
-        return Inspected(split, path, path.relative_to(self.workspace.root).as_posix(), folder)
+    def _inspected(self, split: str, path: Path, key: str) -> Inspected:
+        file = path.relative_to(self.workspace.root).as_posix()
+        return Inspected(split, path, file, self._results.folder / key)
 
 
 def _is_picture(name: str) -> bool:

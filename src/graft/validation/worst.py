@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 WORST_ROWS, WORST_REASONS = 20, 4
 """How many rows are named, and of each how many reasons."""
-EXCERPT_CHARACTERS = 60
+EXCERPT_CHARACTERS = 12
+"""Pages are published: they show no more of a text than its start."""
 RANKS: tuple[Severity, ...] = ("fail", "quarantine", "warn")
 
 
@@ -32,7 +33,7 @@ class Row:
 
     place: str
     excerpt: str = ""
-    """The start of its first text, masked; empty where that cannot be read, or nothing is wrong with the row alone."""
+    """The start of its first text, without what is private; empty where that cannot be read, or nothing is wrong with the row alone."""
     counts: list[int] = field(default_factory=lambda: [0] * len(RANKS))
     """How much of it stops the chain, keeps the row aside, is reported."""
     reasons: list[list[str]] = field(default_factory=list)

@@ -1,0 +1,141 @@
+"""Results of single parts through the DVC remote: made by one clone, found by another, and never believed unchecked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft import stages
+from graft.errors import IntegrityError, ResourceMissing
+from graft.identity import digest_folder
+from graft.repository import Repository, exchange
+from graft.repository.exchange import Exchange
+from graft.workspace import Workspace
+from tests.conftest import copied_clone, write_clone
+
+PARTS = {"train": 4, "validation": 1, "test": 1}
+LABELS = ("a", "b")
+
+
+def rows(split: str, part: int) -> str:
+    lines = ({"text": f"{split} text {part} {n}", "label": LABELS[n % 2]} for n in range(6))
+    return "".join(json.dumps(one) + "\n" for one in lines)
+
+
+FILES = {
+    "params.yaml": "task: {name: text_classification}\nbase: {source: ./base}\n",
+    "dvc.yaml": "stages: {}\n",
+    ".gitignore": "/data\nartifacts/\n.graft/\n",
+    ".dvcignore": ".graft/\n",
+    ".dvc/config": "[core]\n    remote = shared\n['remote \"shared\"']\n    url = ../../shared\n",
+    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    **{f"data/{split}/part-{n}.jsonl": rows(split, n) for split, count in PARTS.items() for n in range(count)},
+}
+COUNT = sum(PARTS.values())
+
+
+@pytest.fixture(scope="session")
+def many_parts(tmp_path_factory: pytest.TempPathFactory, own_settings: None) -> Path:
+    """A committed clone whose data are several parts."""
+    root = tmp_path_factory.mktemp("many") / "clone"
+    write_clone(root, FILES)
+    return root.parent
+
+
+@pytest.fixture
+def clones(many_parts: Path, tmp_path: Path) -> tuple[Workspace, Workspace]:
+    """Two copies of the clone with one DVC remote beside them."""
+    first = copied_clone(many_parts, tmp_path)
+    shutil.copytree(first.root, tmp_path / "second")
+    return first, Workspace(tmp_path / "second")
+
+
+def exchange_of(workspace: Workspace) -> Exchange:
+    return Exchange(Repository(workspace).dvc, "validate")
+
+
+def test_what_one_clone_has_validated_another_finds(clones: tuple[Workspace, Workspace]) -> None:
+    first, second = clones
+    assert exchange_of(first).pull() == {"pulled": 0, "missing": 4, "bytes": sum(map(len, _training_rows()))}
+    stages.run("validate", first)
+    assert exchange_of(first).push() == {"pushed": 4 + COUNT}
+    assert exchange_of(first).push() == {"pushed": 0}
+    assert exchange_of(second).pull() == {"pulled": 4 + COUNT, "missing": 0, "bytes": 0}
+    made = {path: path.stat().st_ino for path in (second.store / "validate").glob("*/part.json")}
+    stages.run("validate", second)
+    assert {path: path.stat().st_ino for path in (second.store / "validate").glob("*/part.json")} == made
+    assert digest_folder(second.validation) == digest_folder(first.validation)
+
+
+def _training_rows() -> list[str]:
+    return [rows("train", n) for n in range(PARTS["train"])]
+
+
+def test_shares_meet_in_the_remote_and_no_part_is_made_twice(clones: tuple[Workspace, Workspace]) -> None:
+    made: list[dict[str, int]] = []
+    work = [threading.Thread(target=lambda n=n: made.append(exchange_of(clones[n]).share(n + 1, 2))) for n in (0, 1)]
+    for one in work:
+        one.start()
+    for one in work:
+        one.join()
+    assert sum(one["made"] for one in made) == 4 + COUNT
+    assert exchange_of(clones[0]).pull()["missing"] == 0
+
+
+def test_a_share_that_never_comes_is_made_by_those_that_are_there(
+    clones: tuple[Workspace, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.0)
+    # Of two rounds the first must be complete: its other half is made here too; the second half of the next one is not.
+    assert exchange_of(clones[0]).share(1, 2) == {"made": 4 + COUNT // 2}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.write_text("[]"), lambda path: path.unlink()],
+    ids=["other bytes", "a file is gone"],
+)
+def test_a_damaged_result_in_the_remote_is_refused(
+    clones: tuple[Workspace, Workspace], damage: Callable[[Path], Any]
+) -> None:
+    first, second = clones
+    stages.run("validate", first)
+    exchange_of(first).push()
+    [damaged] = list((first.root.parent / "shared" / "graft" / "validate").glob("*/part.json"))[:1]
+    damage(damaged)
+    with pytest.raises((IntegrityError, ResourceMissing), match="DVC remote: "):
+        exchange_of(second).pull()
+    stages.run("validate", second)
+    assert digest_folder(second.validation) == digest_folder(first.validation)
+
+
+def test_data_that_is_wrong_is_left_to_the_stage(clones: tuple[Workspace, Workspace]) -> None:
+    shutil.rmtree(clones[0].data / "test")
+    assert exchange_of(clones[0]).pull() == {"pulled": 0, "missing": 0, "bytes": 0}
+    assert exchange_of(clones[0]).share(1, 2) == {"made": 0}
+
+
+def test_the_exchange_runs_in_a_process_of_its_own(clones: tuple[Workspace, Workspace]) -> None:
+    lines: list[str] = []
+    found = Repository(clones[0]).share_parts("validate", 1, 1, lines.append)
+    assert found == {"made": 4 + COUNT}
+    assert lines == ["learn: 4 of 4 parts made here", "validate: 6 of 6 parts made here"]
+    assert Repository(clones[1]).pull_parts("validate", lines.append)["pulled"] == 4 + COUNT
+    assert Repository(clones[1]).push_parts("validate", lines.append) == {"pushed": 0}
+
+
+def test_without_a_remote_nothing_is_exchanged(clones: tuple[Workspace, Workspace]) -> None:
+    (clones[0].root / ".dvc" / "config").write_text("")
+    with pytest.raises(ResourceMissing, match="no default remote is set"):
+        Repository(clones[0]).pull_parts("validate")
+
+
+def test_a_stage_without_parts_has_nothing_to_exchange(clones: tuple[Workspace, Workspace]) -> None:
+    assert Exchange(Repository(clones[0]).dvc, "train").pull() == {"pulled": 0, "missing": 0, "bytes": 0}
