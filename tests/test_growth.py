@@ -176,9 +176,8 @@ def test_rows_across_parts_are_those_of_a_loop_over_all_rows(workspace: Workspac
     for split in SPLITS:
         for other in SPLITS:
             text = f"{other} does not have" if other != split else "no other row of its split has"
-            told = [
-                one.split()[1] for one in verdict["warnings"] if one.startswith(f"{split}: ") and f"{text} (" in one
-            ]
+            lines = [one for one in verdict["warnings"] if one.startswith(f"{split}: ") and f"{text} (" in one]
+            told = [one.split()[1] for one in lines]
             assert told == [str(doubles[split, other])] * (doubles[split, other] > 0)
 
 

@@ -159,7 +159,7 @@ def _unfamiliar(texts: pl.Series) -> pl.Series:
         .lazy()
         .with_row_index("number")
         .select("number", pl.col("text").str.slice(0, READ_CHARACTERS).str.to_lowercase().str.split(" ").alias("word"))
-        .explode("word")
+        .explode("word", empty_as_null=False)
     )
     least = max(2.0, COMMON_WORD * len(texts))
     common = words.group_by("word").agg((pl.len() >= least).alias("common"))

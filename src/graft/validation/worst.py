@@ -33,7 +33,7 @@ class Row:
 
     place: str
     excerpt: str = ""
-    """The start of its first text, without what is private; empty where that cannot be read, or nothing is wrong with the row alone."""
+    """The start of its first text, without what is private; empty where it cannot be read, or is fine by itself."""
     counts: list[int] = field(default_factory=lambda: [0] * len(RANKS))
     """How much of it stops the chain, keeps the row aside, is reported."""
     reasons: list[list[str]] = field(default_factory=list)
