@@ -33,7 +33,7 @@ from graft import params, stages
 from graft.errors import ConfigError, DataError
 from graft.repository import Repository
 from graft.workspace import Workspace
-from pipelines import journal, logs, placement, recording
+from pipelines import journal, logs, placement, recording, reporting
 from pipelines.chain import Chain
 from pipelines.recording import RETRIES, RETRY_SECONDS, a_retry_can_help
 from pipelines.stage import project_of_clone
@@ -153,7 +153,11 @@ def _chain(chain: Chain, *, push: bool, publish: bool) -> None:
         chain.pull = False
         logger.warning("--pull: the default DVC remote is not there; what is out of date is computed here")
     for name in (stage.name for stage in stages.STAGES):
-        with recording.live(chain, name) if publish else contextlib.nullcontext():
+        with (
+            recording.live(chain, name) if publish else contextlib.nullcontext(),
+            recording.refusal(chain, name) if publish else contextlib.nullcontext(),
+            reporting.data_shown(chain.workspace, name),
+        ):
             run_stage.with_options(name=name, task_run_name=name)(chain, name, name in current_stages)
     commit = repository.snapshot()
     chain.stands_on(commit)

@@ -7,7 +7,10 @@ MLflow is a view. If it cannot be reached, everything before is done and on disk
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -16,9 +19,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
 from graft import publication, services
-from graft.errors import GraftError, Locked, ResourceMissing
+from graft.errors import GraftError, InputError, Locked, ResourceMissing
 from graft.identity import digest_file
 from graft.publication import Decision, Receipt
+from graft.publication.refusals import record_refusal
 from graft.tracking import RunContext
 from graft.workspace import command
 from pipelines import journal, placement, reporting
@@ -68,6 +72,32 @@ def live(chain: Chain, stage: str) -> AbstractContextManager[Any]:
     return Follower(chain.workspace, config.tracking, run_key(planned), on_line=logger.info, **facts)
 
 
+@contextlib.contextmanager
+def refusal(chain: Chain, stage: str) -> Iterator[None]:
+    """Let MLflow have the Data Docs of refused data too; that it is away is said, and does not hide the refusal."""
+    began = time.time()
+    try:
+        yield
+    except InputError:
+        report = reporting.report_of_refusal(chain.workspace, began) if stage == "validate" else None
+        if report:
+            _record_refusal(chain, report)
+        raise
+
+
+def _record_refusal(chain: Chain, report: Path) -> None:
+    workspace, logger = chain.workspace, get_run_logger()
+    try:
+        page = record_refusal(workspace, report, tracking=chain.config.tracking, context=context_of(chain))
+    except GraftError as error:
+        logger.warning(f"the Data Docs of the refusal are not in MLflow: {error}")
+        return
+    url = reachable(chain, page)
+    logger.info(f"the Data Docs of the refusal are in MLflow too: {url or command('ui')}")
+    if url:
+        reporting.show_link(workspace, "data-docs", data_docs(url), "The Data Docs of the refusal, in MLflow")
+
+
 def record(chain: Chain) -> None:
     """Publish the result, let promotion decide if it may, and show both."""
     logger, workspace = get_run_logger(), chain.workspace
@@ -81,7 +111,8 @@ def record(chain: Chain) -> None:
     logger.info(lines[0])
     logger.info(f"look at it: {url or command('ui')}")
     reporting.show_link(workspace, "mlflow-run", url, "The training's run in MLflow")
-    reporting.show_summary(workspace, chain, [*lines, *([f"[The run in MLflow]({url})"] if url else [])])
+    links = [f"[The run in MLflow]({url}), [its Data Docs]({data_docs(url)})"] if url else []
+    reporting.show_summary(workspace, chain, [*lines, *links])
 
 
 @task(
@@ -154,7 +185,16 @@ def version_line(receipt: Receipt, decision: Decision | None) -> str:
 
 def run_page(chain: Chain) -> str | None:
     """Return the address of the MLflow run that a browser can open now; None where no server runs."""
-    url = chain.receipt.run_url if chain.receipt else ""
+    return reachable(chain, chain.receipt.run_url) if chain.receipt else None
+
+
+def data_docs(run_page: str) -> str:
+    """Return the address of the Data Docs of a run in MLflow."""
+    return f"{run_page.partition('?')[0]}/artifacts/data_docs/index.html"
+
+
+def reachable(chain: Chain, url: str) -> str | None:
+    """Return the address of a page of MLflow's that a browser can open now; None where no server runs."""
     if url.startswith(("http://", "https://")):
         return url
     server = services.mlflow_url(chain.workspace)

@@ -1,18 +1,26 @@
-"""What a run shows at its end: one table, as plain text in the terminal and as artifacts in the Prefect UI."""
+"""What a run shows: what became of its data, and one table at its end, as text and as artifacts in the Prefect UI."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from graft.errors import InputError
 from graft.evaluation.overview import format_cell, format_table, summary
+from graft.validation import summary as of_data
 from graft.workspace import Workspace, read_json
 from pipelines.chain import Chain
 
 SHOWN_METRICS = 3
+CLOCK_SECONDS = 2.0
+"""How far the clock and the times of a file system may differ."""
 
 
 def evaluation(workspace: Workspace) -> str:
@@ -31,6 +39,34 @@ def show_evaluation(workspace: Workspace) -> None:
             {"system": row.label, **{name: format_cell(*cell) for name, cell in row.metrics.items()}} for row in rows
         ],
         description="Test split: base, adapter and cheap baselines on the same rows, with 95 % intervals.",
+    )
+
+
+@contextlib.contextmanager
+def data_shown(workspace: Workspace, stage: str) -> Iterator[None]:
+    """Make what validate finds out an artifact of the flow run, whether it lets the chain go on or not."""
+    began = time.time()
+    try:
+        yield
+    except InputError:
+        if stage == "validate" and (report := report_of_refusal(workspace, began)):
+            show_data(workspace, of_data.refused(report, os.path.relpath(report, workspace.home)))
+        raise
+    if stage == "validate" and (workspace.validation / "verdict.json").is_file():
+        show_data(workspace, of_data.passed(workspace))
+
+
+def report_of_refusal(workspace: Workspace, since: float) -> Path | None:
+    """Return the report that validate wrote ``since`` then (seconds); None: it ran elsewhere, or failed otherwise."""
+    report = workspace.failed / "validate"
+    written = report / "report.json"
+    return report if written.is_file() and written.stat().st_mtime >= since - CLOCK_SECONDS else None
+
+
+def show_data(workspace: Workspace, markdown: str) -> None:
+    """Make a page about the data an artifact."""
+    create_markdown_artifact(
+        key=key(workspace, "data"), markdown=markdown, description="What the data contract found in the data."
     )
 
 

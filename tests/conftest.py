@@ -191,6 +191,34 @@ def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace
     return workspace
 
 
+def check_rows(
+    task: Any,
+    config: Any,
+    rows: list[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    limit: int,
+    state: Any = None,
+    **contract: Any,
+) -> tuple[list[dict[str, Any]], Any]:
+    """Return the token rows of ``rows`` that the checks keep, and what they found (``graft.token_checks.Found``)."""
+    import pyarrow as pa
+
+    from graft.token_checks import Found, PartChecks, TokenContract, Vocabulary
+    from graft.tokenization import token_schema
+
+    encoded = task.encode_columns(config, rows, tokenizer, state or {}, limit).to_pylist()
+    lines = [{"line": number, "column": 0, "id": None, **row} for number, row in enumerate(encoded, start=1)]
+    checks = PartChecks(task, TokenContract.model_validate(contract), Vocabulary.of(tokenizer), {}, limit)
+    kept = checks.kept(pa.RecordBatch.from_pylist(lines, schema=token_schema(task)))
+    return kept.to_pylist(), Found.of_json(checks.found.as_json(), "data/train/part.jsonl")
+
+
+def problems_of(found: Any) -> list[tuple[str, str, str]]:
+    """Return check, place and field of each row that breaks a check."""
+    return [(name, one.place, one.field) for name, rows in found.broken.items() for one in rows.problems]
+
+
 def git(folder: Path, *arguments: str) -> str:
     """Run git in a folder as a person with a name would; return what it prints."""
     identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]

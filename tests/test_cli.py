@@ -32,7 +32,21 @@ for _group in GROUPS:
     __import__(f"graft.cli.{_group}")
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 EXPECTED = (
-    *("init", "projects", "import", "contract", "lock", "check", "schema", "run", "stage", "status", "logs", "cancel"),
+    *(
+        "init",
+        "projects",
+        "import",
+        "data",
+        "contract",
+        "lock",
+        "check",
+        "schema",
+        "run",
+        "stage",
+        "status",
+        "logs",
+        "cancel",
+    ),
     *("promote", "rollback", "history", "sync", "predict", "merge", "reproduce", "ui", "worker", "doctor", "gc"),
 )
 

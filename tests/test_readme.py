@@ -29,9 +29,10 @@ def test_every_graft_command_and_option_exists(page: Path) -> None:
     for words in re.findall(r"(?:^|[\s/])graft((?: -C \S+)? [a-z]+[^\n#;&|`]*)", code_of(page), re.M):
         name, *arguments = re.sub(r"^ -C \S+", "", words).split()
         assert name in COMMANDS, f"{page.name}: graft {name}"
-        known = {
-            option for parameter in COMMANDS[name].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        command = COMMANDS[name]
+        if inner := getattr(command, "commands", None):
+            command = inner[arguments.pop(0)]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for argument in arguments:
             if re.fullmatch(r"--?[A-Za-z][\w-]*", argument) and argument != "--help":
                 assert argument in known, f"{page.name}: graft {name} {argument}"

@@ -121,14 +121,14 @@ def test_long_rows_are_cut_and_counted(project):
 def test_refused_long_rows_are_named_and_the_old_tables_stay(project):
     stages.run("tokenize", validated(project))
     before = digest_folder(project.tokens)
-    change(project, "max_length_tokens: 32", "max_length_tokens: 32\n  too_long: refuse")
+    change(project, "max_length_tokens: 32", "max_length_tokens: 32\n  severity: {truncated_input: fail}")
     append(project, "test", {"text": "the cat and the dog " * 20, "label": "animals"})
     with pytest.raises(DataError, match=r"data/test/part-0000.jsonl:16: text: expected at most 32 tokens, found 102"):
         stages.run("tokenize", validated(project))
     assert digest_folder(project.tokens) == before
     report = json.loads((project.failed / "tokenize" / "report.json").read_text())
     assert len(report["problems"]) == 1
-    change(project, "too_long: refuse", "too_long: truncate")
+    change(project, "truncated_input: fail", "truncated_input: warn")
     stages.run("tokenize", project)
     assert not (project.failed / "tokenize").exists()
 
@@ -138,7 +138,7 @@ def test_rows_without_a_token_are_refused(project):
         project, "validation", {"text": "\u200b\u200b", "label": "animals"}, {"text": "\U0001f600", "label": "animals"}
     )
     with pytest.raises(
-        DataError, match=r"1 rows cannot be used\n  - data/validation/part-0000.jsonl:16: text: expected"
+        DataError, match=r"1 row cannot be used\n  - data/validation/part-0000.jsonl:16: text: expected"
     ):
         stages.run("tokenize", validated(project))
 
@@ -164,7 +164,7 @@ def test_unknown_tokens_are_counted(project, capsys):
     append(project, "test", *({"text": "\U0001f600 \U0001f600", "label": "animals"} for _ in range(20)))
     stages.run("tokenize", validated(project))
     assert manifest(project)["splits"]["test"]["unknown_tokens"] == 40
-    assert "of the tokens are unknown" in capsys.readouterr().out
+    assert "warning: test: 20 rows not as expected: text: at most 10% unknown tokens" in capsys.readouterr().out
 
 
 def test_parts_keep_their_order_and_names(project):

@@ -9,7 +9,6 @@ the data check reads the first rows of each part only; ``validate`` reads them a
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,7 +101,8 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _prompt(base, sections)
     findings += _generation(base, sections)
     findings += _columns(sections)
-    findings += _expectations(sections) if adapter else []
+    findings += _contract(workspace, sections)
+    findings += _expectations(workspace, sections) if adapter else []
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
@@ -124,16 +124,14 @@ def _not_asked() -> Finding:
 def _stages(workspace: Workspace) -> Iterator[Finding]:
     """Compare dvc.yaml with the code; DVC needs every section that a stage names to stand in params.yaml."""
     from graft.config import read_yaml
-    from graft.stages import STAGES, render
+    from graft.stages import STAGES, render, renewal
 
     path = workspace.root / "dvc.yaml"
     if not path.is_file():
         yield _failed("stages", ConfigError("dvc.yaml: no such file; `graft init` writes one"))
         return
     if path.read_text(encoding="utf-8") != render(workspace.root, workspace.repository):
-        project = "" if workspace.name == "." else f" PROJECT={shlex.quote(workspace.name)}"
-        text = f"dvc.yaml differs from the stages of this code; `make dvc.yaml{project}` writes it anew"
-        yield Finding("stages", "warn", text)
+        yield Finding("stages", "warn", f"dvc.yaml differs from the stages of this code; {renewal(workspace)}")
     given, required = read_yaml(workspace.params)[0].keys(), ("task", "base")
     for section in dict.fromkeys(one for stage in STAGES for one in stage.params):
         if section not in given and section not in required:
@@ -301,21 +299,43 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("task", "warn", text)
 
 
-def _expectations(sections: dict[str, Any]) -> Iterator[Finding]:
-    """Ask Great Expectations (seconds of imports) about the project's own expectations, where there are any."""
+def _contract(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say which file holds the contract, and whether DVC sees it change."""
+    from graft.stages import unseen_contract
+
+    if "validation" not in sections or (name := sections["validation"].contract) is None:
+        return
+    if unseen := unseen_contract(workspace, name):
+        yield _failed("validation", ConfigError(unseen))
+    else:
+        yield Finding("validation", "ok", f"the contract is in {name}")
+
+
+def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Ask Great Expectations (seconds of imports) about the project's own expectations and its stored suite, if any."""
+    from graft import contracts
     from graft.data import DataConfig
 
     validation = sections.get("validation")
-    if not validation or not validation.expectations or "task" not in sections:
+    if not validation or "task" not in sections:
+        return
+    stored = contracts.suite_file(workspace, sections["task"].name)
+    if not validation.expectations and not stored.is_file():
         return
     from graft.validation.contract import Contract
 
     try:
         Contract(_fields(sections), {}, sections.get("data") or DataConfig(), validation)
+        stale = stored.is_file() and not contracts.is_stored(workspace, sections["task"], validation)
     except GraftError as error:
         yield from _problems("validation", error)
-    else:
+        return
+    if validation.expectations:
         yield Finding("validation", "ok", f"{len(validation.expectations)} expectations of the project's own")
+    if stored.is_file():
+        name = stored.relative_to(workspace.root).as_posix()
+        text = f"{name}: is not what the contract compiles to; `graft contract --compile` writes it anew"
+        yield Finding("validation", *(("warn", text) if stale else ("ok", f"{name} is what the contract compiles to")))
 
 
 def _training(sections: dict[str, Any]) -> Iterator[Finding]:

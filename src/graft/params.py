@@ -22,7 +22,7 @@ from graft.tasks import TaskConfig
 from graft.tokenization import TokenizationConfig
 from graft.tracking import TrackingConfig
 from graft.training import TrainingConfig
-from graft.validation import ValidationConfig
+from graft.validation import ValidationConfig, with_contract
 
 StageName = Literal["validate", "tokenize", "train", "evaluate", "register"]
 
@@ -68,7 +68,17 @@ class Params(Section):
 
 
 def load(path: Path) -> Params:
-    """Read and validate a params file.
+    """Read and validate a params file, and the contract file that it may name.
+
+    Raises:
+        ConfigError: with every problem, each at ``file:line`` with its dotted path.
+    """
+    loaded = load_alone(path)
+    return loaded.model_copy(update={"validation": with_contract(loaded.validation, path.parent)})
+
+
+def load_alone(path: Path) -> Params:
+    """Read and validate a params file, without the contract file that it may name.
 
     Raises:
         ConfigError: with every problem, each at ``file:line`` with its dotted path.
@@ -88,8 +98,16 @@ def partial(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         loaded = validate(model, raw, source=path.name, lines=lines)
     except ConfigError as error:
-        return dict(_valid_sections(model, raw)), list(error.problems)
-    return {name: getattr(loaded, name) for name in model.model_fields}, []
+        sections, problems = dict(_valid_sections(model, raw)), list(error.problems)
+    else:
+        sections, problems = {name: getattr(loaded, name) for name in model.model_fields}, []
+    if "validation" in sections:
+        try:
+            sections["validation"] = with_contract(sections["validation"], path.parent)
+        except ConfigError as error:
+            problems += error.problems or [str(error)]
+            del sections["validation"]
+    return sections, problems
 
 
 def _valid_sections(model: type[Params], raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -90,10 +90,16 @@ def derived(template: Workspace, root: Path, values: dict[str, Any]) -> dict[str
     source = str((raw.get("base") or {}).get("source") or "")
     if source.startswith("."):
         values = {**values, "base.source": relative(template.root / source, root)}
+    contract = (raw.get("validation") or {}).get("contract")
+    if contract:
+        values = {
+            **values,
+            "validation.contract": Path(os.path.relpath(template.root / str(contract), root)).as_posix(),
+        }
     text = checked(template.params.read_text(encoding="utf-8"), values)
     return {
         "params.yaml": _with_modeline(text, repository, root),
-        "dvc.yaml": _stages(repository, root, str(raw["task"]["name"])),
+        "dvc.yaml": _stages(repository, root, str(raw["task"]["name"]), contract=bool(contract)),
         ".gitignore": IGNORED,
     }
 
@@ -149,10 +155,10 @@ def _source(base: str, root: Path) -> str:
     return relative(Path(base), root)
 
 
-def _stages(repository: Path, root: Path, task: str) -> str:
+def _stages(repository: Path, root: Path, task: str, *, contract: bool = False) -> str:
     from graft.stages import render
 
-    return render(root, repository, task)
+    return render(root, repository, task, contract=contract)
 
 
 def next_steps(new: NewProject) -> Iterator[str]:

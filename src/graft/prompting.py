@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,6 +158,10 @@ class Line:
     """Which tokens are an answer's."""
     prompt: int
     """How many tokens stand before the last answer."""
+    lost_prompt: int = 0
+    """How many tokens of the last prompt are cut."""
+    lost_target: int = 0
+    """How many tokens of the last answer are cut."""
 
     @property
     def answer(self) -> int:
@@ -171,12 +175,12 @@ class Line:
 
     def only(self, kept: Sequence[int], prompt: int) -> Line:
         """Return the line with the tokens at ``kept``, of which ``prompt`` stand before the last answer."""
-        return Line(
-            self.text,
-            [self.ids[place] for place in kept],
-            [self.offsets[place] for place in kept],
-            [self.supervised[place] for place in kept],
-            prompt,
+        return replace(
+            self,
+            ids=[self.ids[place] for place in kept],
+            offsets=[self.offsets[place] for place in kept],
+            supervised=[self.supervised[place] for place in kept],
+            prompt=prompt,
         )
 
     def ends_in(self, tokens: frozenset[int]) -> bool:
@@ -364,4 +368,5 @@ def cut(line: Line, limit: int, longest: int, special: frozenset[int]) -> Line:
     prompt = min(line.prompt, max(limit - longest, limit // PROMPT_SHARE))
     answer = min(line.answer, limit - prompt)
     front = _places(line.ids[: line.prompt], prompt, special)
-    return line.only([*front, *range(line.prompt, line.prompt + answer)], prompt)
+    kept = line.only([*front, *range(line.prompt, line.prompt + answer)], prompt)
+    return replace(kept, lost_prompt=line.prompt - prompt, lost_target=line.answer - answer)

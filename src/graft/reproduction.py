@@ -93,17 +93,32 @@ def recorded(connection: Connection, version: Version) -> Recorded:
     """
     from graft.tracking import models
 
-    run_tags = connection.client.get_run(version.run_id).data.tags if version.run_id else {}
-    commit = version.tags.get("graft.git_commit") or run_tags.get("graft.git_commit")
-    if not commit or not version.adapter:
-        missing = "commit (tag graft.git_commit)" if not commit else "adapter digest (tag graft.adapter)"
-        raise IntegrityError(f"{version.uri}: records no {missing}; only versions that graft published can be rebuilt")
+    commit = commit_of(connection, version)
+    if not version.adapter:
+        raise _unrecorded(version, "adapter digest (tag graft.adapter)")
     identity = None
     with tempfile.TemporaryDirectory(prefix="graft-identity-") as folder, contextlib.suppress(GraftError):
         identity = read_json(
             models.download(connection, version.source, "artifacts/adapter/identity.json", Path(folder))
         )
     return Recorded(version.uri, commit, version.adapter, identity)
+
+
+def commit_of(connection: Connection, version: Version) -> str:
+    """Return the commit that the run of a version stood on.
+
+    Raises:
+        IntegrityError: it is not recorded.
+    """
+    run_tags = connection.client.get_run(version.run_id).data.tags if version.run_id else {}
+    commit = version.tags.get("graft.git_commit") or run_tags.get("graft.git_commit")
+    if not commit:
+        raise _unrecorded(version, "commit (tag graft.git_commit)")
+    return str(commit)
+
+
+def _unrecorded(version: Version, what: str) -> IntegrityError:
+    return IntegrityError(f"{version.uri}: records no {what}; only versions that graft published can be rebuilt")
 
 
 def rebuild(workspace: Workspace, of: Recorded, *, on_line: Callable[[str], None] = print) -> dict[str, Any]:

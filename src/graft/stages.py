@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -21,6 +22,9 @@ from graft.errors import ConfigError, GraftError, shown
 from graft.identity import LOCK_FILE, PLUGINS, code_of
 from graft.part_results import Round
 from graft.workspace import RESTORES_VARIABLE, Workspace
+
+CONTRACT = "${validation.contract}"
+"""In dvc.yaml, the contract file of a project that has one: an override of its name is followed."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,28 @@ def run(name: str, workspace: Workspace) -> None:
 
     stage = get(name)
     loaded = params.load(workspace.params)
+    if "validation" in stage.params and (unseen := unseen_contract(workspace, loaded.validation.contract)):
+        raise ConfigError(unseen)
     stage.load()(workspace, **{section: getattr(loaded, section) for section in stage.params})
+
+
+def unseen_contract(workspace: Workspace, contract: str | None) -> str | None:
+    """Say that dvc.yaml does not name the contract file, so that DVC would not see it change; None where it does."""
+    from graft.config import read_yaml
+
+    path = workspace.root / "dvc.yaml"
+    if contract is None or not path.is_file():
+        return None
+    described = (read_yaml(path)[0].get("stages") or {}).get("validate") or {}
+    if {CONTRACT, contract} & set(described.get("deps") or ()):
+        return None
+    return f"validation.contract: dvc.yaml does not name {shown(contract)}; {renewal(workspace)}"
+
+
+def renewal(workspace: Workspace) -> str:
+    """Say how dvc.yaml is written anew."""
+    project = "" if workspace.name == "." else f" PROJECT={shlex.quote(workspace.name)}"
+    return f"`make dvc.yaml{project}` writes it anew"
 
 
 def rounds(name: str, workspace: Workspace) -> Iterator[Round]:
@@ -180,8 +205,15 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def render(project: Path, repository: Path, task: str | None = None) -> str:
-    """Return the text of a project's dvc.yaml, with the plots of its task; paths to the code are relative to it."""
+def render(project: Path, repository: Path, task: str | None = None, *, contract: bool = False) -> str:
+    """Return the text of a project's dvc.yaml, with the plots of its task; paths to the code are relative to it.
+
+    Args:
+        project: The folder of the project.
+        repository: The root of the code.
+        task: Its task, ``None``: what its params.yaml says, also of the contract.
+        contract: Whether its contract is in a file of its own.
+    """
     import yaml
 
     from graft import tasks
@@ -189,6 +221,8 @@ def render(project: Path, repository: Path, task: str | None = None) -> str:
 
     up = Path(os.path.relpath(repository, project)).as_posix()
     prefix = "" if up == "." else f"{up}/"
+    if task is None:
+        task, contract = _described(read_yaml(project / "params.yaml")[0])
     source = repository / "src"
     methods = source.joinpath(*PLUGINS.split("."))
     stages: dict[str, Any] = {}
@@ -197,19 +231,24 @@ def render(project: Path, repository: Path, task: str | None = None) -> str:
         # One dependency, so that a new adapter method, which is a new file there, changes nothing in dvc.yaml.
         deps = sorted({methods if path.is_relative_to(methods) else path for path in files})
         code = [prefix + path.relative_to(repository).as_posix() for path in deps]
+        reads = [*stage.reads, *([CONTRACT] if contract and "validation" in stage.params else [])]
         stages[stage.name] = {
             "cmd": f"sh {prefix}infra/python -m graft stage {stage.name}",
-            "deps": [*stage.reads, *code, f"{prefix}src/graft/tasks/${{task.name}}.py", f"{prefix}{LOCK_FILE}"],
+            "deps": [*reads, *code, f"{prefix}src/graft/tasks/${{task.name}}.py", f"{prefix}{LOCK_FILE}"],
             "params": list(stage.params),
             "outs": list(stage.writes),
         }
-    if task is None:
-        section = read_yaml(project / "params.yaml")[0].get("task")
-        task = str(section.get("name")) if isinstance(section, dict) else ""
     curves = tasks.get(task).curves if task in tasks.names() else ()
     document = {"stages": stages, "metrics": list(METRICS), "plots": [LOSS, *(dict(one) for one in curves)]}
     head = "# Written by `make dvc.yaml` from src/graft/stages.py; a test holds the two together.\n"
     return head + yaml.safe_dump(document, sort_keys=False, width=120)
+
+
+def _described(raw: dict[str, Any]) -> tuple[str, bool]:
+    """Return the task that a params file names, and whether it names a contract file."""
+    task, validation = raw.get("task"), raw.get("validation")
+    name = str(task.get("name")) if isinstance(task, dict) else ""
+    return name, isinstance(validation, dict) and bool(validation.get("contract"))
 
 
 if __name__ == "__main__":  # `make dvc.yaml`: python -m graft.stages render

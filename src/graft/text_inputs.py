@@ -189,10 +189,12 @@ class EncodedTexts:
 
 
 def as_batch(columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
-    """Return columns of equal length in the order of a schema."""
+    """Return columns of equal length in the order of a schema; those that say nothing of texts are null."""
     import pyarrow as pa
 
-    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+    rows = len(columns["input_ids"])
+    given = (columns.get(one.name, pa.nulls(rows, one.type)) for one in schema)
+    return pa.RecordBatch.from_arrays(list(given), schema=schema)
 
 
 def _features(rows: Sequence[Row], state: Mapping[str, Any]) -> pa.Array:

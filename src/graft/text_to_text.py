@@ -105,6 +105,7 @@ class SequenceToSequence:
 
     generates = True
     selection = "perplexity"
+    teaches = ("target", "text that the base's tokenizer has tokens for")
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa
@@ -130,6 +131,9 @@ class SequenceToSequence:
                     "prompt_tokens": None if config.prompt is None else len(ids),
                     "labels": kept,
                     "references": texts_of(row),
+                    "supervised": None if kept is None else len(kept),
+                    "ended": kept[-1] == end if kept else None,
+                    "lost_target": len(target or ()) - len(kept or ()),
                     "length": length,
                     "untruncated_length": length + lost,
                 }
@@ -277,12 +281,6 @@ def row_doubts(row: Row) -> Iterator[tuple[str, str, str]]:
     """Yield field, what is expected and what is found where a target repeats its source; a name or number may."""
     if says_the_same(row["source"], row["target"]):
         yield "target", "another text than the source", f"the same: {shown(row['target'])}"
-
-
-def token_problems(row: Row) -> Iterator[tuple[str, str, str]]:
-    """Yield field, what is expected and what is found where a token row has nothing to be learnt."""
-    if not row["labels"]:
-        yield "target", "text that the base's tokenizer has tokens for", shown(row["references"][0])
 
 
 # -- a cheap predictor

@@ -110,16 +110,19 @@ def test_the_project_decides_which_rows_an_adapter_answers(copy: Workspace) -> N
 
 def test_rows_in_quarantine_are_trained_on_and_scored_by_nobody(make_project: Any, tmp_path: Path) -> None:
     aside = {"severity": {"readable": "quarantine", "placeholders": "quarantine"}, "max_quarantined_share": 0.1}
-    workspace = make_project(tmp_path / "p", training={"epochs": 1}, validation=aside)
-    for split, line, text in (("test", 3, "{broken"), ("train", 7, '{"text": "nan", "label": "weather"}')):
+    tokens = {"severity": {"unknown": "quarantine"}, "max_quarantined_share": 0.1}
+    workspace = make_project(tmp_path / "p", training={"epochs": 1}, validation=aside, tokenization=tokens)
+    unknown = json.dumps({"text": "\U0001f600 \U0001f600", "label": "weather"})
+    rows = (("test", 3, "{broken"), ("train", 7, '{"text": "nan", "label": "weather"}'), ("test", 5, unknown))
+    for split, line, text in rows:
         part = workspace.data / split / "part-0000.jsonl"
         lines = part.read_text().splitlines()
         part.write_text("\n".join([*lines[: line - 1], text, *lines[line:]]) + "\n")
     for stage in ("validate", "tokenize", "train", "evaluate"):
         stages.run(stage, workspace)
-    places = {"data/test/part-0000.jsonl:3", "data/train/part-0000.jsonl:7"}
+    places = {"data/test/part-0000.jsonl:3", "data/train/part-0000.jsonl:7", "data/test/part-0000.jsonl:5"}
     kept = [row for split in ("train", "test") for row in read_tokens(workspace.tokens, split)["row"].to_pylist()]
-    assert len(kept) == 60 + 15 - 2
+    assert len(kept) == 60 + 15 - 3
     assert places.isdisjoint(kept)
     for name in ("adapter", "base", "majority", "tfidf"):
         table = read(workspace.evaluation / "predictions" / f"{name}.parquet")
@@ -127,6 +130,9 @@ def test_rows_in_quarantine_are_trained_on_and_scored_by_nobody(make_project: An
         assert places.isdisjoint(table["row"])
     champion = score_adapter(workspace.adapter, workspace, data=DataConfig(), batch_rows=8, device="cpu")
     assert champion["row"].tolist() == table["row"].tolist()
+    report = (workspace.evaluation / "report.html").read_text()
+    assert "<h2>Checks of tokens</h2>" in report
+    assert "<td>unknown</td><td>quarantine</td>" in report
 
 
 def test_label_that_a_champion_does_not_know_is_refused(copy: Workspace) -> None:

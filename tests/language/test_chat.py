@@ -79,17 +79,6 @@ def test_rows_need_a_prompt_and_its_completion_or_messages():
     ]
 
 
-def test_rows_without_an_answer_in_tokens_are_refused(chat_tokenizer):
-    row = encoded(chat_tokenizer, ROW)[0]
-    assert list(TASK.check_tokens(CONFIG, row)) == []
-    mute = {**row, "labels": [IGNORED] * len(row["labels"])}
-    assert [one.expected for one in TASK.check_tokens(CONFIG, mute)] == ["an answer that makes a token at least"]
-    assert [one.expected for one in TASK.check_tokens(CONFIG, {**row, "ended": False})] == [
-        "an end token that is learnt"
-    ]
-    assert list(TASK.check_tokens(CONFIG, {**row, "ended": False, "untruncated_length": 1000})) == []
-
-
 def test_template_is_checked_with_the_section():
     with pytest.raises(ValidationError, match="not a chat template"):
         Config(template="{% if %}")

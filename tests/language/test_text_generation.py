@@ -13,7 +13,7 @@ from graft.training import TrainingConfig
 from graft.training.batching import Plan
 from graft.training.loop import Inputs, _backward
 from graft.workspace import read_json
-from tests.conftest import toy_rows
+from tests.conftest import check_rows, problems_of, toy_rows
 
 CONFIG = Config(generation={"max_new_tokens": 5})
 LORA = AdapterConfig(r=4, init_lora_weights=False, target_modules="all-linear")
@@ -126,9 +126,9 @@ def test_text_goes_on_after_all_its_windows(model, bos_tokenizer):
 
 
 def test_empty_text_is_refused(bos_tokenizer):
-    row = TASK.encode(CONFIG, [{"text": ""}], bos_tokenizer, {}, 50)[0]
-    problems = list(TASK.check_tokens(CONFIG, {**row, "length": len(row["input_ids"])}))
-    assert [one.field for one in problems] == ["text"]
+    kept, found = check_rows(TASK, CONFIG, [{"text": ""}, {"text": "a"}], bos_tokenizer, limit=50)
+    assert [row["supervised"] for row in kept] == [0, 2]
+    assert problems_of(found) == [("empty", "data/train/part.jsonl:1", "text")]
 
 
 def test_bases_of_other_kinds_are_refused(tiny_base):

@@ -44,7 +44,7 @@ registration:
 """
 # ./trace counts the executions; NAP makes a stage last; `bad` in its input makes it refuse.
 STAGE = """\
-import os, pathlib, sys, time
+import json, os, pathlib, sys, time
 name, out, *deps = sys.argv[1:]
 if os.environ.get("TRACE"):
     with open(os.environ["TRACE"], "a") as file:
@@ -52,7 +52,13 @@ if os.environ.get("TRACE"):
 text = "".join(path.read_text() for dep in deps for path in sorted(pathlib.Path(dep).rglob("*")) if path.is_file())
 print(f"{name}: {len(text)} characters", flush=True)
 if "bad" in text:
-    print("error: data/train/a.txt:1: text: expected good, found bad", file=sys.stderr)
+    problem = "data/train/a.txt:1: text: expected good, found bad"
+    docs = pathlib.Path(".graft/failed/validate/data_docs")
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "index.html").write_text("refused")
+    report = {"passed": False, "total": 1, "problems": [{"message": problem}], "checks": []}
+    (docs.parent / "report.json").write_text(json.dumps(report))
+    print(f"error: {problem}", file=sys.stderr)
     sys.exit(2)
 if name == "train" and os.environ.get("NAP"):
     pathlib.Path(os.environ["NAP"]).write_text(str(os.getpid()))
@@ -147,6 +153,11 @@ class Api:
         """Return the log lines of a flow run."""
         found = self.post("logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}}, "limit": 200})
         return [one["message"] for one in found]
+
+    def artifacts(self, flow_run: str) -> dict[str, str]:
+        """Return the artifacts of a flow run: key -> what they hold."""
+        found = self.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
+        return {one["key"]: one["data"] for one in found}
 
     def cancel(self, flow_run: str) -> None:
         """Do what the UI's button does."""

@@ -77,6 +77,23 @@ def test_bad_input_ends_the_chain_with_one_message(
     assert api.outcomes(failed.facts["flow_run"]) == {"validate": "Failed"}
     assert "Traceback" not in failed.log.read_text()
     assert not (clone.artifacts / "validation").exists()
+    page = api.artifacts(failed.facts["flow_run"])["data"]
+    assert page.startswith("# Data: refused, 1 problem\n")
+    assert "`.graft/failed/validate/data_docs/index.html`" in page
+
+
+def test_refused_data_has_its_docs_in_mlflow_once(start: Callable[..., Any], clone: Workspace, tmp_path: Path) -> None:
+    from graft.tracking import TrackingConfig
+    from graft.tracking.server import connect
+
+    (clone.data / "train" / "a.txt").write_text("bad text\n")
+    for _ in range(2):
+        assert start("pipelines.finetune", "--add-data").wait(120) == 2
+    assert "the Data Docs of the refusal are in MLflow too" in (tmp_path / "pipelines.finetune-1.log").read_text()
+    client = connect(TrackingConfig(), clone).client
+    [found] = [one for each in client.search_experiments() for one in client.search_runs([each.experiment_id])]
+    assert (found.info.status, found.data.tags["graft.data"]) == ("FAILED", "refused")
+    assert [one.path for one in client.list_artifacts(found.info.run_id, "data_docs")] == ["data_docs/index.html"]
 
 
 def test_overrides_run_in_a_worktree_and_leave_the_files_alone(run: Run, api: Any, clone: Workspace) -> None:

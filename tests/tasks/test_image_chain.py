@@ -29,7 +29,6 @@ ROWS = {"train": 60, "validation": 15, "test": 15}
 SECTIONS: dict[str, Any] = {
     **PARAMS,
     "task": {"name": "image_classification"},
-    "tokenization": {"too_long": "refuse"},
     "adapter": {"method": "lora", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
 }
 

@@ -10,6 +10,7 @@ from graft.base import load_tokenizer
 from graft.errors import ConfigError
 from graft.tasks import question_answering as module
 from graft.tasks.question_answering import NULL, OUTSIDE, TASK, Config
+from tests.conftest import check_rows, problems_of
 
 CONFIG = Config(stride_tokens=4)
 WEATHER = ("rain", "wind", "cloud", "storm", "snow")
@@ -127,11 +128,13 @@ def test_the_usual_answer_is_the_target(tiny_base):
 def test_an_answer_that_fits_no_window_is_refused(tiny_base):
     context = "the rain and the wind and the snow"
     row = {"question": "is it", "context": context, "answers": {"text": [context], "answer_start": [0]}}
-    assert list(TASK.check_tokens(CONFIG, encoded(tiny_base, [row], 20)[0])) == []
-    [problem] = TASK.check_tokens(CONFIG, encoded(tiny_base, [row], 9)[0])
-    assert problem.field == "answers"
-    [unanswered] = encoded(tiny_base, [{**row, "answers": {"text": [], "answer_start": []}}], 9)
-    assert list(TASK.check_tokens(CONFIG, unanswered)) == []
+    unanswered = {**row, "answers": {"text": [], "answer_start": []}}
+    tokenizer = load_tokenizer(tiny_base)
+    _, wide = check_rows(TASK, CONFIG, [row, unanswered], tokenizer, limit=20)
+    kept, narrow = check_rows(TASK, CONFIG, [row, unanswered], tokenizer, limit=9)
+    assert problems_of(wide) == []
+    assert problems_of(narrow) == [("unsupervised", "data/train/part.jsonl:1", "answers")]
+    assert [one["supervised"] for one in kept] == [0, len(kept[1]["windows"])]
 
 
 def test_a_long_question_is_cut_and_counted(tiny_base):
@@ -140,6 +143,7 @@ def test_a_long_question_is_cut_and_counted(tiny_base):
     [cut] = encoded(tiny_base, [row], 40, Config(max_question_tokens=3))
     assert len(whole["input_ids"]) - len(cut["input_ids"]) == 4
     assert cut["untruncated_length"] == len(whole["input_ids"]) == whole["untruncated_length"]
+    assert (cut["lost_prompt"], whole["lost_prompt"]) == (4, 0)
     tokenizer = load_tokenizer(tiny_base)
     assert tokenizer.decode(cut["input_ids"]) == "[CLS] the big old [SEP] the rain is very cold [SEP]"
     [narrow] = encoded(tiny_base, [row], 8)

@@ -14,6 +14,7 @@ from graft.evaluation.intervals import Taken
 from graft.likelihood import IGNORED
 from graft.tasks import token_classification as module
 from graft.tasks.token_classification import ABSENT, LOWEST, TASK, UNREAD, Config
+from tests.conftest import check_rows, problems_of
 
 CONFIG = Config()
 WORDS = {"cat": "animal", "dog": "animal", "horse": "animal", "soup": "food", "bread": "food", "flour": "food"}
@@ -209,9 +210,10 @@ def test_a_word_without_a_token_is_tagged_outside_and_teaches_nothing(loaded, ti
     with torch.no_grad():
         outputs = TASK.outputs(CONFIG, loaded[0], batch).numpy()
     assert TASK.predictions(CONFIG, outputs, STATE)["prediction"][0].split()[1] == "O"
-    assert list(TASK.check_tokens(CONFIG, found)) == []
-    [problem] = TASK.check_tokens(CONFIG, {"words": [UNREAD]})
-    assert problem.field == "tokens"
+    mute = {"tokens": ["\u200b"], "tags": ["O"]}
+    kept, checked = check_rows(TASK, CONFIG, [row, mute], load_tokenizer(tiny_base), limit=32, state=STATE)
+    assert [one["supervised"] for one in kept] == [2, 0]
+    assert problems_of(checked) == [("empty", "data/train/part.jsonl:2", "tokens")]
 
 
 @pytest.mark.parametrize(("limit", "stride"), [(6, 0), (7, 2), (10, 4), (10, 100), (4, 1)])

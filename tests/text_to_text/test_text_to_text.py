@@ -13,6 +13,7 @@ from graft.generation import GenerationConfig
 from graft.likelihood import IGNORED
 from graft.tasks.summarization import Config as SummarizationConfig
 from graft.tasks.translation import TASK, Config
+from tests.conftest import check_rows, problems_of
 from tests.text_to_text.conftest import PROMPT, parallel_rows
 
 CONFIG = Config(max_target_tokens=24)
@@ -119,14 +120,14 @@ def test_cut_target_has_no_end_to_be_learnt(kind) -> None:
     assert len(row["labels"]) == config.max_target_tokens
     assert load_tokenizer(folder).eos_token_id not in row["labels"]
     assert row["untruncated_length"] > row["length"]
+    assert (row["ended"], row["lost_target"]) == (False, row["untruncated_length"] - row["length"])
 
 
 def test_target_without_tokens_is_refused(kind) -> None:
     folder, config = kind
-    [empty, good] = encode(config, folder, [{"source": "the cat", "target": ""}, {"source": "a", "target": "die"}])
-    [problem] = TASK.check_tokens(config, empty)
-    assert (problem.field, problem.expected) == ("target", "text that the base's tokenizer has tokens for")
-    assert list(TASK.check_tokens(config, good)) == []
+    rows = [{"source": "the cat", "target": ""}, {"source": "a", "target": "die"}]
+    _, found = check_rows(TASK, config, rows, load_tokenizer(folder), limit=64)
+    assert problems_of(found) == [("unsupervised", "data/train/part.jsonl:1", "target")]
 
 
 def test_no_room_for_a_source_is_refused(kind) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graft.base import quantization
-from graft.base.contents import Fingerprint, differing, fingerprint
+from graft.base.contents import Fingerprint, chat_template_digest, differing, fingerprint
 from graft.base.places import BASES_VARIABLE, candidates, hub_folder, package_folder, resolve_hub
 from graft.base.section import BaseConfig, Kind
 from graft.base.tokenizer import load_tokenizer, pad_token_of
@@ -24,6 +24,7 @@ from graft.workspace import Workspace, read_json, write_json
 __all__ = [
     "BaseConfig",
     "LockedBase",
+    "chat_template_digest",
     "load_processor",
     "load_tokenizer",
     "lock",

@@ -177,6 +177,28 @@ def _chat_template(folder: Path) -> str | None:
     return digest_json(template) if template else None
 
 
+def chat_template_digest(folder: Path, loaded: Any) -> str | None:
+    """Return the digest of the chat templates that a tokenizer has ``loaded``, in the form of ``Fingerprint``.
+
+    It differs from the fingerprint's where the tokenizer read other templates than the ``folder`` keeps, or none of
+    them: ``chat_template.json``, for one, is for processors of several kinds of input.
+
+    Args:
+        folder: where the tokenizer was loaded from.
+        loaded: its ``chat_template``: one, several by name, or None.
+    """
+    if not loaded:
+        return None
+    named = dict(loaded) if isinstance(loaded, Mapping) else {"default": loaded}
+    files = _matching(folder, CHAT_TEMPLATE_FILES)
+    if files:
+        names = {path: "default" if path.name == "chat_template.jinja" else path.stem for path in files}
+        return digest_json({path.relative_to(folder).as_posix(): named.get(names[path]) for path in files})
+    kept = read_json(folder / "tokenizer_config.json").get("chat_template")
+    in_a_list = [{"name": name, "template": text} for name, text in named.items()]
+    return digest_json(in_a_list if isinstance(kept, list) else loaded)
+
+
 def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): digest_file(path) for path in files}
 

@@ -259,29 +259,51 @@ SHOWN_LABELS = 8
     rich_help_panel=PROJECT,
     epilog=examples(
         ("graft contract", "what the present data would keep, to look at"),
-        ("graft contract --write", "put it into params.yaml, to edit there"),
+        ("graft contract --write", "put it where the contract is, to edit there"),
+        ("graft contract --from exports/ --to contracts/reviews.yaml", "from other data, to a file that params name"),
+        ("graft contract --compile", "the Great Expectations suite of it, as JSON in contracts/"),
     ),
 )
 def contract(
-    write: Annotated[bool, typer.Option("--write", "-w", help="Put it into params.yaml, comments kept.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="A data folder to profile (default: the project's)."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", "-w", help="Put it into params.yaml, or the file that it names; comments stay.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it to a YAML file, and let params.yaml and dvc.yaml name that."),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Store what the contract compiles to: contracts/TASK.suite.json.")
+    ] = False,
 ) -> None:
-    """Profile the present data and propose a data contract: the section validation of params.yaml."""
-    from graft import params
-    from graft.repository.overrides import checked, overridden
+    """Profile data and propose a data contract (the section validation), or compile the one that is there."""
+    from graft import contracts, params
+    from graft.errors import InputError
+    from graft.repository.overrides import overridden
     from graft.validation.profile import profiled
-    from graft.workspace import write_text
 
     place = workspace()
+    if compiled:
+        if source or write or to:
+            raise InputError("--compile: compiles the contract that is there; leave out --from, --write and --to")
+        print(f"wrote {_relative(contracts.write_suite(place))}")
+        return
     loaded = params.load(place.params)
-    section, seen = profiled(place, loaded.task, loaded.data)
+    section, seen = profiled((source or place.data).resolve(), loaded.task, loaded.data)
     for one in seen:
         print(f"# {one}")
-    proposed = {f"validation.{name}": value for name, value in section.items()}
-    if not write:
-        print(overridden("", proposed), end="")
+    if not (write or to):
+        print(overridden("", {f"validation.{name}": value for name, value in section.items()}), end="")
         return
-    write_text(place.params, checked(place.params.read_text(encoding="utf-8"), proposed))
-    print(f"wrote the section validation of {_relative(place.params)}; docs/contract.md says what its keys mean")
+    ignored = () if to else contracts.shadowed(place, section)
+    written = contracts.write(place, section, to)
+    print(f"wrote {', '.join(_relative(one) for one in written)}; docs/contract.md says what its keys mean")
+    if ignored:
+        print(f"params.yaml has its own validation.{', validation.'.join(ignored)}, which stand over the file's")
 
 
 @app.command(

@@ -14,6 +14,7 @@ from graft.evaluation import plots, prediction, report
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
+from graft.evaluation.token_tables import token_tables
 from graft.tasks import Metric, Task
 from graft.workspace import write_json, write_text
 
@@ -68,6 +69,7 @@ def assess(
         details={
             **task.details(adapter, state),
             "How it was measured": [{"what": name, "setting": value} for name, value in how.items()],
+            **({} if task.processor == "image" else token_tables(manifest)),
         },
         limits=list(
             limits(

@@ -75,6 +75,8 @@ def single_files(workspace: Workspace) -> dict[str, list[Path]]:
     return {
         "": [workspace.evaluation / "model_card.md"],
         "inputs": [workspace.params, workspace.sources_lock, workspace.dvc_lock, workspace.data_dvc],
+        "quarantine": [workspace.quarantine / "summary.json"],
+        "validation": [workspace.validation / "suite.json"],
         "proof": [workspace.package / "proof.json", workspace.package / "adapter" / "identity.json"],
     }
 

@@ -10,11 +10,12 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError, GraftError, ResourceMissing
+from graft.repository import objects
 from graft.repository.integrity import differences, refuse_changed_data, refuse_damaged
 from graft.repository.provenance import record
 from graft.workspace import Workspace, write_text
@@ -25,7 +26,21 @@ if TYPE_CHECKING:
     from dvc.stage import PipelineStage
 
     from graft.repository import Change
+    from graft.repository.objects import Tracked
 
+CLIENTS = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "azure",
+    "google",
+    "gcsfs",
+    "asyncssh",
+    "requests",
+    "urllib3",
+    "webdav4",
+)
+"""The packages whose errors DVC passes on as they are when a remote is away, or lets nobody in."""
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -125,6 +140,22 @@ class Dvc:
         with self.repo("put data/ into the DVC cache") as repo:
             out = _data(repo, self.workspace)
             return out.get_hash() == out.hash_info and _commit_missing(repo, out)
+
+    # -- data of any commit
+    def listing(self, of: Tracked) -> dict[str, str]:
+        """Return ``{path below the folder: md5}`` of a tracked folder; see ``objects.listing``."""
+        with self.repo("get the list of files") as repo:
+            return objects.listing(repo, of)
+
+    def fetch(self, digests: Collection[str], remote: str | None) -> dict[str, Path]:
+        """Return the file of each object in the cache, pulled where it lacks them; see ``objects.fetch``."""
+        with self.repo("get data") as repo:
+            return objects.fetch(repo, digests, remote)
+
+    def present(self) -> tuple[str, dict[str, str]]:
+        """Return the md5 of the listing of data/ as it is now, and the listing."""
+        with self.repo("list data/") as repo:
+            return objects.present(repo, self.workspace)
 
     # -- what is out of date
     def status(self) -> dict[str, list[Change]]:
@@ -236,6 +267,7 @@ class Dvc:
 def _translated(doing: str) -> Iterator[None]:
     from dvc.config import NoRemoteError, RemoteNotFoundError
     from dvc.exceptions import CheckoutError, DownloadError, DvcException, FileTransferError, NotDvcRepoError
+    from dvc.parsing import ResolveError
     from dvc.stage.exceptions import StageCmdFailedError
     from dvc.utils.serialize import ParseError
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
@@ -250,6 +282,8 @@ def _translated(doing: str) -> Iterator[None]:
         raise ConfigError(f"cannot {doing}: this is no DVC repository; run `dvc init` at the git root") from None
     except (YAMLSyntaxError, YAMLValidationError, ParseError) as error:
         raise ConfigError(f"cannot {doing}: {_chain(error)}") from None
+    except ResolveError as error:  # such as the contract file of a params.yaml that names none any more
+        raise ConfigError(f"cannot {doing}: {_chain(error)} in params.yaml; `make dvc.yaml` writes it anew") from None
     except DvcException as error:
         for cause in _causes(error):
             if isinstance(cause, StageCmdFailedError):
@@ -257,6 +291,18 @@ def _translated(doing: str) -> Iterator[None]:
             if isinstance(cause, GraftError):
                 raise cause from None
         raise GraftError(f"cannot {doing}: {_chain(error)}") from None
+    except Exception as error:
+        if not (isinstance(error, ConnectionError | TimeoutError) or _package(error) in CLIENTS):
+            raise
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ResourceMissing(
+            f"cannot {doing}: {said}; is the remote reachable, and are the credentials in .dvc/config.local or the "
+            f"environment?"
+        ) from None
+
+
+def _package(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -54,7 +54,7 @@ def _damage(repo: Repo, root: Path, out: Output) -> Iterator[str]:
         return
     for name, expected in names.items():
         path = place / name if name else place
-        found = _md5(path) if path.is_file() else None
+        found = md5_of(path) if path.is_file() else None
         if found != expected:
             note = _expose(path, Path(repo.cache.local.oid_to_path(expected)), expected)
             said = f"md5 {found[:SHORT]}" if found else "missing"
@@ -65,13 +65,14 @@ def _expose(path: Path, cached: Path, expected: str) -> str:
     """Let DVC see the damage, so that the next run mends it: a new time on the file, no damaged object in the cache."""
     with contextlib.suppress(OSError):
         os.utime(path)
-    if cached.is_file() and _md5(cached) != expected:
+    if cached.is_file() and md5_of(cached) != expected:
         cached.unlink()
         return "; its object in the cache was damaged and has been removed"
     return ""
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """Return the md5 of a file's bytes, which is what DVC calls it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

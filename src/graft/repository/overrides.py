@@ -18,7 +18,7 @@ from graft.errors import ConfigError, shown
 
 
 def checked(text: str, overrides: Mapping[str, Any]) -> str:
-    """Return ``text`` with ``overrides`` put in, a valid params file.
+    """Return ``text`` with ``overrides`` put in, a valid params file; a contract file that it names is not read.
 
     Raises:
         ConfigError: a key is unknown (the nearest known one is named) or a value is wrong.
@@ -30,7 +30,7 @@ def checked(text: str, overrides: Mapping[str, Any]) -> str:
         path = Path(folder) / "params.yaml"
         path.write_text(result, encoding="utf-8")
         try:
-            params.load(path)
+            params.load_alone(path)
         except ConfigError as error:
             named = ", ".join(f"{name}={shown(value)}" for name, value in overrides.items())
             raise ConfigError(f"overrides {named}: {error}", problems=error.problems) from None

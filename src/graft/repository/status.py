@@ -76,6 +76,8 @@ def _kind(dep: Output, made: set[str]) -> ChangeKind:
         return "artifact"
     if dep.def_path == "data" or dep.def_path.startswith("data/"):
         return "data"
+    if dep.def_path.endswith((".yaml", ".yml")):  # the contract file
+        return "param"
     return "lock" if dep.def_path.endswith(".lock") else "code"
 
 

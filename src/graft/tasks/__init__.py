@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 LANGUAGE_MODELS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Classes whose head a base brings: it is trained only where an adapter names it."""
 
+PIECES = ("prompt", "context", "target")
+"""What a row is made of where it is too long: what is asked, what it is about (a text, a source, earlier turns with
+their answers), what is to be answered."""
+
 Row = Mapping[str, Any]
 State = Mapping[str, Any]
 """What a task learns from the training rows and every later stage needs (a label map, say): JSON, in identity.json."""
@@ -106,6 +110,10 @@ class Task(abc.ABC):
     """What turns rows into model inputs, as the base brings it."""
     generates: ClassVar[bool] = False
     """Whether the answer to a row is generated text (:meth:`generate`)."""
+    teaches: ClassVar[tuple[str, str]] = ("", "")
+    """The field that training learns from, and what is expected of it where a row has nothing to learn."""
+    chats: ClassVar[bool] = False
+    """Whether rows are conversations, which the base's chat template writes unless the section has a ``template``."""
     held_to: ClassVar[tuple[str, ...]] = ("labels",)
     """The entries of the state that rows are checked against."""
     content: ClassVar[str] = "input_ids"
@@ -154,7 +162,10 @@ class Task(abc.ABC):
         import pyarrow as pa
 
         number = pa.int32()
-        shared = (("input_ids", pa.list_(number)), ("length", number), ("untruncated_length", number))
+        shared = (
+            *(("input_ids", pa.list_(number)), ("length", number), ("untruncated_length", number)),
+            *(("supervised", number), ("ended", pa.bool_()), ("lost_prompt", number), ("lost_target", number)),
+        )
         return pa.schema([*(pa.field(name, type_) for name, type_ in shared), *self.token_schema()])
 
     @abc.abstractmethod
@@ -166,6 +177,10 @@ class Task(abc.ABC):
         ``length`` (int, what the row costs in tokens) may be given too; else it is that of ``input_ids``. Target fields
         are absent at predict: their columns are None then. A row that is cut into windows stays one token row, with
         the windows one after the other in ``input_ids`` and their lengths in a column of the task.
+
+        Where they say something, a row also has ``supervised`` (int, how many tokens, words or windows are learnt; 0:
+        the row is of no use), ``ended`` (bool, whether the last of them is an end token), ``lost_prompt`` and
+        ``lost_target`` (int, how many tokens of them are cut; what else is cut is of the context).
         """
 
     def encode_columns(
@@ -181,10 +196,6 @@ class Task(abc.ABC):
         for row in encoded:
             row["length"] = length_of(row)
         return pa.RecordBatch.from_pylist(encoded, schema=self.encoded_schema())
-
-    def check_tokens(self, config: Any, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        """Yield what makes a token row unusable for training (no supervised token, say)."""
-        return iter(())
 
     # -- train, evaluate, predict
     @abc.abstractmethod

@@ -145,6 +145,8 @@ class Chat(Task):
     headline = "bits_per_byte"
     worst = "rougeL"
     generates = True
+    teaches = ("completion", "an answer that makes a token at least")
+    chats = True
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         if row.get("messages"):
@@ -173,7 +175,6 @@ class Chat(Task):
                 ("labels", pa.list_(pa.int32())),
                 ("prompt", pa.int32()),
                 ("bytes", pa.int32()),
-                ("ended", pa.bool_()),
                 ("answer", pa.string()),
             ]
         )
@@ -193,12 +194,6 @@ class Chat(Task):
             _token_row(line, chat, size, messages[-1])
             for (line, size), messages in zip(found, conversations, strict=True)
         ]
-
-    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if all(label == IGNORED for label in row["labels"]):
-            yield RowProblem("completion", "an answer that makes a token at least", "none")
-        elif not row["ended"] and row["untruncated_length"] <= row["length"]:
-            yield RowProblem("completion", "an end token that is learnt", "none; look at task.template")
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForCausalLM", folder, self.families, **kwargs)
@@ -269,7 +264,10 @@ def _token_row(line: Line, chat: ChatFormat, size: int, last: Mapping[str, Any])
         "labels": line.labels if answered else None,
         "prompt": line.prompt,
         "bytes": line.answer_bytes(chat.special),
+        "supervised": sum(line.supervised) if answered else None,
         "ended": answered and line.ends_in(chat.special),
+        "lost_prompt": line.lost_prompt,
+        "lost_target": line.lost_target if answered else 0,
         "answer": last["content"] if answered else None,
         "untruncated_length": size,
     }

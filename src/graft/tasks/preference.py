@@ -185,6 +185,8 @@ class Preference(Task):
     selection = "loss"
     worst = "loss"
     generates = True
+    teaches = ("chosen", "two answers that make a token at least")
+    chats = True
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         if row["chosen"] == row["rejected"]:
@@ -205,7 +207,7 @@ class Preference(Task):
         import pyarrow as pa
 
         whole = pa.list_(pa.int32())
-        return pa.schema([("windows", whole), ("prompts", whole), ("ended", pa.bool_())])
+        return pa.schema([("windows", whole), ("prompts", whole)])
 
     def encode(
         self,
@@ -221,12 +223,6 @@ class Preference(Task):
             return [_token_row([line], size, chat) for line, size in asked]
         pairs = [[messages_of(row, row[name]) for name in ANSWER_FIELDS] for row in rows]
         return [_token_row(lines, size, chat) for lines, size in chat.encode_together(pairs, max_length_tokens)]
-
-    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if any(size <= prompt for size, prompt in zip(row["windows"], row["prompts"], strict=True)):
-            yield RowProblem("chosen", "two answers that make a token at least", "none")
-        elif not row["ended"] and row["untruncated_length"] <= row["length"]:
-            yield RowProblem("chosen", "an end token that is learnt", "none; look at task.template")
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForCausalLM", folder, self.families, **kwargs)
@@ -331,7 +327,10 @@ def _token_row(lines: Sequence[Line], size: int, chat: ChatFormat) -> dict[str, 
         "input_ids": [token for line in lines for token in line.ids],
         "windows": [len(line.ids) for line in lines],
         "prompts": [line.prompt for line in lines],
+        "supervised": sum(line.answer for line in lines) if all(line.answer for line in lines) else 0,
         "ended": all(line.ends_in(chat.special) for line in lines),
+        "lost_prompt": sum(line.lost_prompt for line in lines),
+        "lost_target": sum(line.lost_target for line in lines),
         "untruncated_length": size,
     }
 

@@ -137,6 +137,7 @@ class QuestionAnswering(Task):
     metrics = (Metric("f1", f1, per_row=f1_rows), Metric("exact_match", exact_match, per_row=exact_rows))
     headline = "f1"
     worst = "exact_match"
+    teaches = ("answers", "an answer that fits into a window (tokenization.max_length_tokens, task.stride_tokens)")
     curves = (confusion_curve("Questions with and without an answer (test)"),)
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
@@ -184,11 +185,6 @@ class QuestionAnswering(Task):
             whole = _Whole(found["input_ids"][place], types, sequence, found["offset_mapping"][place])
             result.append(_token_row(config, row, whole, max_length_tokens))
         return result
-
-    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if row["answers"] and not any(row["start_positions"]):
-            expected = "an answer that fits into a window (tokenization.max_length_tokens, task.stride_tokens)"
-            yield RowProblem("answers", expected, shown(row["answers"][0]))
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForQuestionAnswering", folder, self.families, **kwargs)
@@ -373,6 +369,7 @@ def _token_row(config: Config, row: Row, whole: _Whole, limit: int) -> dict[str,
         **flat,
         "windows": [head + len(span) + len(whole.ids) - whole.stop for span in spans],
         "untruncated_length": len(flat["input_ids"] or ()) + len(dropped),
+        "lost_prompt": len(dropped),
         "context": row["context"],
         **_targets(row.get("answers"), whole.offsets, spans, head),
     }
@@ -393,13 +390,14 @@ def _targets(
 ) -> dict[str, Any]:
     """Return the answers' texts and, by window, where the most usual one begins and ends; ``head`` tokens precede."""
     if answers is None:
-        return dict.fromkeys(("answers", "start_positions", "end_positions"))
+        return dict.fromkeys(("answers", "supervised", "start_positions", "end_positions"))
     found = Counter(zip(answers["answer_start"], answers["text"], strict=True)).most_common(1)
     first, last = _covered(offsets, found[0][0][0], found[0][0][0] + len(found[0][0][1])) if found else (0, -1)
     there = [first <= last and first in span and last in span for span in spans]
     pairs = list(zip(spans, there, strict=True))
     return {
         "answers": list(answers["text"]),
+        "supervised": sum(there) if found else len(spans),
         "start_positions": [head + first - span.start if inside else 0 for span, inside in pairs],
         "end_positions": [head + last - span.start if inside else 0 for span, inside in pairs],
     }

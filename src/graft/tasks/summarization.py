@@ -105,9 +105,6 @@ class Summarization(SequenceToSequence, Task):
     def doubt_row(self, config: Config, row: Row) -> Iterator[RowProblem]:
         return starmap(RowProblem, text_to_text.row_doubts(row))
 
-    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        return starmap(RowProblem, text_to_text.token_problems(row))
-
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         auto_class = text_to_text.auto_class(config, folder, kwargs.get("trust_remote_code"))
         return load_with_head(auto_class, folder, self.families, **kwargs)

@@ -95,6 +95,7 @@ class TextGeneration(Task):
     )
     headline = "bits_per_byte"
     generates = True
+    teaches = ("text", "text that makes a token at least")
 
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return iter(())
@@ -117,13 +118,9 @@ class TextGeneration(Task):
         texts = [row["text"] for row in rows]
         found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
         return [
-            _token_row(_framed(ids, start, end), count_bytes(text), max_length_tokens)
+            _token_row(_framed(ids, start, end), count_bytes(text), max_length_tokens, end)
             for ids, text in zip(found, texts, strict=True)
         ]
-
-    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if row["length"] < 3:
-            yield RowProblem("text", "text that makes a token at least", "none")
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForCausalLM", folder, self.families, **kwargs)
@@ -196,11 +193,18 @@ def _framed(ids: list[int], start: list[int], end: int) -> list[int]:
     return [*([] if ids[: len(start)] == start else start), *ids, *([] if ids[-1:] == [end] else [end])]
 
 
-def _token_row(ids: Sequence[int], size: int, limit: int) -> dict[str, Any]:
+def _token_row(ids: Sequence[int], size: int, limit: int, end: int) -> dict[str, Any]:
     windows = windows_of(len(ids), limit)
     flat = [token for start, stop in windows for token in ids[start:stop]]
     lengths = [stop - start for start, stop in windows]
-    return {"input_ids": flat, "windows": lengths, "bytes": size, "untruncated_length": len(flat)}
+    return {
+        "input_ids": flat,
+        "windows": lengths,
+        "bytes": size,
+        "supervised": len(ids) - 1 if len(ids) > 2 else 0,
+        "ended": ids[-1] == end,
+        "untruncated_length": len(flat),
+    }
 
 
 def _joined(row: Mapping[str, Any]) -> list[int]:

@@ -173,6 +173,7 @@ class TokenClassification(Task):
     )
     headline = "f1"
     worst = "row_accuracy"
+    teaches = ("tokens", "words that the base's tokenizer has tokens for")
     curves = (confusion_curve("Confusion matrix of words by entity type (test)"),)
 
     held_to = ("tags", "scheme")
@@ -240,14 +241,9 @@ class TokenClassification(Task):
             )
             tags = [numbers[tag] for tag in row["tags"]] if row.get("tags") is not None else None
             whole = {"tokens": list(row["tokens"]), "words": words, "windows": windows, "tags": tags}
-            result.append({"input_ids": ids, **whole, "untruncated_length": len(ids)})
+            read = sum(word != UNREAD for word in words)
+            result.append({"input_ids": ids, **whole, "supervised": read, "untruncated_length": len(ids)})
         return result
-
-    def check_tokens(self, config: Config, row: Mapping[str, Any]) -> Iterator[RowProblem]:
-        if all(word == UNREAD for word in row["words"]):
-            yield RowProblem(
-                "tokens", "words that the base's tokenizer has tokens for", "none; change or remove the row"
-            )
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         tags = state["tags"]

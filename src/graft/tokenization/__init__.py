@@ -5,7 +5,7 @@ table depends on that part, the settings and the tokenizer alone, so it is kept 
 grows costs its new parts, and parts are spread over processes. What no part can show, the rows that a split shares
 with the training rows, comes from digests that lie beside the tables.
 
-What tokens alone can show is checked here: rows that the tokenizer leaves empty, rows that are too long.
+What tokens alone can show is checked here (:mod:`graft.token_checks`), and rows are kept aside as the section says.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, locked
-from graft.data import DataConfig, Problem, data_digests, parts
+from graft.data import DataConfig, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
+from graft.quarantine import Quarantine, in_words
 from graft.reading import file_of, order_of, stem_of
 from graft.tasks import TaskConfig
-from graft.tokenization.part_encoder import CONTENT, COUNTED, TABLE, Facts, Part, PartEncoder, read_facts
+from graft.token_checks import OF_SPLITS, Found, Judgement
+from graft.tokenization.part_encoder import CONTENT, TABLE, Facts, Part, PartEncoder, read_facts
 from graft.tokenization.section import TokenizationConfig
 from graft.tokenization.shared_rows import count_shared
 from graft.tokenization.tables import (
@@ -63,17 +66,28 @@ def tokenize(
     Raises:
         ConfigError: the length limit does not fit the base, or the base is not locked.
         DataError: the data is not what was validated, or rows make no usable tokens (each at its ``file:line``).
+        IntegrityError: the tokenizer has another chat template than ``sources.lock`` pins.
     """
     encoder, verdict, pinned, splits = _planned(workspace, task, data, base, tokenization)
     results = splits[0].results
     results.make([job for split in splits for job in split.jobs], encoder, rows=_rows(results, splits, verdict))
+    one = splits[0].facts(workspace, splits[0].jobs[0])
+    judgement = _judgement(workspace, encoder, verdict)
+    if encoder.task.chats and getattr(task, "template", None) is None:
+        judgement.template(pinned.chat_template, one.chat_template)
+    found = {split.name: judgement.split(split.name, split.found(workspace)) for split in splits}
+    _refuse(workspace, judgement)
     with replaced(workspace.tokens) as output:
-        _refuse(workspace, [problem for split in splits for problem in split.problems(workspace)])
-        entries = {split.name: split.write(workspace, output / split.name, splits[0]) for split in splits}
-        processor = next(splits[0].facts(workspace)).processor
-        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, processor, entries))
+        entries = {
+            split.name: {**found[split.name].as_counts(), **split.write(workspace, output / split.name, splits[0])}
+            for split in splits
+        }
+        judgement.quarantine.write(output / "quarantine")
+        write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, one.processor, entries, judgement))
     for name, entry in entries.items():
-        _report(name, entry, "patches" if encoder.task.processor == "image" else "tokens")
+        _report(name, entry, judgement.warnings[name], "patches" if encoder.task.processor == "image" else "tokens")
+    for line in judgement.quarantine.described():
+        print(f"tokenize: {line}; artifacts/tokens/quarantine", flush=True)
 
 
 def part_rounds(
@@ -124,6 +138,14 @@ def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
         )
 
 
+def _judgement(workspace: Workspace, encoder: PartEncoder, verdict: Mapping[str, Any]) -> Judgement:
+    """Return what judges the splits."""
+    task, masks = encoder.task, bool(verdict.get("masks_private_data", True))
+    aside = Quarantine(workspace.root, task.fields_of(encoder.task_config), encoder.data, masks=masks)
+    labels = verdict["state"].get("labels") or ()
+    return Judgement(encoder.config, aside, labels, of_text=task.processor == "tokenizer")
+
+
 # -- parts
 
 
@@ -140,7 +162,10 @@ def _jobs(
     for place in [*verdict.get("quarantined", ()), *verdict.get("dropped", ())]:
         aside.setdefault(file_of(place), set()).add(place)
     made_of: dict[str, Any] = {
-        "sections": [one.model_dump(mode="json") for one in (encoder.task_config, encoder.data, encoder.config)],
+        "sections": [
+            *(one.model_dump(mode="json") for one in (encoder.task_config, encoder.data)),
+            encoder.config.model_dump(mode="json", exclude=OF_SPLITS),
+        ],
         "state": encoder.state,
         "base": base.digest,
         "trust_remote_code": encoder.trust_remote_code,
@@ -173,22 +198,21 @@ class _Split:
     results: PartResults
     jobs: tuple[Job, ...]
 
-    def problems(self, workspace: Workspace) -> Iterator[Problem]:
-        """Yield what makes rows of the split unusable."""
-        for facts in self.facts(workspace):
-            yield from facts.problems
+    def found(self, workspace: Workspace) -> dict[Path, Callable[[], Found]]:
+        """Return how to read what the checks found of each part."""
+        return {job.path: partial(self._found, workspace, job) for job in self.jobs}
+
+    def _found(self, workspace: Workspace, job: Job) -> Found:
+        return self.facts(workspace, job).found
 
     def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
         """Put the tables of the split into ``folder`` and return its entry in the manifest."""
         folder.mkdir()
-        counts, names = Counter(dict.fromkeys(COUNTED, 0)), self._names()
-        for facts in self.facts(workspace):
-            counts.update(facts.counts)
+        names = self._names()
         for job, name in zip(self.jobs, names, strict=True):
             _link(self._path(job, TABLE), folder / name)
         also = 0 if self.name == training.name else count_shared(self._content(), training._content())
         return {
-            **counts,
             "also_in_train": also,
             "digest": digest_json([self.results.digests(job.key)[TABLE] for job in self.jobs]),
             "parts": names,
@@ -200,10 +224,9 @@ class _Split:
         stems = Counter(stem_of(job.path) for job in self.jobs)
         return [f"{stem_of(job.path) if stems[stem_of(job.path)] == 1 else job.path.name}.arrow" for job in self.jobs]
 
-    def facts(self, workspace: Workspace) -> Iterator[Facts]:
-        """Yield what is known of each part."""
-        for job in self.jobs:
-            yield read_facts(self.results.folder / job.key, _file(workspace, job))
+    def facts(self, workspace: Workspace, job: Job) -> Facts:
+        """Return what is known of a part."""
+        return read_facts(self.results.folder / job.key, _file(workspace, job))
 
     def _content(self) -> list[Path]:
         return [self._path(job, CONTENT) for job in self.jobs]
@@ -227,15 +250,16 @@ def _link(source: Path, target: Path) -> None:
 # -- after
 
 
-def _refuse(workspace: Workspace, problems: Sequence[Problem]) -> None:
+def _refuse(workspace: Workspace, judgement: Judgement) -> None:
     """Write the report and raise if there are problems; else remove the report of an earlier refusal."""
     report = workspace.failed / "tokenize"
-    if not problems:
+    if not judgement.problems:
         shutil.rmtree(report, ignore_errors=True)
         return
-    lines = [str(problem) for problem in problems]
+    lines = [str(problem) for problem in judgement.problems]
     write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
-    raise DataError.from_problems(f"tokenize: {len(lines)} rows cannot be used", lines)
+    title = f"{in_words(judgement.failed)} cannot be used" if judgement.failed else "a split cannot be used"
+    raise DataError.from_problems(f"tokenize: {title}", lines)
 
 
 def _manifest(
@@ -244,28 +268,29 @@ def _manifest(
     base: LockedBase,
     processor: Mapping[str, int],
     splits: Mapping[str, Any],
+    judgement: Judgement,
 ) -> dict[str, Any]:
     return {
         "data": verdict["data"],
         "state": verdict["state"],
         "clean": list(encoder.data.clean),
         "columns": encoder.data.columns,
-        "quarantined": sorted(verdict.get("quarantined", ())),
+        "quarantined": sorted({*verdict.get("quarantined", ()), *judgement.quarantine.places}),
         "base": base.digest,
         "tokenizer": base.tokenizer,
         "chat_template": base.chat_template,
         **processor,
         "splits": splits,
+        "checks": [one.as_json() for one in judgement.verdicts],
     }
 
 
-def _report(name: str, counts: Mapping[str, Any], unit: str) -> None:
+def _report(name: str, counts: Mapping[str, Any], warnings: Sequence[str], unit: str) -> None:
     print(
         f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} {unit}, {counts['truncated']} rows cut",
         flush=True,
     )
     if counts["also_in_train"]:
         print(f"warning: {name}: {counts['also_in_train']} rows have the same {unit} as a training row", flush=True)
-    if counts["unknown_tokens"] > counts["tokens"] / 20:
-        share = counts["unknown_tokens"] / counts["tokens"]
-        print(f"warning: {name}: {share:.0%} of the tokens are unknown to the base's tokenizer", flush=True)
+    for line in warnings:
+        print(f"warning: {line}", flush=True)

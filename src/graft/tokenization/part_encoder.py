@@ -1,15 +1,14 @@
 """One part to its token table: a function of the part's content, the settings and the tokenizer, and nothing else.
 
 Memory is bounded by one batch of rows. What is written beside the table is all that the split needs to know of the
-part: counts, the problems of single rows, and a digest of what each row says, sorted (``content.npy``), by which rows
-that splits share are found without opening a table.
+part: what the checks found (:mod:`graft.token_checks`), and a digest of what each row says, sorted (``content.npy``),
+by which rows that splits share are found without opening a table. Rows that the checks keep aside are in neither.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,15 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.base import load_processor, pad_token_of
+from graft.base import chat_template_digest, load_processor, pad_token_of
 from graft.cleaning import Cleaning, text_steps
-from graft.data import DataConfig, Problem, Record, part_rows
+from graft.data import DataConfig, Record, part_rows
 from graft.encoding import flat_lists
 from graft.identity import mixed_bits
 from graft.reading import file_of, order_of
-from graft.tasks import Field, RowProblem, Task, TaskConfig
+from graft.tasks import Field, Task, TaskConfig
+from graft.token_checks import Found, PartChecks, Vocabulary
 from graft.tokenization.section import TokenizationConfig
-from graft.tokenization.tables import place_of, token_schema
+from graft.tokenization.tables import token_schema
 from graft.workspace import read_json, write_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1000
 BATCH_PICTURES = 100
 TABLE, FACTS, CONTENT = "table.arrow", "facts.json", "content.npy"
-"""The files of a part's result: the token table, what was counted and refused, and the digests of its rows."""
+"""The files of a part's result: the token table, what was found, and the digests of its rows."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,17 @@ class PartEncoder:
         import numpy as np
         import pyarrow as pa
 
-        counts, problems, digests = Counter[str](), list[Problem](), list[np.ndarray]()
+        checks, digests = self._checks(), list[np.ndarray]()
         with pa.ipc.new_stream(str(folder / TABLE), token_schema(self.task)) as writer:
             for records in batches:
-                batch = self.encode(records)
-                writer.write_batch(batch)
-                counts.update(self._counts(batch))
-                problems += self._problems(records, batch)
-                digests.append(content_digests(batch.column(self.task.content)))
+                kept = checks.kept(self.encode(records))
+                writer.write_batch(kept)
+                digests.append(content_digests(kept.column(self.task.content)))
                 add(len(records))
         np.save(folder / CONTENT, np.sort(np.concatenate(digests)) if digests else np.zeros(0, np.uint64))
-        found = [[*order_of(one.place), one.field, one.expected, one.found] for one in problems]
         made_by = {"max_length_tokens": self.longest, "pad_token_id": pad_token_of(self.processor)}
-        told = {"counts": {name: counts[name] for name in COUNTED}, "problems": found, "processor": made_by}
+        template = chat_template_digest(self.base, getattr(self.processor, "chat_template", None))
+        told = {"found": checks.found.as_json(), "processor": made_by, "chat_template": template}
         write_json(folder / FACTS, told)
 
     def encode(self, records: list[Record]) -> pa.RecordBatch:
@@ -122,84 +120,30 @@ class PartEncoder:
         while batch := list(islice(found, size)):
             yield batch
 
-    def _counts(self, batch: pa.RecordBatch) -> dict[str, int]:
-        import numpy as np
-
-        lengths, whole = (batch.column(name).to_numpy() for name in ("length", "untruncated_length"))
-        ids, _ = flat_lists(batch.column("input_ids"))
-        return {
-            "rows": len(batch),
-            "tokens": int(lengths.sum()),
-            "unknown_tokens": 0 if self._unknown is None else int(np.count_nonzero(ids == self._unknown)),
-            "truncated": int(np.count_nonzero(whole > lengths)),
-        }
-
-    def _problems(self, records: list[Record], batch: pa.RecordBatch) -> Iterator[Problem]:
-        """Yield what makes rows unusable, row by row."""
-        import numpy as np
-
-        found: dict[int, list[RowProblem]] = {}
-        if self.config.too_long == "refuse":
-            lengths, whole = (batch.column(name).to_numpy() for name in ("length", "untruncated_length"))
-            for row in np.flatnonzero(whole > lengths).tolist():
-                advice = f"{whole[row]}; shorten it, or set tokenization.too_long: truncate"
-                found.setdefault(row, []).append(RowProblem(self._text, f"at most {lengths[row]} tokens", advice))
-        if self.task.processor == "tokenizer":
-            for row in np.flatnonzero(~_any(batch.column("input_ids"), self._speaks)).tolist():
-                expected = "text that the base's tokenizer has tokens for"
-                found.setdefault(row, []).append(RowProblem(self._text, expected, "none; change or remove the row"))
-        if type(self.task).check_tokens is not Task.check_tokens:
-            for row, values in enumerate(batch.to_pylist()):
-                found.setdefault(row, []).extend(self.task.check_tokens(self.task_config, values))
-        for row in sorted(found):
-            for one in found[row]:
-                column = self.data.columns.get(one.field, one.field)
-                yield Problem(records[row].place, column, one.expected, one.found)
-
-    def _speaks(self, ids: np.ndarray) -> np.ndarray:
-        """Say which tokens stand for text: the special ones do not, but the unknown token does."""
-        import numpy as np
-
-        return ~np.isin(ids, np.array(self._silent, ids.dtype))
-
-    @cached_property
-    def _silent(self) -> list[int]:
-        return [one for one in self.processor.all_special_ids if one != self._unknown]
-
-    @cached_property
-    def _unknown(self) -> int | None:
-        """The token of what the vocabulary does not have; None where there is no vocabulary, or it has all."""
-        return getattr(self.processor, "unk_token_id", None)
+    def _checks(self) -> PartChecks:
+        vocabulary = Vocabulary.of(self.processor) if self.task.processor == "tokenizer" else None
+        return PartChecks(self.task, self.config, vocabulary, self.data.columns, self.longest)
 
     @cached_property
     def _fields(self) -> tuple[Field, ...]:
         return self.task.fields_of(self.task_config)
-
-    @property
-    def _text(self) -> str:
-        """The field that is blamed for what the tokens of a row show."""
-        return next((one.name for one in self._fields if one.text), "")
-
-
-COUNTED = ("rows", "tokens", "unknown_tokens", "truncated")
-"""What is counted of a part."""
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of a part once it is encoded."""
 
-    counts: Mapping[str, int]
-    problems: tuple[Problem, ...]
+    found: Found
     processor: Mapping[str, int]
     """``max_length_tokens`` and ``pad_token_id``: no tokenizer is loaded where all parts are there."""
+    chat_template: str | None
+    """The digest of the chat template that the tokenizer had loaded."""
 
 
 def read_facts(folder: Path, file: str) -> Facts:
     """Return what is known of a part from its result; ``file`` is what it is called now (``data/train/a.jsonl``)."""
-    found = read_json(folder / FACTS)
-    problems = (Problem(place_of(file, line, column), *rest) for line, column, *rest in found["problems"])
-    return Facts(found["counts"], tuple(problems), found["processor"])
+    told = read_json(folder / FACTS)
+    return Facts(Found.of_json(told["found"], file), told["processor"], told["chat_template"])
 
 
 def content_digests(column: pa.Array) -> np.ndarray:
@@ -239,15 +183,6 @@ def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     np.cumsum(values, out=before[1:])
     sums: np.ndarray = before[offsets[1:]] - before[offsets[:-1]]
     return sums
-
-
-def _any(column: pa.Array, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Say for which lists ``holds`` is true of some value: bool [N]."""
-    import numpy as np
-
-    values, offsets = flat_lists(column)
-    some: np.ndarray = _sums(holds(values).astype(np.int64), offsets) > 0
-    return some
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field as Limit
 
-from graft.config import Section
+from graft.token_checks import TokenContract
 
 
-class TokenizationConfig(Section):
-    """How rows become tokens."""
+class TokenizationConfig(TokenContract):
+    """How rows become tokens, and what those must be."""
 
     max_length_tokens: int = Limit(default=128, ge=4)
-    """The longest row, in tokens, special tokens included; at most what the base's positions allow."""
-
-    too_long: Literal["truncate", "refuse"] = "truncate"
-    """What happens to a longer row: cut at the end (counted and reported), or an error at its file and line."""
+    """The longest row, in tokens, special tokens included; at most what the base's positions allow. Longer rows are
+    cut."""

@@ -33,7 +33,8 @@ def token_schema(task: Task) -> pa.Schema:
 
     ``line`` (of the part file) and ``column`` (where more rows than one start on a line of JSON, else 0), ``id`` (null
     without one), those of :meth:`Task.encode_columns`: ``input_ids`` (cut, special tokens included; empty for a
-    picture), ``length`` (of ``input_ids``, or in patches), ``untruncated_length``, and the task's own.
+    picture), ``length`` (of ``input_ids``, or in patches), ``untruncated_length``, what is learnt and lost
+    (``supervised``, ``ended``, ``lost_prompt``, ``lost_target``; null where the task says nothing), and the task's own.
     """
     import pyarrow as pa
 

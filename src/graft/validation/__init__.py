@@ -23,11 +23,12 @@ from graft.part_results import Round
 from graft.tasks import TaskConfig
 from graft.validation.assembling import Assembly, write_refusal
 from graft.validation.changes import described, write_changes
-from graft.validation.section import ValidationConfig
+from graft.validation.section import ValidationConfig, with_contract
 from graft.validation.sources import Sources
+from graft.validation.suite import suite
 from graft.workspace import Workspace, replaced, write_json
 
-__all__ = ["ValidationConfig", "part_rounds", "validate"]
+__all__ = ["ValidationConfig", "part_rounds", "validate", "with_contract"]
 
 
 def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, validation: ValidationConfig) -> None:
@@ -60,6 +61,7 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         replaced(workspace.quarantine) as aside,
     ):
         write_json(verdict / "verdict.json", assembly.verdict())
+        write_json(verdict / "suite.json", suite([check for check, _ in assembly.checked()], "rows"))
         write_changes(verdict, assembly.cleaning)
         assembly.write_docs(docs)
         assembly.quarantine.write(aside)

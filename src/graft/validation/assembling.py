@@ -16,6 +16,7 @@ from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.privacy import find, masked
+from graft.quarantine import Quarantine, in_words
 from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
@@ -24,7 +25,6 @@ from graft.validation.inspecting import NAMED_PLACES, Inspected
 from graft.validation.outliers import odd
 from graft.validation.pages import Index, Part
 from graft.validation.pages import masked as masked_values
-from graft.validation.quarantine import Quarantine, in_words
 from graft.validation.section import Severity
 from graft.validation.sources import Sources
 from graft.validation.worst import Worst
@@ -35,11 +35,13 @@ def write_refusal(report: Path, error: DataError) -> None:
     """Write the report of data that cannot be looked at part by part."""
     with replaced(report) as folder:
         problems = list(error.problems) or [str(error)]
-        _write_report(folder, problems, [])
+        _write_report(folder, problems, [], total=len(problems))
         Index(False, len(problems), REPORTED_PROBLEMS, problems).write(folder / "data_docs")
 
 
-def _write_report(folder: Path, problems: Sequence[Problem | str], checks: list[dict[str, Any]]) -> None:
+def _write_report(
+    folder: Path, problems: Sequence[Problem | str], checks: list[dict[str, Any]], *, total: int, **more: Any
+) -> None:
     listed = [
         {"message": str(one)}
         | (
@@ -49,7 +51,7 @@ def _write_report(folder: Path, problems: Sequence[Problem | str], checks: list[
         )
         for one in problems
     ]
-    write_json(folder / "report.json", {"passed": False, "problems": listed, "checks": checks})
+    write_json(folder / "report.json", {"passed": False, "total": total, "problems": listed, "checks": checks, **more})
 
 
 class Assembly:
@@ -243,14 +245,15 @@ class Assembly:
             "cleaned": {step: sum(cleaning.counts[step] for cleaning in self.cleaning.values()) for step in steps},
             "checks": [
                 {"expectation": check.type, "column": check.column, "severity": check.severity, "failed": failed}
-                for check, failed in self._checked()
+                for check, failed in self.checked()
             ],
             "warnings": self.warnings,
+            "masks_private_data": self.masks,
             **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
             **({"dropped": dropped} if dropped else {}),
         }
 
-    def _checked(self) -> list[tuple[Check, int]]:
+    def checked(self) -> list[tuple[Check, int]]:
         """Return each expectation with the number of rows that failed it."""
         across = [(self.unique, self.repeated)] if self.unique else []
         return [*zip(self.checks, self.failed, strict=True), *across]
@@ -259,9 +262,9 @@ class Assembly:
         """Write why the data is refused, and its Data Docs."""
         checks = [
             {"expectation": check.type, "column": check.column, "severity": check.severity, "failed": failed}
-            for check, failed in self._checked()
+            for check, failed in self.checked()
         ]
-        _write_report(folder, self.problems, checks)
+        _write_report(folder, self.problems, checks, total=self.total_problems, warnings=self.warnings)
         self.write_docs(folder / "data_docs")
 
     def write_docs(self, folder: Path) -> None:
@@ -292,7 +295,7 @@ class Assembly:
                     "severity": check.severity,
                     "failed": failed,
                 }
-                for check, failed in self._checked()
+                for check, failed in self.checked()
             ],
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),

@@ -38,6 +38,9 @@ KINDS_IN_WORDS = {
     "filler": "a text of its own, not filler, a template or a placeholder",
     "markers": "text without markers of a chat format",
 }
+LEARNT = {"$PARAMETER": "labels"}
+"""In Great Expectations' words, a value that is given when a suite is run: the training rows' labels, before any row is
+read."""
 CRITICAL = {"fail": "critical", "quarantine": "warning", "warn": "info"}
 """What Great Expectations calls a severity."""
 
@@ -138,8 +141,9 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             text = "a text, not a placeholder for a missing one (validation.placeholders)"
             yield Check("expect_column_values_to_not_be_in_set", name, name, text, names, severity.placeholders)
         if field.type == "label" and state.get("labels"):
-            labels = {"value_set": list(state["labels"])}
-            text = f"one of the {len(state['labels'])} labels of the training rows"
+            given = state["labels"]
+            labels = {"value_set": given if given is LEARNT else list(given)}
+            text = f"one of the {'' if given is LEARNT else f'{len(given)} '}labels of the training rows"
             yield Check("expect_column_values_to_be_in_set", name, name, text, labels, severity.labels)
     yield from _own_checks(fields, config)
 

@@ -31,13 +31,13 @@ from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes
+from graft.quarantine import plain_rows
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, RowProblem, TaskConfig
 from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
 from graft.validation.frame import Frame
-from graft.validation.quarantine import plain_rows
 from graft.validation.section import Severity, ValidationConfig
 from graft.workspace import read_json, write_json
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from graft import tasks
@@ -17,7 +18,6 @@ from graft.data import DataConfig, Problem, parts, read_part
 from graft.errors import DataError
 from graft.tasks import TaskConfig
 from graft.validation.frame import Frame, columns_of
-from graft.workspace import Workspace
 
 MOST_LABELS = 200
 """A field with more labels gets no set: nobody would edit it."""
@@ -42,19 +42,19 @@ class _Seen:
             self.most[column] = max(self.most.get(column, -math.inf), *known)
 
 
-def profiled(workspace: Workspace, task: TaskConfig, data: DataConfig) -> tuple[dict[str, Any], list[str]]:
-    """Return a section ``validation`` that the present data keeps, and what was seen, a line each.
+def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> tuple[dict[str, Any], list[str]]:
+    """Return a section ``validation`` that the data in ``folder`` keeps, and what was seen, a line each.
 
     Raises:
         DataError: there is no data, or no row can be read.
     """
     one = tasks.get(task.name)
     fields, seen = one.fields_of(task), _Seen()
-    for split, files in parts(workspace.data).items():
+    for split, files in parts(folder).items():
         cleaning = Cleaning(data.clean)
         for path in files:
             frame = Frame(fields)
-            for found in read_part(path, workspace.root, fields, data, cleaning):
+            for found in read_part(path, folder.parent, fields, data, cleaning):
                 if isinstance(found, Problem):
                     seen.unreadable += 1
                     continue
@@ -63,7 +63,7 @@ def profiled(workspace: Workspace, task: TaskConfig, data: DataConfig) -> tuple[
                 seen.rows[split] += 1
             _count(seen, fields, frame)
     if not sum(seen.rows.values()):
-        raise DataError("data: no row can be read; `graft run` names what is wrong with each")
+        raise DataError(f"{folder.name}: no row can be read; `graft run` names what is wrong with each")
     return _section(seen, fields), list(_described(seen))
 
 

@@ -1,17 +1,25 @@
-"""The params section of the data contract: limits, further expectations, and what follows where one is broken."""
+"""The params section of the data contract: limits, further expectations, and what follows where one is broken.
+
+The section may name a file that holds it (``contract``), so that projects share one, or people who own the data review
+it by itself. What params.yaml has beside that name stands over the file's, so that a run's overrides work as ever.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field as Limit
 
-from graft.config import Section
+from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
+from graft.errors import ConfigError, shown
 from graft.privacy import KINDS, REGIONS, Kind
+from graft.quarantine import Severity
+from graft.workspace import Workspace
 
-Severity = Literal["fail", "quarantine", "warn", "ignore"]
-"""What follows where a row breaks the contract: the chain stops; the row is kept aside and left out; it is reported."""
+__all__ = ["ExpectationConfig", "PrivacyConfig", "Severities", "Severity", "ValidationConfig"]
 
 
 class Severities(Section):
@@ -113,6 +121,10 @@ class ExpectationConfig(Section):
 class ValidationConfig(Section):
     """The data contract: what the rows must be beside the task's own schema."""
 
+    contract: str | None = Limit(default=None, min_length=1)
+    """A YAML file that holds this section, relative to params.yaml and inside the repository
+    (``contracts/reviews.yaml``). Keys beside this one stand over the file's."""
+
     min_characters: int = Limit(default=1, ge=0)
     """The fewest characters of a text field; white space and invisible characters are not counted."""
 
@@ -150,3 +162,51 @@ class ValidationConfig(Section):
 
     max_quarantined_share: float = Limit(default=0.01, ge=0, le=1)
     """The largest share of a split's rows that may go into quarantine; with more of them the chain stops."""
+
+
+def with_contract(given: ValidationConfig, root: Path) -> ValidationConfig:
+    """Return the section with what its contract file says; ``given`` itself where it names none.
+
+    Args:
+        given: The section of params.yaml.
+        root: The folder of params.yaml.
+
+    Raises:
+        ConfigError: there is no such file in the repository, or a key or a value of it is wrong, each at ``file:line``.
+    """
+    if given.contract is None:
+        return given
+    raw, lines = read_yaml(contract_file(given.contract, root))
+    if "contract" in raw:
+        place = f"{given.contract}:{line_of(lines, ('contract',))}"
+        raise ConfigError(f"{place}: contract: a contract file names no other one; remove the line")
+    validate(ValidationConfig, raw, source=given.contract, lines=lines)
+    return ValidationConfig.model_validate(_over(raw, given.model_dump(exclude_unset=True)))
+
+
+def contract_file(name: str, root: Path) -> Path:
+    """Return the contract file that params.yaml at ``root`` names.
+
+    Raises:
+        ConfigError: it is not there, or not in the repository, where the commit of a run would hold it.
+    """
+    path, repository = root / name, Workspace(root).repository
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(repository.resolve()):
+        raise ConfigError(
+            f"validation.contract: {shown(name)} must be a path inside the repository, relative to params.yaml, so "
+            f"that a run's commit holds it"
+        )
+    if not path.is_file():
+        raise ConfigError(
+            f"validation.contract: no such file {shown(name)}; `graft contract --to {name}` writes one from the data"
+        )
+    return path
+
+
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``under`` with the values of ``over``, section by section."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,7 +1,8 @@
 """Rows that are kept aside: left out of training and of every score, but not lost.
 
-``artifacts/quarantine`` has a JSON line for each of them, with its place, the reasons and the row, in a file of the
-part's name. Which they are stands in the verdict; later stages leave them out by their places.
+A folder (``artifacts/quarantine`` of validate, ``artifacts/tokens/quarantine`` of tokenize) has a JSON line for each of
+them, with its place, the reasons and the row, in a file of the part's name. Which they are stands in the verdict and in
+the token tables' manifest; later stages leave them out by their places.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.privacy import redact
@@ -19,6 +20,9 @@ from graft.workspace import write_json
 
 if TYPE_CHECKING:
     from graft.tasks import Field
+
+Severity = Literal["fail", "quarantine", "warn", "ignore"]
+"""What follows where a row breaks a check: the chain stops; the row is kept aside and left out; it is reported."""
 
 
 @dataclass

@@ -1,0 +1,95 @@
+"""What validate found out, on one page of Markdown: for the Prefect UI, from the verdict or the report of a refusal.
+
+Both are read as they lie on disk, so a run that had nothing to do, or that took its result from a cache, has the same
+page. Values are cut to their start, as in the Data Docs: what is shown here is kept in a database for long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graft.validation.pages import masked
+from graft.workspace import Workspace, read_json
+
+LISTED = 15
+"""How many problems, warnings and failed checks the page lists."""
+
+
+def passed(workspace: Workspace, link: str = "") -> str:
+    """Return the page of the last verdict; ``link``: where a browser finds the Data Docs.
+
+    Raises:
+        ConfigError: validate has not run.
+    """
+    found = read_json(workspace.validation / "verdict.json")
+    aside = Counter(str(place).split("/")[1] for place in found.get("quarantined", ()))
+    warnings = found.get("warnings", [])
+    title = "# Data: passed" + (f", with {_count(len(warnings), 'warning')}" if warnings else "")
+    docs = workspace.data_docs.relative_to(workspace.root) / "index.html"
+    rows = [[split, one["rows"], len(one["parts"]), aside[split]] for split, one in found.get("splits", {}).items()]
+    return _page(title, found, docs, link, rows)
+
+
+def refused(report: Path, place: str, link: str = "") -> str:
+    """Return the page of a refusal, whose report is in the folder ``report``; ``place`` is how people call that.
+
+    Raises:
+        ConfigError: there is no such report.
+    """
+    found = read_json(report / "report.json")
+    total = found.get("total", len(found["problems"]))
+    docs = Path(place) / "data_docs" / "index.html"
+    page = _page(f"# Data: refused, {_count(total, 'problem')}", found, docs, link, [])
+    listed = found["problems"][:LISTED]
+    table = _table(
+        ["row", "field", "expected", "found"],
+        (
+            [one["place"], one["field"], one["expected"], masked(one["found"])]
+            if "place" in one
+            else [masked(one["message"]), "", "", ""]
+            for one in listed
+        ),
+    )
+    title = "## Problems" if len(listed) == total else f"## The first {len(listed)} problems"
+    return "\n\n".join([page, title, table])
+
+
+def _page(title: str, found: Mapping[str, Any], docs: Path, link: str, splits: Sequence[Sequence[Any]]) -> str:
+    checks = found.get("checks", [])
+    failed = [one for one in checks if one["failed"]]
+    sections = [title]
+    if splits:
+        sections.append(_table(["split", "rows", "parts", "in quarantine"], splits))
+    if checks:
+        sections.append(f"{_count(len(checks), 'check')} of each row, {len(failed)} with rows that fail.")
+    if failed:
+        cells = ([one["expectation"], one["column"], one["severity"], one["failed"]] for one in failed[:LISTED])
+        sections.append(_table(["check", "of", "what follows", "rows"], cells))
+    if warnings := found.get("warnings"):
+        sections += ["## Warnings", "\n".join(f"- {_plain(masked(one))}" for one in warnings[:LISTED])]
+    where = f"[Data Docs]({link})" if link else f"`{docs.as_posix()}`"
+    return "\n\n".join([*sections, f"Every expectation with its result: {where}"])
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    return "\n".join(_lines(columns, rows))
+
+
+def _lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for row in rows:
+        yield f"| {' | '.join(_plain(cell) for cell in row)} |"
+
+
+def _plain(cell: Any) -> str:
+    """Return text that Markdown takes for nothing else, in one line."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(cell).split()))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
