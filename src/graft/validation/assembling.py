@@ -17,6 +17,7 @@ from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.privacy import find, masked
 from graft.quarantine import Quarantine, in_words
+from graft.reading import file_of, order_of
 from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
@@ -202,7 +203,8 @@ class Assembly:
         too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
         self._report(too_many, len(too_many))
         for expected, one in self.warned[split].items():
-            first = [each for each in one.first if each.place not in self.quarantine.places][:NAMED_PLACES]
+            left = [each for each in one.first if each.place not in self.quarantine.places]
+            first = sorted(left, key=lambda each: (file_of(each.place), order_of(each.place)))[:NAMED_PLACES]
             if one.count:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""

@@ -264,10 +264,8 @@ def _odd_labels(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
     for number, part in enumerate(parts):
         for label in sorted(part.keys() & misspelt.keys()):
             count, places = part[label]
-            other = misspelt[label]
-            yield Odd(
-                number, count, places, "", expected, f"{shown(label)}, and {shown(other)} in {counts[other]} rows"
-            )
+            found = f"{shown(label)}; {counts[misspelt[label]]} rows have nearly the same"
+            yield Odd(number, count, places, "", expected, found)
 
 
 def _misspellings(counts: Counter[str]) -> dict[str, str]:
