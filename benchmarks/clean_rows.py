@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -39,10 +40,13 @@ _PAIRS = """
     clouds/Wolken bridges/Brücken birds/Vögel stones/Steine letters/Briefe shoes/Schuhe keys/Schlüssel rivers/Flüsse
     plates/Teller gardens/Gärten wheels/Räder doors/Türen stars/Sterne dogs/Hunde cats/Katzen pictures/Bilder
     mountains/Berge songs/Lieder streets/Straßen towers/Türme forks/Gabeln coats/Mäntel flowers/Blumen boxes/Kisten
+    lamps/Lampen nets/Netze pumps/Pumpen rings/Ringe balls/Bälle maps/Karten pots/Töpfe boats/Boote masks/Masken
+    cups/Tassen nails/Nägel seeds/Samen wolves/Wölfe crowns/Kronen drums/Trommeln ladders/Leitern candles/Kerzen
+    bells/Glocken foxes/Füchse knives/Messer spoons/Löffel sacks/Säcke ropes/Seile coins/Münzen
 """
 THINGS = _THINGS.split()
 PAIRS = dict(pair.split("/") for pair in _PAIRS.split())
-ALIKE = 0.45
+ALIKE = 0.5
 """The largest share of words that two rows may have in common."""
 
 
@@ -158,8 +162,9 @@ def clean_rows(task: str, seed: int) -> Splits:
         rows = splits[split] = list[Row]()
         while len(rows) < count:
             row = MAKERS[task](source)
-            words = set(str([value for name, value in row.items() if name not in ("label", "tags")]).lower().split())
-            if all(len(words & other) < ALIKE * len(words | other) for other in seen):
+            values = [value for name, value in row.items() if name not in ("label", "tags")]
+            words = set(re.findall(r"\w+", str(values).lower()))
+            if all(len(words & other) <= ALIKE * len(words | other) for other in seen):
                 seen.append(words)
                 rows.append({"id": f"{split}-{len(rows)}", **row})
     return splits

@@ -25,6 +25,7 @@ ORDER = (
         "cleaning",
         "privacy",
         "damage",
+        "filler",
         "languages",
         "pictures",
         "data",
