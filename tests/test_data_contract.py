@@ -12,7 +12,7 @@ from graft.tasks.regression import Config as Regression
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
 from graft.validation.profile import profiled
-from graft.workspace import Workspace
+from graft.workspace import SPLITS, Workspace
 
 Rows = list[dict[str, Any]]
 ALIKE = {"near_duplicates": "ignore", "leakage": "ignore"}
@@ -209,6 +209,35 @@ def test_likeness_across_rows_has_its_severity(
     assert verdict["splits"][split]["rows"] == sum(verdict["counts"][split].values()) == 9
     assert aside(workspace, split)[0]["row"]["text"] == text
     assert run(workspace, severity={kind: "ignore"})["warnings"] == []
+
+
+def test_beyond_a_size_only_equal_texts_are_looked_for_and_a_warning_says_so(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[2]["text"], rows[3]["text"] = "TRAIN text... 4", "train text, four and no more"
+    workspace = write(tmp_path, test=rows)
+    near, leak = run(workspace, severity={"leakage": "warn"}, duplicates={"near_megabytes": 0})["warnings"]
+    assert near.startswith(
+        "nearly equal texts are not looked for: the parts have 0 MB, more than validation.duplicates"
+    )
+    assert leak.startswith("test: 1 row not as expected: text: a text that train does not have, nor nearly")
+    assert leak.endswith("(data/test/part.jsonl:3); the first has that of data/train/part.jsonl:5")
+    assert not list(workspace.store.rglob("sketch.safetensors"))
+
+
+def test_equal_texts_are_named_once_for_each_split_that_has_them(tmp_path: Path) -> None:
+    rows = {split: [row | {"text": f"{row['text']} {split * 3}"} for row in rows_of(split)] for split in SPLITS}
+    rows["train"][1]["text"] = rows["train"][0]["text"]
+    rows["validation"][5]["text"] = rows["train"][0]["text"].upper()
+    rows["test"][7]["text"] = rows["train"][0]["text"]
+    workspace = write(tmp_path, **rows)
+    warnings = run(workspace, severity={"leakage": "warn"}, duplicates={"threshold": 1.0})["warnings"]
+    told = {one.partition(" (")[0]: one.rpartition("; ")[2] for one in warnings if "does not have" in one}
+    start = "1 row not as expected: text: a text that"
+    assert told == {
+        f"validation: {start} train does not have, nor nearly": "the first has that of data/train/part.jsonl:1",
+        f"test: {start} train does not have": "the first has that of data/train/part.jsonl:1",
+        f"test: {start} validation does not have, nor nearly": "the first has that of data/validation/part.jsonl:6",
+    }
 
 
 def test_private_data_may_be_ignored(tmp_path: Path) -> None:
