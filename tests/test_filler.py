@@ -85,6 +85,10 @@ def test_python_reads_the_patterns_as_polars_does(one: filler.Measure) -> None:
 def test_repetition_is_what_shrinks_tenfold_wherever_it_stands() -> None:
     dice = random.Random(0)
     prose = " ".join("".join(dice.choices("etaoinshrdlu", k=dice.randint(2, 9))) for _ in range(100))
+    record = "the temperature of the water in the tank "
+    table = "".join(record + "".join(dice.choices("0123456789abcdef", k=24)) + "\n" for _ in range(20))
+    assert table.count(table[len(table) // 2 :][:12]) > 10
+    assert found([table]) == [{}]
     assert [bool(one) for one in found([prose, prose + "ha" * 50, "ha" * 4000 + prose, "ha" * 30])] == [0, 0, 1, 0]
 
 
