@@ -198,7 +198,7 @@ def test_structured_fields_of_another_shape_are_refused(tmp_path: Path, kind: An
 def test_cleaning_touches_text_fields_only_and_is_counted_by_step(tmp_path: Path) -> None:
     path = part(tmp_path, [{"text": "<b>a</b>  b", "label": "<i>  x"}, {"text": "a b", "label": "x"}])
     config = DataConfig(clean=("nfc", "strip_html", "whitespace"))
-    cleaning = Cleaning(config.clean)
+    cleaning = Cleaning(config.clean, config.privacy)
     first, second = read_part(path, tmp_path, FIELDS, config, cleaning)
     assert first == Record({"text": "a b", "label": "<i>  x"}, "part.jsonl:1")
     assert second == Record({"text": "a b", "label": "x"}, "part.jsonl:2")

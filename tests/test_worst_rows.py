@@ -1,7 +1,7 @@
 """The worst rows: most of what stops the chain first, private data masked, the same from any parts."""
 
 from graft.data import Problem, Record
-from graft.privacy import find
+from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field
 from graft.validation.contract import Broken
 from graft.validation.frame import Frame
@@ -14,7 +14,7 @@ def broken(severity: Severity, line: int, field: str = "text") -> Broken:
 
 
 def frame(*texts: str) -> Frame:
-    made = Frame((Field("text", "string", text=True),), find)
+    made = Frame((Field("text", "string", text=True),), PrivacyConfig(), hides=PrivacyConfig())
     for line, text in enumerate(texts, start=1):
         made.add(Record({"text": text}, f"p:{line}"))
     return made

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from graft.errors import shown
 from graft.reading.json_rows import lines
 from graft.reading.opening import format_of, opened
-from graft.reading.rules import Limits, Numbered, RowError, bad_header, decode
+from graft.reading.rules import Limits, Numbered, RowError, bad_header, decode, excerpt
 
 
 def read_csv(path: Path, limits: Limits, _binary: frozenset[str]) -> Numbered:
@@ -70,5 +69,5 @@ def _unlike(header: list[str] | None, cells: list[str], kind: str, limits: Limit
         if len(cell) * 4 > limits.max_line_bytes and len(cell.encode()) > limits.max_line_bytes:
             return RowError(f"at most {limits.max_line_bytes} bytes (data.max_line_bytes)", "more", field=name)
         if kind == ".tsv" and len(cell) > 1 and cell[0] == cell[-1] == '"':
-            return RowError("a cell without quoting (TSV has none; save it as CSV or JSONL)", shown(cell), field=name)
+            return RowError("a cell without quoting (TSV has none; save it as CSV or JSONL)", excerpt(cell), field=name)
     return None

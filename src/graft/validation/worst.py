@@ -70,7 +70,8 @@ def _excerpt(frame: Frame, number: int | None) -> str:
     if number is None:
         return ""
     text = " ".join(next((one for texts in frame.texts.values() if (one := texts[number])), ()))
-    begun = " ".join(masked(text, find(text)).split())
+    found = frame.hides.find(text) if frame.hides else find(text)
+    begun = " ".join(masked(text, found).split())
     return begun if len(begun) <= EXCERPT_CHARACTERS else f"{begun[:EXCERPT_CHARACTERS]}…"
 
 
