@@ -80,6 +80,13 @@ def test_missing_column_is_named_once_with_the_nearest(tmp_path: Path) -> None:
     )
 
 
+def test_missing_answer_is_likely_the_column_that_others_call_so(tmp_path: Path) -> None:
+    (found,) = messages(
+        read(part(tmp_path, [{"text": "a", "score": 1}]), (Field("text", "string"), Field("target", "number")))
+    )
+    assert found.endswith("found only 'text, score'; did you mean 'score'? Set data.columns.target")
+
+
 def test_missing_column_of_a_table_is_named_at_its_header(tmp_path: Path) -> None:
     (message,) = messages(read(part(tmp_path, "text,kind\na,x\nb,y\n", "part.csv")))
     assert message.startswith(
@@ -280,6 +287,6 @@ def test_rows_of_stops_at_the_first_problem(tmp_path: Path) -> None:
 def test_number_that_was_imported_as_text_says_how_to_mend_it(tmp_path: Path) -> None:
     path = part(tmp_path, [{"size": "1"}, {"size": "big"}])
     first, second = messages(read(path, (Field("size", "number"),)))
-    assert "import the table again" in first
+    assert "write it without quotes, or import the table again" in first
     assert "graft import --replace" in first
     assert "import" not in second

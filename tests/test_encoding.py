@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from graft import encoding
 from graft.encoding import encode_flat, flat_lists, list_array
 
 WORDS = ["the", "cat", "and", "dog", "[CLS]", "soup", "rain", "[UNK]", "</s>", "<s>", "über", "日本", "😀", "\u200b"]
@@ -52,18 +53,32 @@ def tokenizer(tiny_base: Path) -> Any:
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("name", ["bert", "roberta", "begins", "bytes", "none"])
-def test_ids_are_those_of_the_tokenizers_call(tokenizer: Any, name: str, paired: bool, side: str) -> None:
+def test_ids_are_those_of_the_tokenizers_call(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, name: str, paired: bool, side: str
+) -> None:
     tokenizer.backend_tokenizer.post_processor = template(name)
     tokenizer.truncation_side = side
+    monkeypatch.setattr(encoding, "PIECE_CHARACTERS", 500)
     one, other = texts(40, 1), texts(40, 2, least=1) if paired else None
     whole = [len(ids) for ids in tokenizer(one, other, verbose=False)["input_ids"]]
     for limit in (4, 5, 8, 13, 100):
         wanted = tokenizer(one, other, truncation="longest_first", max_length=limit, return_token_type_ids=True)
-        found = encode_flat(tokenizer, one, other, limit=limit, types=True)
+        for types in (False, True):
+            found = encode_flat(tokenizer, one, other, limit=limit, types=types)
+            assert rows(found.ids, found.lengths) == wanted["input_ids"]
+            assert found.untruncated.tolist() == whole
         assert found.type_ids is not None
-        assert rows(found.ids, found.lengths) == wanted["input_ids"]
         assert rows(found.type_ids, found.lengths) == wanted["token_type_ids"]
-        assert found.untruncated.tolist() == whole
+
+
+@pytest.mark.parametrize(("count", "characters"), [(0, 10), (1, 10), (7, 10), (7, 20), (7, 1000)])
+def test_pieces_are_all_rows_once(monkeypatch: pytest.MonkeyPatch, count: int, characters: int) -> None:
+    monkeypatch.setattr(encoding, "PIECE_CHARACTERS", characters)
+    rows = [f"{number:05}" for number in range(count)]
+    pieces = [rows[one] for one in encoding._pieces(rows)]
+    assert [row for piece in pieces for row in piece] == rows
+    assert max(map(len, pieces)) <= characters // 5
+    assert len(pieces) == max(1, -(-5 * count // characters))
 
 
 def test_settings_of_an_earlier_call_do_not_stay(tokenizer: Any) -> None:

@@ -162,6 +162,14 @@ def test_csv_record_over_several_lines_has_the_number_of_its_first(tmp_path: Pat
             ["part.csv:3: expected 2 columns as in the header, found an empty line; remove it"],
         ),
         ("text,text\na,x\n", ["part.csv:1: expected a header with distinct columns, found 'text' twice"]),
+        (
+            "text;label\na, b;x\n",
+            ["part.csv:1: expected columns that are separated by commas, found 'text;label', which has semicolons"],
+        ),
+        (
+            "text\tlabel\na\tx\n",
+            ["part.csv:1: expected columns that are separated by commas, found 'text\\tlabel', which has tabs"],
+        ),
         ('text,label\n"a" b,x\nc,z\n', ["part.csv:2: expected well-formed CSV, found ',' expected after '\"'"]),
         ('text,label\nc,z\n"a,x\nc,z\n', ["part.csv:4: expected well-formed CSV, found unexpected end of data"]),
         ("text,label\na,x\n\udce9,y\nc,z\n", ["part.csv:3: expected UTF-8, found the byte 0xe9 at byte 1"]),

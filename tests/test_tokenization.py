@@ -285,19 +285,33 @@ def test_what_decides_a_table_is_part_of_its_key(project, changed):
     assert made(project).items() > before.items()
 
 
-def test_processes_and_a_warm_store_change_no_byte(project, monkeypatch):
+def grown(project):
+    """Return the project with more parts."""
     for number in range(3):
         append(project, "train", {"text": f"rain {number}", "label": "weather"}, part=f"part-000{number + 1}.jsonl")
     append(project, "test", {"text": "\u200b\u200b snow", "label": "weather"}, part="part-0001.jsonl")
-    validated(project)
+    return validated(project)
+
+
+def test_a_warm_store_changes_no_byte(project):
     digests = []
-    for processes, cold in (("1", True), ("2", True), ("2", False), ("1", False)):
-        monkeypatch.setenv("GRAFT_PROCESSES", processes)
+    for cold in (True, False, True):
         if cold:
             shutil.rmtree(project.store, ignore_errors=True)
-        stages.run("tokenize", project)
+        stages.run("tokenize", grown(project) if not digests else project)
         digests.append(digest_folder(project.tokens))
     assert len(set(digests)) == 1
+
+
+@pytest.mark.slow
+def test_processes_change_no_byte(project, monkeypatch):
+    digests = []
+    for processes in ("1", "2"):
+        monkeypatch.setenv("GRAFT_PROCESSES", processes)
+        shutil.rmtree(project.store, ignore_errors=True)
+        stages.run("tokenize", grown(project) if not digests else project)
+        digests.append(digest_folder(project.tokens))
+    assert digests[0] == digests[1]
 
 
 def test_a_refused_row_is_refused_again_from_the_store_under_its_parts_name(project):
@@ -309,6 +323,17 @@ def test_a_refused_row_is_refused_again_from_the_store_under_its_parts_name(proj
     with pytest.raises(DataError, match=r"data/test/bad.jsonl:1: text: expected text that"):
         stages.run("tokenize", validated(project))
     assert made(project) == before
+
+
+def test_a_row_that_goes_to_quarantine_later_makes_a_new_table(project):
+    stages.run("tokenize", validated(project))
+    path = project.validation / "verdict.json"
+    write_json(path, {**json.loads(path.read_text()), "quarantined": ["data/train/part-0000.jsonl:3"]})
+    stages.run("tokenize", project)
+    places = tokenization.read_tokens(project.tokens, "train")["row"].to_pylist()
+    assert places[1:3] == ["data/train/part-0000.jsonl:2", "data/train/part-0000.jsonl:4"]
+    assert len(places) == 59
+    assert len(made(project)) == 4
 
 
 def test_a_damaged_result_is_made_again(project):

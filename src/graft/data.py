@@ -328,7 +328,8 @@ def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> P
     file = file_of(place)
     kind = format_of(Path(file))
     where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in (".jsonl", ".json") else file
-    near = nearest(column, list(values))
+    called = next((one for one in ALIKE.get(field, ()) if one in values), None)
+    near = nearest(column, list(values), 0.75) or called or nearest(column, list(values))
     advice = f"; did you mean {near!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
     return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}", of_part=True)
 
@@ -343,6 +344,12 @@ _EXPECTED = {
     "answers": "an object with text (strings) and answer_start (as many whole numbers)",
     "image": f"{EXPECTED} (its path, a data URI or its bytes)",
 }
+ALIKE = {
+    "target": ("label", "score", "rating", "value", "y"),
+    "label": ("labels", "class", "category", "target"),
+    "labels": ("label", "classes", "categories", "tags"),
+}
+"""What others call the columns of answers."""
 TABLES_OF_TEXT = (".csv", ".tsv")
 """Formats in which every value is text."""
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
@@ -378,7 +385,8 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
             return value
     if field.type == "number" and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         advice = (
-            "import the table again, since columns become numbers where the task reads them: `graft import --replace`"
+            "write it without quotes, or import the table again (`graft import --replace`): columns of CSV and TSV "
+            "files become numbers where the task reads them"
         )
         raise RowError(_EXPECTED["number"], f"{describe(value)}; {advice}")
     raise RowError(_EXPECTED[field.type], describe(value))

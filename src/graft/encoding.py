@@ -9,7 +9,7 @@ texts first, special tokens stay. ``encode_batch_fast`` leaves out offsets; its 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
+PIECE_CHARACTERS = 1 << 14
+"""How much is encoded at once: what the library makes of it, a hundred bytes a token, stays in a processor's cache."""
 _IDS, _TYPE_IDS = attrgetter("ids"), attrgetter("type_ids")
 
 
@@ -50,6 +52,38 @@ def encode_flat(
     """
     import numpy as np
 
+    texts, pairs = list(texts), pairs and list(pairs)
+    frame = None if pairs or types else _frame(tokenizer)
+    if frame:
+        return _framed(tokenizer, texts, frame, limit)
+    found = [
+        _encode_some(tokenizer, texts[rows], pairs and pairs[rows], limit=limit, types=types) for rows in _pieces(texts)
+    ]
+    return FlatTokens(
+        ids=np.concatenate([one.ids for one in found]),
+        lengths=np.concatenate([one.lengths for one in found]),
+        untruncated=np.concatenate([one.untruncated for one in found]),
+        type_ids=np.concatenate([one.type_ids for one in found if one.type_ids is not None]) if types else None,
+    )
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[slice]:
+    """Yield pieces of ``PIECE_CHARACTERS`` at least; of no texts, one of none."""
+    start = size = 0
+    for end, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= PIECE_CHARACTERS:
+            yield slice(start, end)
+            start, size = end, 0
+    if start < len(texts) or not start:
+        yield slice(start, len(texts))
+
+
+def _encode_some(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None, *, limit: int, types: bool
+) -> FlatTokens:
+    import numpy as np
+
     encodings = _encodings(tokenizer, texts, pairs)
     untruncated = np.fromiter(map(len, encodings), np.int32, len(encodings))
     ids = _flat(map(_IDS, encodings), untruncated)
@@ -64,6 +98,49 @@ def encode_flat(
         kept[ends[row] - untruncated[row] : ends[row]] = stays
         lengths[row] = stays.sum()
     return FlatTokens(ids[kept], lengths, untruncated, None if kinds is None else kinds[kept])
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]] | None:
+    """Return the special tokens before and after every single text; None where they are not all that is added."""
+    if not _calls_the_library(tokenizer):
+        return None
+    [whole], [bare] = (_library(tokenizer, ["a"], special=special) for special in (True, False))
+    own = [place for place, sequence in enumerate(whole.sequence_ids) if sequence is not None]
+    if not own:
+        return None
+    before, after = whole.ids[: own[0]], whole.ids[own[-1] + 1 :]
+    return (before, after) if [*before, *bare.ids, *after] == whole.ids else None
+
+
+def _framed(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], frame: tuple[list[int], list[int]], limit: int
+) -> FlatTokens:
+    """Return the tokens of single texts; special tokens are put around them here, which the library does row by row."""
+    import numpy as np
+
+    before, after = frame
+    counts, pieces = list[np.ndarray](), list[np.ndarray]()
+    for rows in _pieces(texts):
+        encodings = _library(tokenizer, texts[rows], special=False)
+        counts.append(np.fromiter(map(len, encodings), np.int32, len(encodings)))
+        pieces.append(_flat(map(_IDS, encodings), counts[-1]))
+    count, ids, added = np.concatenate(counts), np.concatenate(pieces), len(before) + len(after)
+    kept = np.minimum(count, max(limit - added, 0))
+    if (kept < count).any():
+        rank = np.arange(len(ids)) - np.repeat(np.cumsum(count) - count, count)
+        first = count - kept if tokenizer.truncation_side == "left" else np.zeros_like(count)
+        ids = ids[(rank >= np.repeat(first, count)) & (rank < np.repeat(first + kept, count))]
+    lengths = kept + np.int32(added)
+    if not added:
+        return FlatTokens(ids, lengths, count)
+    whole, own = np.empty(len(ids) + added * len(count), np.int32), np.ones(len(ids) + added * len(count), bool)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    for place, token in enumerate(before):
+        whole[ends - lengths + place], own[ends - lengths + place] = token, False
+    for place, token in enumerate(after, -len(after)):
+        whole[ends + place], own[ends + place] = token, False
+    whole[own] = ids
+    return FlatTokens(whole, lengths, count + np.int32(added))
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
@@ -90,14 +167,16 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: 
     A tokenizer class with a call of its own (one that reads layouts, say) is called; its encodings are those it used.
     """
     if not _calls_the_library(tokenizer):
-        return list(tokenizer(list(texts), pairs and list(pairs), verbose=False).encodings or ())
+        return list(tokenizer(texts, pairs, verbose=False).encodings or ())
+    return _library(tokenizer, texts if pairs is None else list(zip(texts, pairs, strict=True)))
+
+
+def _library(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Any], *, special: bool = True) -> list[Any]:
     backend: Any = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    found: list[Any] = backend.encode_batch_fast(
-        list(texts) if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=True
-    )
+    found: list[Any] = backend.encode_batch_fast(rows, add_special_tokens=special)
     return found
 
 
