@@ -1,13 +1,14 @@
 """Clean rows of each task, made up from a seed: what corruptions are tried on where no data set is at hand.
 
 Sentences are plain but real ones, in English with German and Chinese between them, so that detectors of language,
-encoding and repetition have something to look at; no two rows of a data set are equal, and labels follow from the text.
+encoding and repetition have something to look at; no two rows of a data set are alike, and labels follow from the text.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +27,39 @@ DID = {
 CAPITALS = ("Zürich", "São Paulo", "Kraków", "Malmö", "Bogotá", "Besançon")
 
 
+_THINGS = """
+    acorns anchors baskets bells blankets bottles bricks brooms buckets candles carpets chains cherries clocks coins
+    combs crates cushions daggers drums engines fences flutes gloves hammers hinges jackets kettles knives ladders
+    lanterns
+    lemons magnets marbles mirrors needles oars paddles pebbles pencils pillows ploughs puppets ribbons ropes saddles
+    scissors shovels sleighs spoons stamps statues tables thimbles tickets towels trumpets umbrellas violins wagons
+    whistles windows zippers
+"""
+_PAIRS = """
+    houses/Häuser horses/Pferde books/Bücher ships/Schiffe apples/Äpfel trees/Bäume chairs/Stühle windows/Fenster
+    clouds/Wolken bridges/Brücken birds/Vögel stones/Steine letters/Briefe shoes/Schuhe keys/Schlüssel rivers/Flüsse
+    plates/Teller gardens/Gärten wheels/Räder doors/Türen stars/Sterne dogs/Hunde cats/Katzen pictures/Bilder
+    mountains/Berge songs/Lieder streets/Straßen towers/Türme forks/Gabeln coats/Mäntel flowers/Blumen boxes/Kisten
+    lamps/Lampen nets/Netze pumps/Pumpen rings/Ringe balls/Bälle maps/Karten pots/Töpfe boats/Boote masks/Masken
+    cups/Tassen nails/Nägel seeds/Samen wolves/Wölfe crowns/Kronen drums/Trommeln ladders/Leitern candles/Kerzen
+    bells/Glocken foxes/Füchse knives/Messer spoons/Löffel sacks/Säcke ropes/Seile coins/Münzen
+"""
+THINGS = _THINGS.split()
+PAIRS = dict(pair.split("/") for pair in _PAIRS.split())
+ALIKE = 0.5
+"""The largest share of words that two rows may have in common."""
+
+
 def sentence(source: random.Random, topic: str) -> str:
     """Return a sentence about a topic."""
     what, where, when = source.choice(DID[topic]), source.choice(WHERE), source.choice(WHEN)
-    return f"{source.choice(WHO)} {what} {where} {when}, {source.randint(2, 99)} days ago."
+    first, second, third, fourth = source.sample(THINGS, 4)
+    late = f"{first} for {second}, {third} for {fourth}"
+    return f"{source.choice(WHO)} {what} {where} {when}, {source.randint(2, 99)} days ago, changing {late}."
+
+
+def _named(source: random.Random) -> str:
+    return ", ".join(source.sample(THINGS, 4))
 
 
 def _topic(source: random.Random) -> str:
@@ -63,6 +93,7 @@ def tagged(source: random.Random) -> Row:
         "the",
         "coast",
         *source.choice(WHEN).split(),
+        *source.sample(THINGS, 8),
         str(source.randint(2, 999)),
     ]
     tags = ["B-person", *["I-person"] * (len(person) - 1), "O", "O", "B-city", *["I-city"] * (len(city) - 1)]
@@ -73,30 +104,37 @@ def answered(source: random.Random) -> Row:
     context = " ".join(sentence(source, _topic(source)) for _ in range(3))
     who = next(name for name in WHO if name in context)
     start = context.index(who)
-    question = f"Who is named first among {source.randint(100, 999)} people?"
+    first, second, third, fourth = source.sample(THINGS, 4)
+    question = f"Who is named before any {first}, {second}, {third} or {fourth}?"
     return {"question": question, "context": context, "answers": {"text": [who], "answer_start": [start]}}
 
 
 def talked(source: random.Random) -> Row:
     messages = [{"role": "system", "content": "Answer in one sentence."}]
     for _ in range(2):
-        messages.append({"role": "user", "content": f"What happened {source.choice(WHERE)}?"})
+        messages.append({"role": "user", "content": f"What happened {source.choice(WHERE)}, {_named(source)}?"})
         messages.append({"role": "assistant", "content": sentence(source, _topic(source))})
     return {"messages": messages}
 
 
 def preferred(source: random.Random) -> Row:
     topic = _topic(source)
-    question = {"role": "user", "content": f"Tell me about {topic}, in {source.randint(5, 500)} words."}
-    return {"messages": [question], "chosen": sentence(source, topic), "rejected": "I would rather not say anything."}
+    question = {
+        "role": "user",
+        "content": f"Tell me about {topic}, in {source.randint(5, 500)} words: {_named(source)}.",
+    }
+    openings = ("I would rather not speak of", "Please ask somebody else about", "Nobody here knows anything of")
+    rejected = f"{source.choice(openings)} {_named(source)}."
+    return {"messages": [question], "chosen": sentence(source, topic), "rejected": rejected}
 
 
 def translated(source: random.Random) -> Row:
-    number = source.randint(2, 9999)
-    what, was = source.choice((("house", "Haus"), ("horse", "Pferd"), ("book", "Buch"), ("ship", "Schiff")))
+    number, chosen = source.randint(2, 9999), source.sample(sorted(PAIRS), 9)
+    gone, left = chosen[:5], chosen[5:]
+    weg, geblieben = ([PAIRS[name] for name in names] for names in (gone, left))
     return {
-        "source": f"The old {what} with the number {number} was sold again last week.",
-        "target": f"Das alte {was} mit der Nummer {number} wurde letzte Woche wieder für Geld verkauft.",
+        "source": f"Sold: {number} {', '.join(gone)}. Kept were {', '.join(left[:-1])} and {left[-1]}.",
+        "target": f"Verkauft: {number} {', '.join(weg)}. Es blieben {', '.join(geblieben[:-1])} und {geblieben[-1]}.",
     }
 
 
@@ -118,14 +156,16 @@ MAKERS: dict[str, Callable[[random.Random], Row]] = {
 
 
 def clean_rows(task: str, seed: int) -> Splits:
-    """Return distinct rows of a task by split, each with an id."""
-    source, seen, splits = random.Random(f"{task} {seed}"), set[str](), Splits()
+    """Return rows of a task by split, each with an id and no two alike."""
+    source, seen, splits = random.Random(f"{task} {seed}"), list[set[str]](), Splits()
     for split, count in SIZES.items():
         rows = splits[split] = list[Row]()
         while len(rows) < count:
             row = MAKERS[task](source)
-            if (text := str({name: value for name, value in row.items() if name != "label"})) not in seen:
-                seen.add(text)
+            values = [value for name, value in row.items() if name not in ("label", "tags")]
+            words = set(re.findall(r"\w+", str(values).lower()))
+            if all(len(words & other) <= ALIKE * len(words | other) for other in seen):
+                seen.append(words)
                 rows.append({"id": f"{split}-{len(rows)}", **row})
     return splits
 

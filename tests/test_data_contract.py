@@ -12,9 +12,11 @@ from graft.tasks.regression import Config as Regression
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
 from graft.validation.profile import profiled
-from graft.workspace import Workspace
+from graft.workspace import SPLITS, Workspace
 
 Rows = list[dict[str, Any]]
+ALIKE = {"near_duplicates": "ignore", "leakage": "ignore"}
+"""The rows here say nearly the same."""
 
 
 def rows_of(split: str, count: int = 10) -> Rows:
@@ -31,6 +33,7 @@ def write(root: Path, **changed: Rows) -> Workspace:
 
 
 def run(workspace: Workspace, data: Any = None, **settings: Any) -> dict[str, Any]:
+    settings["severity"] = ALIKE | settings.get("severity", {})
     validation = ValidationConfig.model_validate({"max_quarantined_share": 0.2, **settings})
     validate(workspace, task=Config(), data=DataConfig.model_validate(data or {}), validation=validation)
     verdict: dict[str, Any] = json.loads((workspace.validation / "verdict.json").read_text())
@@ -80,10 +83,12 @@ def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
     verdict = run(workspace, severity={name: "warn"})
     assert verdict["splits"]["test"]["rows"] == 10
     assert "quarantined" not in verdict
-    [warning] = verdict["warnings"]
-    assert warning.startswith("test: 1 row not as expected: ")
-    assert warning.endswith(f"{BREACHES[name][1]} (data/test/part.jsonl:5)")
-    assert run(workspace, severity={name: "ignore"})["warnings"] == []
+    assert len(verdict["warnings"]) == 1 + (name == "max_characters")  # which is filler too
+    assert verdict["warnings"][-1].startswith("test: 1 row not as expected: ")
+    found = {"unique_ids": "'train-0', which data/train/part.jsonl:1 has too", "placeholders": "'NaN'"}.get(name, "")
+    found = found.replace("train-0, which", "trai…")
+    assert f"{BREACHES[name][1]} (data/test/part.jsonl:5); the first has {found}" in " ".join(verdict["warnings"])
+    assert len(run(workspace, severity={name: "ignore"})["warnings"]) == (name == "max_characters")
 
 
 MAIL = "write to " + "jane.roe" + "@" + "example.org"
@@ -117,7 +122,7 @@ def test_private_data_is_found_and_nowhere_shown(
             "warn": ["data/test/part.jsonl:6"],
         }
         assert verdict["quarantined"] == wanted[severity]
-        where = "(data/test/part.jsonl:4)"  # the other row is in quarantine for its label
+        where = "(data/test/part.jsonl:4); the first has 2 email, 1 card"  # the other is aside for its label
         assert any(one.endswith(where) and "private data" in one for one in verdict["warnings"]) == (severity == "warn")
     [kept] = [one for one in aside(workspace, "test") if one["place"].endswith(":4")] or [{"row": None}]
     if severity == "quarantine":
@@ -151,7 +156,8 @@ def test_damaged_text_is_reported_and_may_go_into_quarantine(tmp_path: Path, nam
     languages = ["en"]
     [warning] = run(workspace, languages=languages)["warnings"]
     assert warning.startswith("test: 1 row not as expected: text: text ")
-    assert warning.endswith("(data/test/part.jsonl:3)")
+    assert "(data/test/part.jsonl:3); the first has " in warning
+    assert found in warning.partition("; the first has ")[2]
     assert run(workspace, languages=languages, severity={kind: "ignore"})["warnings"] == []
     verdict = run(workspace, languages=languages, severity={kind: "quarantine"})
     assert verdict["quarantined"] == ["data/test/part.jsonl:3"]
@@ -172,9 +178,12 @@ LONG = "the committee will meet again on thursday to talk about the new budget o
     ("kind", "split", "text", "label", "expected"),
     [
         ("leakage", "test", LONG, "x", "a text that train does not have"),
-        ("leakage", "test", LONG.upper() + "!", "x", "a text that train does not have"),
-        ("leakage", "validation", LONG.replace("city", "town"), "x", "a text that train does not have"),
-        ("near_duplicates", "train", LONG.replace("city", "town"), "x", "a text unlike the others of its split"),
+        ("leakage", "test", LONG.upper() + "!", "x", "a text that train does not have, nor nearly"),
+        ("leakage", "validation", LONG.replace("city", "town"), "x", "a text that train does not have, nor nearly"),
+        (
+            *("near_duplicates", "train", LONG.replace("city", "town"), "x"),
+            "a text that no other row of its split has, nor nearly",
+        ),
         ("contradictions", "test", LONG, "y", "the label that the same text has elsewhere"),
     ],
 )
@@ -189,16 +198,46 @@ def test_likeness_across_rows_has_its_severity(
     rows["train"][2] |= {"text": LONG, "label": "x"}
     rows[split][6] |= {"text": text, "label": label}
     workspace = write(tmp_path, **rows)
-    assert run(workspace, severity={kind: "warn"})["warnings"][0] == (
-        f"{split}: 1 row not as expected: text: {expected} (validation.severity.{kind}) (data/{split}/part.jsonl:7)"
-    )
+    [warning] = run(workspace, severity={kind: "warn"})["warnings"]
+    start = f"{split}: 1 row not as expected: text: {expected} (validation.severity.{kind}) (data/{split}/part.jsonl:7)"
+    assert warning.startswith(f"{start}; the first has ")
+    assert "data/train/part.jsonl:3" in warning
     with pytest.raises(DataError, match=rf"data/{split}/part\.jsonl:7: text: expected {expected}.*part\.jsonl:3"):
         run(workspace, severity={kind: "fail"})
     verdict = run(workspace, severity={kind: "quarantine"})
     assert verdict["quarantined"] == [f"data/{split}/part.jsonl:7"]
     assert verdict["splits"][split]["rows"] == sum(verdict["counts"][split].values()) == 9
     assert aside(workspace, split)[0]["row"]["text"] == text
-    assert not any(expected in one for one in run(workspace)["warnings"])
+    assert run(workspace, severity={kind: "ignore"})["warnings"] == []
+
+
+def test_beyond_a_size_only_equal_texts_are_looked_for_and_a_warning_says_so(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[2]["text"], rows[3]["text"] = "TRAIN text... 4", "train text, four and no more"
+    workspace = write(tmp_path, test=rows)
+    near, leak = run(workspace, severity={"leakage": "warn"}, duplicates={"near_megabytes": 0})["warnings"]
+    assert near.startswith(
+        "nearly equal texts are not looked for: the parts have 0 MB, more than validation.duplicates"
+    )
+    assert leak.startswith("test: 1 row not as expected: text: a text that train does not have, nor nearly")
+    assert leak.endswith("(data/test/part.jsonl:3); the first has that of data/train/part.jsonl:5")
+    assert not list(workspace.store.rglob("sketch.safetensors"))
+
+
+def test_equal_texts_are_named_once_for_each_split_that_has_them(tmp_path: Path) -> None:
+    rows = {split: [row | {"text": f"{row['text']} {split * 3}"} for row in rows_of(split)] for split in SPLITS}
+    rows["train"][1]["text"] = rows["train"][0]["text"]
+    rows["validation"][5]["text"] = rows["train"][0]["text"].upper()
+    rows["test"][7]["text"] = rows["train"][0]["text"]
+    workspace = write(tmp_path, **rows)
+    warnings = run(workspace, severity={"leakage": "warn"}, duplicates={"threshold": 1.0})["warnings"]
+    told = {one.partition(" (")[0]: one.rpartition("; ")[2] for one in warnings if "does not have" in one}
+    start = "1 row not as expected: text: a text that"
+    assert told == {
+        f"validation: {start} train does not have, nor nearly": "the first has that of data/train/part.jsonl:1",
+        f"test: {start} train does not have": "the first has that of data/train/part.jsonl:1",
+        f"test: {start} validation does not have, nor nearly": "the first has that of data/validation/part.jsonl:6",
+    }
 
 
 def test_private_data_may_be_ignored(tmp_path: Path) -> None:
@@ -208,7 +247,8 @@ def test_private_data_may_be_ignored(tmp_path: Path) -> None:
     assert run(workspace, severity={"private_data": "ignore"})["warnings"] == []
     assert run(workspace, {"privacy": {"kinds": ["card"]}})["warnings"] == []
     [warning] = run(workspace)["warnings"]
-    assert warning == f"test: 1 row not as expected: text: {NOTHING_PRIVATE} (data/test/part.jsonl:4)"
+    place = "(data/test/part.jsonl:4); the first has 1 email"
+    assert warning == f"test: 1 row not as expected: text: {NOTHING_PRIVATE} {place}"
 
 
 def test_a_redacted_text_has_no_private_data(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ ORDER = (
         "part_results",
         "cleaning",
         "damage",
+        "filler",
         "languages",
         "pictures",
         "data",

@@ -19,6 +19,8 @@ from graft.validation.pages import masked
 from graft.workspace import Workspace
 
 Rows = list[dict[str, Any]]
+ALIKE = {"near_duplicates": "ignore"}
+"""The rows here say nearly the same."""
 
 
 def rows_of(split: str, count: int = 8) -> Rows:
@@ -57,7 +59,7 @@ def run(
         workspace,
         task=Config(labels=labels),
         data=DataConfig(**(data or {})),
-        validation=ValidationConfig(**settings),
+        validation=ValidationConfig(**{"severity": ALIKE, **settings}),
     )
     verdict: dict[str, Any] = json.loads((workspace.validation / "verdict.json").read_text())
     return verdict
@@ -221,7 +223,13 @@ def test_repeated_texts_a_byte_order_mark_and_absent_labels_are_warnings(workspa
     write(workspace.data / "validation" / "more.csv", b"\xef\xbb\xbftext,label\nsome,x\n")
     assert run(workspace)["warnings"] == [
         "validation/more.csv: starts with a byte order mark, which is skipped",
-        "test: rows with a text that occurs before: 2 in train, 1 in test",
+        "validation: 1 row not as expected: id: an id, which other rows have (validation.severity.outliers) "
+        "(data/validation/more.csv:2); the first has none",
+        "test: 2 rows not as expected: text: the label that the same text has elsewhere "
+        "(validation.severity.contradictions) (data/test/part.jsonl:1, data/test/part.jsonl:2); the first has another "
+        "than at data/train/part.jsonl:2",
+        "test: 2 rows not as expected: text: a text that train does not have (validation.severity.leakage) "
+        "(data/test/part.jsonl:1, data/test/part.jsonl:2); the first has that of data/train/part.jsonl:2",
         "test: no row of 1 of the labels ('y')",
     ]
 
@@ -401,22 +409,23 @@ def test_pages_load_nothing_and_their_links_lead_somewhere(workspace: Workspace)
 
 
 def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Workspace) -> None:
-    test = edited(0, text="train text 1")(rows_of("test"))
+    test = edited(1, text="train text 1")(rows_of("test"))
     write(workspace.data / "test" / "part.jsonl", test)
     run(workspace)
     cells = table_rows(workspace.data_docs / "index.html")
     assert [row[:7] for row in cells if row[0] in ("train", "validation", "test")] == [
-        [split, "part.jsonl", "✓ passed", "8", "0", "22", "0"] for split in ("train", "validation", "test")
+        [split, "part.jsonl", "✓ passed", "8", "0", "26", "0"] for split in ("train", "validation", "test")
     ]
     text = (workspace.data_docs / "index.html").read_text()
     assert "The data passed.</b>Every part keeps the contract, with 1 warning." in text
-    assert "<li>test: rows with a text that occurs before: 1 in train</li>" in text
+    place = "(data/test/part.jsonl:2); the first has that of data/train/part.jsonl:2</li>"
+    assert f"text: a text that train does not have (validation.severity.leakage) {place}" in text
     write(workspace.data / "test" / "part.jsonl", edited(2, label="a label that is long")(test))
     refusal(workspace)
     index = workspace.failed / "validate" / "data_docs" / "index.html"
     cells = table_rows(index)
     assert ["data/test/part.jsonl:3", "label", "one of x, y", "&#39;a la…&#39;"] in cells
-    assert ["test", "part.jsonl", "✗ failed", "8", "1", "21", "1", "every expectation"] in cells
+    assert ["test", "part.jsonl", "✗ failed", "8", "1", "25", "1", "every expectation"] in cells
     assert [
         "label",
         "one of the 2 labels of the training rows",

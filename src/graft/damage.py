@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.entities import name2codepoint
 from typing import TYPE_CHECKING
@@ -148,6 +148,9 @@ _TWO_SCRIPTS = "[A-Za-z][\u0400-\u04ff]{1,2}[A-Za-z]|[\u0400-\u04ff][A-Za-z]{1,2
 """Latin text of one byte a letter that was read as Cyrillic, ``MДdchen``, and letters exchanged to deceive."""
 _ESCAPES = r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|_x00[0-9A-F]{2}_|=[C-F][0-9A-F]=[89AB][0-9A-F]"
 """Of JSON that was encoded twice, of Python, of spreadsheets (``_x000D_``) and of mail (quoted-printable)."""
+_LOST = r"(?:^|[ \t\n(\"'])(?:[A-Za-z]+\?{1,3}[a-z]|\?[A-Za-z])"
+_QUESTION_MARKS = rf"[A-Za-z]\?\?[a-z]|(?s:{_LOST}.*{_LOST})"
+"""``Gr??e``; of a single one, which may be a forgotten space, two in a text."""
 
 # -- the measures
 
@@ -169,6 +172,7 @@ def measures() -> tuple[Measure, ...]:
         Measure("direction overrides", "text that is shown in its own order (no U+202D, U+202E)", "[\u202d\u202e]"),
         Measure("byte order marks", "text without U+FEFF", "\ufeff"),
         Measure("mojibake", "text decoded with the encoding it was written in", f"{_badness()}|{_read_as_gbk()}"),
+        Measure("question marks for letters", "letters that the file's encoding has", _QUESTION_MARKS),
         Measure("words of two scripts", "words in Latin or Cyrillic letters, not in both", _TWO_SCRIPTS),
         Measure("escape sequences", "text whose characters are not spelled out as codes", _ESCAPES, in_code=False),
         Measure("HTML", "text without tags and references of HTML (data.clean: strip_html)", _HTML, in_code=False),
@@ -202,7 +206,7 @@ _RUN_OF_INVISIBLE = re.compile(f"[ {_INVISIBLE_BUT_SPACE}]+")
 # -- a whole column
 
 
-def expressions(column: str) -> dict[str, pl.Expr]:
+def expressions(column: str, further: Sequence[Measure] = ()) -> dict[str, pl.Expr]:
     """Return the same counts of a string column as polars expressions: one for each measure and ``VISIBLE``.
 
     They belong in one lazy ``select``, where their shared search for suspects runs once; a null counts as null. A
@@ -211,13 +215,14 @@ def expressions(column: str) -> dict[str, pl.Expr]:
     import polars as pl
 
     text = pl.col(column)
-    searched = [one for one in measures() if one.pattern != _SURROGATES]
+    asked = (*measures(), *further)
+    searched = [one for one in asked if one.pattern != _SURROGATES]
     anything = "|".join(f"(?:{one.pattern})" for one in searched)
     suspect = pl.when(text.str.contains(anything)).then(text)
     prose = suspect.str.replace_all(_CODE, "")
     zero = pl.when(text.is_not_null()).then(pl.lit(0, pl.UInt32))
     counts = {one.name: (suspect if one.in_code else prose).str.count_matches(one.pattern) for one in searched}
-    found = {one.name: pl.coalesce(counts[one.name], zero) if one in searched else zero for one in measures()}
+    found = {one.name: pl.coalesce(counts[one.name], zero) if one in searched else zero for one in asked}
     # The space is counted by a literal search: it is in every text, and a class that hits often is slow.
     spaces = text.str.count_matches(" ", literal=True)
     marks = text.str.len_chars() - spaces - text.str.count_matches(f"[{_INVISIBLE_BUT_SPACE}]")

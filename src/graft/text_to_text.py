@@ -25,6 +25,7 @@ from pydantic import model_validator
 from graft import text_metrics
 from graft.config import Section
 from graft.errors import ConfigError, shown
+from graft.filler import says_the_same
 from graft.generation import GenerationConfig, described, generate_ids
 from graft.language_modeling import histogram, likelihood_columns
 from graft.likelihood import IGNORED, row_likelihoods, total_likelihood
@@ -274,6 +275,12 @@ def row_problems(row: Row) -> Iterator[tuple[str, str, str]]:
     """Yield field, what is expected and what is found where a row cannot be read."""
     if row.get("references") == []:
         yield "references", "one text or more, or no such field", "an empty list"
+
+
+def row_doubts(row: Row) -> Iterator[tuple[str, str, str]]:
+    """Yield field, what is expected and what is found where a target repeats its source; a name or number may."""
+    if says_the_same(row["source"], row["target"]):
+        yield "target", "another text than the source", f"the same: {shown(row['target'])}"
 
 
 # -- a cheap predictor

@@ -89,7 +89,10 @@ def test_validate_names_a_bad_picture_and_counts_repeated_ones(images: Workspace
     stages.run("validate", images)
     verdict = read_json(images.validation / "verdict.json")
     assert verdict["counts"]["test"] == dict.fromkeys(LABELS, 5)
-    assert verdict["warnings"] == ["test: rows with a picture that occurs before: 1 in train"]
+    assert verdict["warnings"] == [
+        "test: 1 row not as expected: image: a picture that train does not have (validation.severity.leakage) "
+        "(data/test/part-0000.jsonl:1); the first has that of data/train/part-0000.jsonl:1"
+    ]
     picture_at(images, "train", 3).write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"data/train/part-0000\.jsonl:4: image: expected a picture"):
         stages.run("validate", images)

@@ -16,7 +16,7 @@ Sketches are as private as the rows: who has the hashes of all short pieces of a
 from graft.duplicates.candidates import recall
 from graft.duplicates.comparing import Comparison, DuplicatesConfig, compare
 from graft.duplicates.corpus import Part
-from graft.duplicates.sketching import RECIPE, ROW_BYTES, Entry, Sketch, sketch
+from graft.duplicates.sketching import RECIPE, ROW_BYTES, Entry, Sketch, normal_forms, sketch
 
 __all__ = [
     "RECIPE",
@@ -27,6 +27,7 @@ __all__ = [
     "Part",
     "Sketch",
     "compare",
+    "normal_forms",
     "recall",
     "sketch",
 ]

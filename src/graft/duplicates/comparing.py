@@ -35,6 +35,11 @@ class DuplicatesConfig(Section):
     """The least Jaccard similarity of two texts' pieces (words and their letters in threes) that are near-duplicates.
     One word of ten changed leaves 0.7 to 0.9. Below 0.6 candidates would be missed: see ``recall``."""
 
+    near_megabytes: int = Limit(default=64, ge=0)
+    """How large the part files may be together for nearly equal texts to be looked for: half a million rows of twenty
+    words, in which it takes some ten seconds. In more data only texts are found that are equal, or equal but for case,
+    punctuation and white space; a warning says so."""
+
     bucket_texts: int = Limit(default=32, ge=2, le=10_000)
     """Of so many texts that share a MinHash band all pairs are compared; where more share it (boilerplate), each is
     compared with a few of them."""

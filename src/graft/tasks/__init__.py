@@ -152,6 +152,10 @@ class Task(abc.ABC):
     def check_row(self, config: Any, row: Row, state: State) -> Iterator[RowProblem]:
         """Yield what is wrong with a row whose fields already have their types."""
 
+    def doubt_row(self, config: Any, row: Row) -> Iterator[RowProblem]:
+        """Yield what can be right but seldom is, of a row with which nothing is wrong (a target that is its source)."""
+        return iter(())
+
     # -- tokenize
     @abc.abstractmethod
     def token_schema(self) -> pa.Schema:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
 
 from graft.conversations import ANSWERS, disorder, messages_of
+from graft.errors import shown
+from graft.filler import says_the_same
 from graft.generation import GenerationConfig, described
 from graft.language_modeling import (
     ByteModel,
@@ -155,6 +158,14 @@ class Chat(Task):
         for name in ("prompt", "completion"):
             if row.get(name) is None:
                 yield RowProblem(name, "prompt and completion, or messages", "nothing")
+
+    def doubt_row(self, config: Config, row: Row) -> Iterator[RowProblem]:
+        messages = row.get("messages") or messages_of(row, row["completion"])
+        for number, (before, one) in enumerate(pairwise(messages), start=2):
+            if one["role"] == ANSWERS and says_the_same(before["content"], one["content"]):
+                field = "messages" if row.get("messages") else "completion"
+                found = f"message {number}: {shown(one['content'])}"
+                yield RowProblem(field, "an answer that does not repeat the question", found)
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa

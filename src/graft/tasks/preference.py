@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Limit
 
 from graft.conversations import ANSWERS, disorder, messages_of
+from graft.filler import bare
 from graft.generation import GenerationConfig
 from graft.language_modeling import count_bytes, histogram
 from graft.likelihood import IGNORED, supervised
@@ -197,6 +198,10 @@ class Preference(Task):
                 yield RowProblem("messages", "a question at the end (chosen and rejected answer it)", "an answer")
         elif row.get("prompt") is None:
             yield RowProblem("prompt", "prompt or messages", "nothing")
+
+    def doubt_row(self, config: Config, row: Row) -> Iterator[RowProblem]:
+        if row["chosen"] != row["rejected"] and bare(row["chosen"]) == bare(row["rejected"]):
+            yield RowProblem("rejected", "an answer unlike the chosen one", "one that differs in signs, spaces or case")
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa

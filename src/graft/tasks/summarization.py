@@ -102,6 +102,9 @@ class Summarization(SequenceToSequence, Task):
     def check_row(self, config: Config, row: Row, state: State) -> Iterator[RowProblem]:
         return starmap(RowProblem, text_to_text.row_problems(row))
 
+    def doubt_row(self, config: Config, row: Row) -> Iterator[RowProblem]:
+        return starmap(RowProblem, text_to_text.row_doubts(row))
+
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         auto_class = text_to_text.auto_class(config, folder, kwargs.get("trust_remote_code"))
         return load_with_head(auto_class, folder, self.families, **kwargs)

@@ -22,6 +22,7 @@ from pydantic import Field as Limit
 
 from graft.classification import confusion_curve, share
 from graft.errors import DataError, shown
+from graft.filler import CELLS
 from graft.likelihood import IGNORED
 from graft.padding import mask_of, padded, split_windows, windows_of
 from graft.tasks import Field, Metric, Row, RowProblem, State, Task, TaskConfig, load_with_head
@@ -193,6 +194,14 @@ class TokenClassification(Task):
         problem = next(_wrong_tags(row["tags"], state), None)
         if problem:
             yield RowProblem("tags", *problem)
+
+    def doubt_row(self, config: Config, row: Row) -> Iterator[RowProblem]:
+        several = next((token for token in row["tokens"] if len(token.split()) > 1), None)
+        if several is not None:
+            yield RowProblem("tokens", "one word in each token", shown(several))
+        missing = next((token for token in row["tokens"] if token in CELLS), None)
+        if missing is not None:
+            yield RowProblem("tokens", "words, not what a table says for a missing one", shown(missing))
 
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa

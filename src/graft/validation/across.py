@@ -7,20 +7,22 @@ of texts are compared in portions of ``PORTION_ROWS`` by their hashes, so memory
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from graft.data import DataConfig, Problem
 from graft.duplicates import Part, Sketch, compare
 from graft.errors import shown
 from graft.reading import order_of
-from graft.validation.contract import Broken, Check
+from graft.validation.contract import Check
 from graft.validation.section import Severity, ValidationConfig
 from graft.workspace import SPLITS
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
     from graft.tasks import Field
     from graft.validation.inspecting import Inspected
@@ -28,6 +30,16 @@ if TYPE_CHECKING:
 LEAKAGE, DUPLICATES, CONTRADICTIONS = "leakage", "near_duplicates", "contradictions"
 PORTION_ROWS = 1 << 18
 UNIQUE = "expect_column_values_to_be_unique"
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Rows of one part that are like earlier ones in one way: how many, and what the first of them have wrong."""
+
+    part: int
+    severity: Severity
+    rows: int
+    problems: list[Problem]
 
 
 def severities(config: ValidationConfig) -> dict[str, Severity]:
@@ -38,7 +50,14 @@ def severities(config: ValidationConfig) -> dict[str, Severity]:
 
 def is_asked(config: ValidationConfig, fields: Sequence[Field]) -> bool:
     """Say whether the contract is about likeness across rows."""
-    return any(one.text for one in fields) and set(severities(config).values()) != {"ignore"}
+    read = any(one.text or one.type == "image" for one in fields)
+    return read and set(severities(config).values()) != {"ignore"}
+
+
+def in_megabytes(config: ValidationConfig, fields: Sequence[Field], size: int) -> bool:
+    """Say whether texts that are nearly equal are looked for in a data set whose parts have ``size`` bytes."""
+    texts = any(one.text for one in fields)
+    return texts and is_asked(config, fields) and size <= config.duplicates.near_megabytes * 1_000_000
 
 
 # -- equal ids, equal texts
@@ -83,41 +102,106 @@ def repeated_ids(
     return counts, {number: sorted(same, key=lambda one: order_of(one.place)) for number, same in found.items()}
 
 
-def repeated_texts(parts: Sequence[Inspected], without: Collection[str]) -> Counter[tuple[str, str]]:
-    """Count the rows whose text occurs before: by their split, and by the split where it does.
+def equal(
+    parts: Sequence[Inspected],
+    config: ValidationConfig,
+    column: str,
+    what: str,
+    without: Collection[str],
+    most: int,
+) -> Iterator[Alike]:
+    """Yield the rows that say what an earlier row says, to the letter or but for case, width, signs and spaces.
 
-    ``without`` are the places of rows that were put into quarantine after their part was inspected.
+    Args:
+        parts: in the order of splits and parts.
+        config: what is asked.
+        column: what a problem names: the first field that the model reads, as the files call it.
+        what: what it is: a text or a picture.
+        without: places of rows that were put into quarantine after their part was inspected.
+        most: how many rows are named at most.
     """
     import polars as pl
 
-    doubles: Counter[tuple[str, str]] = Counter()
-    aside = _numbers_of(parts, without)
+    follows, aside = severities(config), _numbers_of(parts, without)
     splits = pl.DataFrame(
         {"part": range(len(parts)), "split": [SPLITS.index(one.split) for one in parts]},
         schema={"part": pl.UInt32, "split": pl.UInt8},
     )
-    for portion in _portions(parts, "text", pl.col("kept")):
-        counts = (
-            portion.join(aside, on=["part", "row"], how="anti")
-            .join(splits, on="part")
-            .group_by("text")
-            .agg((pl.col("split") == number).sum().cast(pl.Int64).alias(name) for number, name in enumerate(SPLITS))
-        )
-        for number, split in enumerate(SPLITS):
-            for other in SPLITS[:number]:
-                doubles[split, other] += int(counts.filter(pl.col(other) > 0)[split].sum())
-            doubles[split, split] += int((counts[split] - 1).clip(0).sum())
-    return doubles
+    counts, named = Counter[tuple[int, str, int, bool]](), list[pl.DataFrame]()
+    for portion in _portions(parts, "normal", pl.col("kept"), ["text", "label"]):
+        rows = portion.join(aside, on=["part", "row"], how="anti").join(splits, on="part").sort("part", "row")
+        found = _earlier(rows)
+        for part, kind, of_split, exact, count in found.group_by("part", "kind", "of_split", "exact").len().iter_rows():
+            counts[part, kind, of_split, exact] += count
+        room = most - sum(map(len, named))
+        named.append(found.sort("part", "row").head(max(0, room)))
+    lines = pl.concat(named) if named else pl.DataFrame(schema={"part": pl.UInt32, "row": pl.UInt32})
+    places = _places(parts, lines)
+    problems: dict[tuple[int, str, int, bool], list[Problem]] = defaultdict(list)
+    for line in lines.iter_rows(named=True) if len(lines) else ():
+        at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
+        expected = _expected(line["kind"], SPLITS[line["of_split"]], what, exact=line["exact"])
+        found_words = f"another than at {other}" if line["kind"] == CONTRADICTIONS else f"that of {other}"
+        key = line["part"], line["kind"], line["of_split"], line["exact"]
+        problems[key].append(Problem(at, column, expected, found_words))
+    for key, count in sorted(counts.items()):
+        if follows[key[1]] != "ignore":
+            ordered = sorted(problems[key], key=lambda one: order_of(one.place))
+            yield Alike(key[0], follows[key[1]], count, ordered)
 
 
-def _portions(parts: Sequence[Inspected], key: str, which: pl.Expr) -> Iterator[pl.DataFrame]:
-    """Yield the part, row and ``key`` of rows whose key another row has; those with one key are in one portion."""
+def _earlier(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return which rows say what an earlier row of each split says, and which have another label than the first one.
+
+    ``rows`` have ``part``, ``row``, ``split``, ``text``, ``normal`` and ``label``, in order.
+    """
+    import polars as pl
+
+    found = []
+    same = pl.col("of_part") == pl.col("part")
+    before = (pl.col("of_part") < pl.col("part")) | (same & (pl.col("of_row") < pl.col("row")))
+    for split in range(len(SPLITS)):
+        there, later = rows.filter(pl.col("split") == split), rows.filter(pl.col("split") >= split)
+        leader = pl.col("part", "row").first().name.prefix("of_")
+        exact = later.join(there.group_by("text", maintain_order=True).agg(leader), on="text").filter(before)
+        other = later.join(there.group_by("normal", maintain_order=True).agg(leader), on="normal").filter(before)
+        other = other.join(exact, on=["part", "row"], how="anti")
+        for lines, is_exact in ((exact, True), (other, False)):
+            kind = pl.when(pl.col("split") == split).then(pl.lit(DUPLICATES)).otherwise(pl.lit(LEAKAGE))
+            found.append(lines.with_columns(kind.alias("kind"), pl.lit(split).alias("of_split"), exact=is_exact))
+    labelled = rows.filter(pl.col("label").is_not_null())
+    first = labelled.group_by("normal", maintain_order=True).agg(
+        pl.col("label").first().alias("said"), pl.col("part", "row", "split").first().name.prefix("of_")
+    )
+    contradicting = labelled.join(first, on="normal").filter(pl.col("label") != pl.col("said"))
+    found.append(contradicting.with_columns(pl.lit(CONTRADICTIONS).alias("kind"), exact=True))
+    columns = [pl.col("part", "row", "of_part", "of_row", "kind", "exact"), pl.col("of_split").cast(pl.Int64)]
+    return pl.concat(lines.select(columns) for lines in found)
+
+
+def _places(parts: Sequence[Inspected], lines: pl.DataFrame) -> dict[tuple[int, int], str]:
+    """Return the places of the rows of some lines, and of those that they repeat, by part and row."""
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for line in lines.iter_rows(named=True):
+        wanted[line["part"]].add(line["row"])
+        wanted[line["of_part"]].add(line["of_row"])
+    found = {}
+    for part, numbers in wanted.items():
+        rows = sorted(numbers)
+        found.update({(part, row): place for row, place in zip(rows, parts[part].places(rows), strict=True)})
+    return found
+
+
+def _portions(
+    parts: Sequence[Inspected], key: str, which: pl.Expr, others: Sequence[str] = ()
+) -> Iterator[pl.DataFrame]:
+    """Yield part, row, ``key`` and ``others`` of rows whose key another row has; those with one key are together."""
     import polars as pl
 
     if not parts:
         return
     lines = pl.concat(
-        one.rows().filter(which).select(pl.lit(number, pl.UInt32).alias("part"), "row", key)
+        one.rows().filter(which).select(pl.lit(number, pl.UInt32).alias("part"), "row", key, *others)
         for number, one in enumerate(parts)
     )
     rows = sum(one.told["rows"] for one in parts)
@@ -154,41 +238,42 @@ def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataF
 # -- likeness
 
 
-def alike(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> Iterator[tuple[int, Broken]]:
-    """Yield the part's number and the problem of each row that is like an earlier one.
+def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> Iterator[Alike]:
+    """Yield the rows that nearly say what an earlier row says, by the sketches of the parts.
 
-    Args:
-        parts: in the order of splits and parts.
-        config: what is asked, and what nearly the same text is.
-        column: what a problem names: the first text field, as the files call it.
+    ``parts``, ``config`` and ``column`` are those of :func:`equal`.
     """
+    follows = severities(config)
+    if {follows[LEAKAGE], follows[DUPLICATES]} == {"ignore"}:
+        return
     numbers = {one.key: number for number, one in enumerate(parts)}
     table = compare([Part(one.key, one.split, Sketch.load(one.sketch)) for one in parts], config.duplicates).table
-    follows = severities(config)
-    for batch in table.to_batches():
-        for line in batch.to_pylist():
-            kind = CONTRADICTIONS if line["kind"] == "contradiction" else DUPLICATES
-            if kind == DUPLICATES and line["split"] != line["of_split"]:
-                kind = LEAKAGE
-            if follows[kind] == "ignore":
-                continue
-            number = numbers[line["part"]]
-            [place] = parts[number].places([line["row"]])
-            [other] = parts[numbers[line["of_part"]]].places([line["of_row"]])
-            problem = Problem(place, column, _EXPECTED[kind].format(**line), _found(line, other))
-            yield number, Broken(follows[kind], problem)
+    lines = _numbered(table, numbers)
+    places = _places(parts, lines)
+    problems: dict[tuple[int, str, int], list[Problem]] = defaultdict(list)
+    for line in lines.iter_rows(named=True):
+        at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
+        kind = DUPLICATES if line["split"] == line["of_split"] else LEAKAGE
+        found = f"nearly that of {other} (likeness {line['similarity']:.2f})"
+        expected = _expected(kind, line["of_split"], "text", exact=False)
+        problems[line["part"], kind, SPLITS.index(line["of_split"])].append(Problem(at, column, expected, found))
+    for (part, kind, _), same in sorted(problems.items()):
+        if follows[kind] != "ignore":
+            yield Alike(part, follows[kind], len(same), same)
 
 
-_EXPECTED = {
-    LEAKAGE: "a text that {of_split} does not have (validation.severity.leakage)",
-    DUPLICATES: "a text unlike the others of its split (validation.severity.near_duplicates)",
-    CONTRADICTIONS: "the label that the same text has elsewhere (validation.severity.contradictions)",
-}
+def _numbered(table: pa.Table, numbers: Mapping[str, int]) -> pl.DataFrame:
+    """Return the lines about texts that are nearly equal, with the numbers of their parts."""
+    import polars as pl
+
+    lines = pl.DataFrame(table).with_columns(pl.col("kind", "part", "of_part", "split", "of_split").cast(pl.String))
+    near = lines.filter((pl.col("kind") == "near") & (pl.col("similarity") < 1))
+    return near.with_columns(pl.col("part", "of_part").replace_strict(numbers, return_dtype=pl.Int64))
 
 
-def _found(line: dict[str, Any], other: str) -> str:
-    if line["kind"] == "contradiction":
-        return f"another than at {other}"
-    return (
-        f"that of {other}" if line["kind"] == "exact" else f"nearly that of {other} (likeness {line['similarity']:.2f})"
-    )
+def _expected(kind: str, of_split: str, what: str, *, exact: bool) -> str:
+    """Return what a row should have had; ``what`` is a text or a picture."""
+    if kind == CONTRADICTIONS:
+        return f"the label that the same {what} has elsewhere (validation.severity.contradictions)"
+    other = f"{of_split} does not have" if kind == LEAKAGE else "no other row of its split has"
+    return f"a {what} that {other}{'' if exact else ', nor nearly'} (validation.severity.{kind})"

@@ -16,7 +16,8 @@ from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.quarantine import Quarantine, in_words
-from graft.validation.across import alike, is_asked, repeated_ids, repeated_texts, unique_ids
+from graft.reading import file_of, order_of
+from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.composition import Composition, composed
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
@@ -26,9 +27,12 @@ from graft.validation.drawing import drawn, listed
 from graft.validation.inspecting import NAMED_PLACES, Inspected
 from graft.validation.label_errors import LabelErrors, can_judge
 from graft.validation.label_errors import find as find_label_errors
+from graft.validation.outliers import odd
 from graft.validation.pages import Index, Part
+from graft.validation.pages import masked as masked_values
 from graft.validation.section import Severity
 from graft.validation.sources import Sources
+from graft.validation.worst import Worst
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
 
@@ -82,6 +86,7 @@ class Assembly:
         self.label_errors: LabelErrors | None = None
         self.warned: dict[str, dict[str, _Warned]] = {split: {} for split in SPLITS}
         """What is only reported of each split, by what was expected."""
+        self.worst = Worst()
         for one in inspected:
             self._take(one)
 
@@ -95,6 +100,7 @@ class Assembly:
         if told["failed"]:
             self.failed = [before + more for before, more in zip(self.failed, told["failed"], strict=True)]
         self.counts[one.split].update(told["labels"])
+        self.worst.take(one.file, told["worst"])
         self.cleaning[one.split].add(told["cleaning"], one.file)
         if told["starts with a byte order mark"]:
             self.warnings.append(f"{one.key}: starts with a byte order mark, which is skipped")
@@ -109,12 +115,35 @@ class Assembly:
                 self._settle(self.inspected[number], found.get(number, []), self.unique.severity, count)
             self.repeated = counts.total()
         if is_asked(self.validation, self.fields):
-            column = next((self.data.columns.get(one.name, one.name) for one in self.fields if one.text), "")
-            by_part = defaultdict[tuple[int, Severity], list[Problem]](list)
-            for number, one in alike(self.inspected, self.validation, column):
-                by_part[number, one.severity].append(one.problem)
-            for (number, severity), problems in by_part.items():
-                self._settle(self.inspected[number], problems, severity, len(problems))
+            self._alike()
+
+        self._outliers()
+
+    def _alike(self) -> None:
+        """Hold rows to the earlier ones that say the same, or nearly."""
+        read = next(one for one in self.fields if one.text or one.type == "image")
+        column, what = self.data.columns.get(read.name, read.name), "text" if read.text else "picture"
+        aside, most = self.quarantine.places, self._most_named
+        found = list(equal(self.inspected, self.validation, column, what, aside, most))
+        if self.sources.near:
+            found += near(self.inspected, self.validation, column)
+        elif any(one.text for one in self.fields):
+            most_bytes = self.validation.duplicates.near_megabytes
+            self.warnings.append(
+                f"nearly equal texts are not looked for: the parts have {self.sources.bytes / 1e6:.0f} MB, more than "
+                f"validation.duplicates.near_megabytes ({most_bytes})"
+            )
+        for one in sorted(found, key=lambda one: one.part):
+            self._settle(self.inspected[one.part], one.problems, one.severity, one.rows)
+
+    def _outliers(self) -> None:
+        """Hold rows to what is usual among all of them."""
+        severity = self.validation.severity.outliers
+        for one in odd([part.told["outliers"] for part in self.inspected]) if severity != "ignore" else ():
+            part, field = self.inspected[one.part], one.field or self.label or ""
+            column, found = self.data.columns.get(field, field), self.data.privacy.in_message(one.found)
+            problems = [Problem(f"{part.file}{place}", column, one.expected, found) for place in one.places]
+            self._settle(part, problems, severity, one.rows)
 
     @property
     def _most_named(self) -> int:
@@ -124,6 +153,7 @@ class Assembly:
 
     def _settle(self, one: Inspected, problems: list[Problem], severity: Severity, count: int) -> None:
         """Let what ``count`` rows of a part have wrong stop the chain, keep them aside, or be reported."""
+        self.worst.add(severity, problems)
         if severity == "fail":
             self._report(problems, count)
             self.broken[one.key] += count
@@ -145,7 +175,7 @@ class Assembly:
         """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
         known = self.warned[split].setdefault(_expectation(problems[0]), _Warned())
         known.count += count
-        known.places += [problem.place for problem in problems]
+        known.first += problems[:NAMED_PLACES]
 
     def learn_again(self, state: dict[str, Any]) -> None:
         """Take what the training rows teach without those in quarantine.
@@ -164,9 +194,8 @@ class Assembly:
 
     def end(self) -> None:
         """Check what only whole splits show."""
-        doubles = repeated_texts(self.inspected, self.quarantine.places)
         for split in SPLITS:
-            self._end_of(split, doubles)
+            self._end_of(split)
         self.composition = composed(self._profiles(), self.workspace, self.validation, self.data.columns)
         self._report(list(self.composition.problems), len(self.composition.problems))
         self.warnings += self.composition.warnings
@@ -200,7 +229,7 @@ class Assembly:
         if self.label_errors.total:
             self.warnings.append(str(self.label_errors))
 
-    def _end_of(self, split: str, doubles: Counter[tuple[str, str]]) -> None:
+    def _end_of(self, split: str) -> None:
         parts = [one for one in self.inspected if one.split == split]
         rows, fewest = sum(self.rows[one.key] for one in parts), self.validation.min_rows
         if rows < fewest:
@@ -209,15 +238,13 @@ class Assembly:
         too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
         self._report(too_many, len(too_many))
         for expected, one in self.warned[split].items():
-            places = [place for place in one.places if place not in self.quarantine.places][:NAMED_PLACES]
+            left = [each for each in one.first if each.place not in self.quarantine.places]
+            first = sorted(left, key=lambda each: (file_of(each.place), order_of(each.place)))[:NAMED_PLACES]
             if one.count:
-                self.warnings.append(
-                    f"{split}: {in_words(one.count)} not as expected: {expected} ({', '.join(places)})"
-                )
-        found = [f"{doubles[split, other]} in {other}" for other in SPLITS if doubles[split, other]]
+                places = ", ".join(each.place for each in first)
+                says = f"; the first has {masked_values(first[0].found)}" if first else ""
+                self.warnings.append(f"{split}: {in_words(one.count)} not as expected: {expected} ({places}){says}")
         kind = "text" if any(one.text for one in self.fields) else "picture"
-        if found:
-            self.warnings.append(f"{split}: rows with a {kind} that occurs before: {', '.join(found)}")
         if count := self.cleaning[split].disagreements:
             where = ", ".join(self.cleaning[split].disagreeing)
             self.warnings.append(
@@ -318,6 +345,7 @@ class Assembly:
             quarantined=list(self.quarantine.described()),
             composition=drawn(self.composition) if self.composition else None,
             label_errors=listed(self.label_errors, self.data.privacy) if self.label_errors else None,
+            worst=self.worst.first(),
         ).write(folder)
 
 
@@ -326,7 +354,7 @@ class _Warned:
     """How many rows of a split break what is only reported, and where the first of them are."""
 
     count: int = 0
-    places: list[str] = field(default_factory=list)
+    first: list[Problem] = field(default_factory=list)
 
 
 def _expectation(problem: Problem) -> str:

@@ -32,7 +32,12 @@ from graft.validation.section import Severity, ValidationConfig
 REPORTED_PROBLEMS = 10_000
 """How many problems report.json lists at most; it counts them all."""
 DOCUMENTED_VALUES = 20
-DAMAGE = {"encoding": "a wrong encoding", "markup": "a web page"}
+KINDS_IN_WORDS = {
+    "encoding": "text without traces of a wrong encoding",
+    "markup": "text without traces of a web page",
+    "filler": "a text of its own, not filler, a template or a placeholder",
+    "markers": "text without markers of a chat format",
+}
 LEARNT = {"$PARAMETER": "labels"}
 """In Great Expectations' words, a value that is given when a suite is run: the training rows' labels, before any row is
 read."""
@@ -120,9 +125,10 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             yield Check(between, column, name, visible, {"min_value": fewest}, severity.min_characters)
             longest = f"at most {most} characters (validation.max_characters)"
             yield Check(between, f"{name} (characters)", name, longest, {"max_value": most}, severity.max_characters)
-        for kind, follows in (("encoding", severity.encoding), ("markup", severity.markup)):
+        for kind, words in KINDS_IN_WORDS.items():
+            follows = getattr(severity, kind)
             if field.text and follows != "ignore":
-                text = f"text without traces of {DAMAGE[kind]} (validation.severity.{kind})"
+                text = f"{words} (validation.severity.{kind})"
                 yield Check(between, f"{name} ({kind})", name, text, {"max_value": 0}, follows)
         if field.text and config.languages and severity.language != "ignore":
             text = f"text in {' or '.join(config.languages)} (validation.languages)"
@@ -219,7 +225,8 @@ class Contract:
         """Return an empty frame with the columns that the suite is about."""
         privacy = self.data.privacy
         ignored = self.config.severity.private_data == "ignore"
-        return Frame(self.fields, None if ignored else privacy, self.config.languages, hides=privacy)
+        asked, placeholders = None if ignored else privacy, self.config.placeholders
+        return Frame(self.fields, asked, self.config.languages, placeholders, hides=privacy)
 
     @cached_property
     def _source(self) -> Any:

@@ -13,8 +13,10 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from graft import filler
 from graft.damage import expressions, measures, visible_characters
 from graft.data import Problem, Record
+from graft.errors import shown
 from graft.languages import UNKNOWN, languages
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field
@@ -32,14 +34,17 @@ class Frame:
         fields: Sequence[Field],
         privacy: PrivacyConfig | None = None,
         languages: Sequence[str] = (),
+        placeholders: Sequence[str] = (),
         *,
         hides: PrivacyConfig | None = None,
     ) -> None:
         """``privacy`` finds private data, ``languages`` are those expected; without them there is no such column.
 
-        ``hides``: what no problem shows, also where it is not looked for.
+        ``placeholders`` are looked for by an expectation of their own, so they do not count as filler too. ``hides``:
+        what no problem shows, also where it is not looked for.
         """
         self.fields, self.privacy, self.languages, self.hides = fields, privacy, languages, hides
+        self.placeholders = placeholders
         self.places: list[str] = []
         self.refused: set[str] = set()
         self.columns: dict[str, list[Any]] = defaultdict(list)
@@ -142,17 +147,45 @@ class Frame:
         """Yield what is measured of a text field's whole column."""
         import polars as pl
 
-        joined = [None if texts is None else "\n".join(texts) for texts in self.texts[name]]
-        counts = pl.Series("text", joined, dtype=pl.String).to_frame().lazy().select(**expressions("text")).collect()
+        texts, rows = self._flat(name)
+        counts = texts.to_frame().lazy().select(**expressions("text", filler.measures())).collect()
+        known = texts.is_in(list(self.placeholders))
+        placeholders = counts[filler.PLACEHOLDERS].set(known, 0)
+        counts = counts.with_columns(placeholders, filler.repetitions(texts).alias(filler.REPEATED))
         for kind, chosen in KINDS.items():
-            measures = [one for one in counts.columns if one in chosen]
-            total = counts.select(pl.sum_horizontal(measures, ignore_nulls=False).cast(pl.Int64)).to_series()
-            for row in (total > 0).arg_true().to_list():
-                said = {one: counts[one][row] for one in measures}
-                self.said[f"{name} ({kind})", row] = ", ".join(f"{count} {one}" for one, count in said.items() if count)
-            yield total.alias(f"{name} ({kind})")
+            total = counts.select(pl.sum_horizontal(chosen).alias("total")).to_series()
+            places = (total > 0).arg_true()
+            self._say(f"{name} ({kind})", rows.gather(places), counts.select(chosen)[places], texts.gather(places))
+            summed = pl.Series([None if one is None else 0 for one in self.texts[name]], dtype=pl.Int64)
+            found = pl.DataFrame({"row": rows.gather(places), "total": total.gather(places)}).group_by("row").sum()
+            yield summed.scatter(found["row"], found["total"].cast(pl.Int64)).alias(f"{name} ({kind})")
         if self.languages:
             yield pl.Series(f"{name} ({FOREIGN})", list(self._foreign(name)), dtype=pl.Int64)
+
+    def _flat(self, name: str) -> tuple[pl.Series, pl.Series]:
+        """Return the texts of a field one after the other, and the row of each; words of a list are one text."""
+        import polars as pl
+
+        words = next(field for field in self.fields if field.name == name).type == "strings"
+        given = ((row, texts) for row, texts in enumerate(self.texts[name]) if texts is not None)
+        flat = [(row, text) for row, texts in given for text in (["\n".join(texts)] if words else texts)]
+        rows, found = zip(*flat, strict=True) if flat else ((), ())
+        return pl.Series("text", found, dtype=pl.String), pl.Series("row", rows, dtype=pl.UInt32)
+
+    def _say(self, column: str, rows: pl.Series, counts: pl.DataFrame, texts: pl.Series) -> None:
+        """Put into words what is counted in some texts: how often, and the first place of it."""
+        said: dict[int, dict[str, tuple[int, str]]] = defaultdict(dict)
+        for measure in counts.columns:
+            here = (counts[measure] > 0).arg_true()
+            pattern = PATTERNS.get(measure)
+            chosen = texts.gather(here)
+            first = chosen.str.extract(f"({pattern})").fill_null("") if pattern else chosen
+            for row, count, place in zip(rows.gather(here), counts[measure].gather(here), first, strict=True):
+                before, at = said[row].get(measure, (0, place))
+                said[row][measure] = before + count, at
+        for row, found in said.items():
+            words = ", ".join(f"{count} {measure}" for measure, (count, _) in found.items())
+            self.said[column, row] = f"{words}, as in {_excerpt(next(at for _, at in found.values()))}"
 
     def _foreign(self, name: str) -> Iterator[int | None]:
         """Yield how many texts of each row are in none of the languages expected."""
@@ -192,8 +225,16 @@ REFUSED = "rows that cannot be read"
 PRIVATE = "private data"
 FOREIGN = "other languages"
 _MARKUP = ("HTML", "broken references", "style and script")
-KINDS = {"encoding": tuple(one.name for one in measures() if one.name not in _MARKUP), "markup": _MARKUP}
-"""The two kinds of damage, by the measures that they are made of."""
+_MARKERS = ("role markers",)
+KINDS = {
+    "encoding": tuple(one.name for one in measures() if one.name not in _MARKUP),
+    "markup": _MARKUP,
+    "filler": (*(one.name for one in filler.measures() if one.name not in _MARKERS), filler.REPEATED),
+    "markers": _MARKERS,
+}
+"""What is wrong with texts, by the measures that each kind is made of."""
+PATTERNS = {one.name: one.pattern for one in (*measures(), *filler.measures())}
+EXCERPT_CHARACTERS = 24
 SHOWN_START = 4
 """The shortest start of a private value that would tell something."""
 
@@ -203,3 +244,7 @@ def columns_of(field: Field) -> Iterator[str]:
     yield f"{field.name} (items)" if field.type in LISTS else field.name
     if field.text:
         yield from (f"{field.name} (visible characters)", f"{field.name} (characters)")
+
+
+def _excerpt(text: str) -> str:
+    return shown(text if len(text) <= EXCERPT_CHARACTERS else f"{text[:EXCERPT_CHARACTERS]}…")

@@ -5,9 +5,9 @@ same one. What only parts together show is told from it without the rows: their 
 sketches.
 
     part.json           what is counted and what is wrong
-    rows.arrow          a line for each readable row: place, id, digests of id and texts, whether it is kept, and then
-                        its label, and which of the expectations that are only reported it breaks (bits, as part.json
-                        has them)
+    rows.arrow          a line for each readable row: place, id, digests of id, texts and their normal form, whether
+                        it is kept, and then its label and which expectations it breaks that are only reported (bits, in
+                        the order of part.json)
     suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
     profile.json        what the rows that are kept are made of, in counts
     sketch.safetensors  the texts' sketch, where the contract asks about likeness across rows
@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any
 from graft import tasks
 from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
-from graft.duplicates import Entry, sketch
+from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes
 from graft.quarantine import plain_rows
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, RowProblem, TaskConfig
+from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
 from graft.validation.data_profile import DataProfile
@@ -65,6 +66,8 @@ class Inspector:
     validation: ValidationConfig
     state: Mapping[str, Any]
     """What rows are held to of what training rows taught."""
+    near: bool = True
+    """Whether texts are sketched, to find nearly equal ones."""
     earlier: Cleaning | None = None
     """Of the step ``duplicates``: what the earlier parts of the split hold."""
 
@@ -98,6 +101,7 @@ class Inspector:
                 mode="json", exclude={**dict.fromkeys(OF_SPLITS, True), "severity": REPORTED}
             ),
             "state": dict(self.state),
+            "near": self.near,
         }
 
     def __call__(self, path: Path, folder: Path, add: Callable[[int], None]) -> None:
@@ -114,7 +118,8 @@ class Inspector:
                 continue
             frame.add(one)
             rows.add(one)
-            found += self._wrong(one)
+            wrong = list(self._wrong(one))
+            found += wrong or self._doubts(one)
         add((len(frame.places)) % COUNTED_ROWS)
         known = {(one.problem.place, one.problem.field) for one in found}
         # A part whose rows all stand in earlier parts leaves nothing to hold to the contract.
@@ -125,15 +130,15 @@ class Inspector:
             if (one.problem.place, one.problem.field) not in known and one.problem.place not in frame.refused
         ]
         found = [replace(one, problem=frame.without_private(one.problem)) for one in found]
+        found = [one for one in found if one.severity != "ignore"]
         found.sort(key=lambda one: order_of(one.problem.place))
         aside = {one.problem.place for one in found if one.severity == "quarantine"}
         kept = [place not in aside for place in rows.places]
         sorted_out = _sorted_out(found, aside)
-        rows.write(folder / ROWS, kept, sorted_out.warns.values())
+        forms = self._forms(frame, aside, folder)
+        rows.write(folder / ROWS, kept, forms, sorted_out.warns.values())
         profile = frame.profile(aside | frame.refused)
         (folder / PROFILE).write_text(json.dumps(profile.as_json(), separators=(",", ":")), encoding="utf-8")
-        if is_asked(self.validation, self.fields):
-            sketch(_entries(frame, self.label, aside)).save(folder / SKETCH)
         if cleaning.unique:
             (folder / KEPT).write_bytes(cleaning.kept())
         if suite:
@@ -143,6 +148,8 @@ class Inspector:
             "rows": sum(kept),
             "failed": failed,
             "labels": rows.labels(kept),
+            "worst": worst.told(found, frame, inner),
+            "outliers": self._unusual(frame, rows.ids, aside, inner),
             "starts with a byte order mark": has_bom(path),
             "cleaning": cleaning.as_json(inner),
             "aside": {
@@ -152,6 +159,24 @@ class Inspector:
         }
         write_json(folder / PART, told)
 
+    def _unusual(
+        self, frame: Frame, ids: Sequence[str | None], aside: Collection[str], inner: Callable[[str], str]
+    ) -> dict[str, Any] | None:
+        """Return what outliers are told from."""
+        asked = self.validation.severity.outliers != "ignore"
+        return outliers.told(frame, self.label, ids, aside, inner) if asked else None
+
+    def _forms(self, frame: Frame, aside: Collection[str], folder: Path) -> dict[int, int]:
+        """Return the digest of each row's text in normal form, by its number; write the sketch that has them."""
+        if not frame.texts or not is_asked(self.validation, self.fields):
+            return {}
+        entries = list(_entries(frame, self.label, aside))
+        if not self.near:
+            return dict(zip((one.number for one in entries), normal_forms(entries).tolist(), strict=True))
+        found = sketch(entries)
+        found.save(folder / SKETCH)
+        return dict(zip(found.number.tolist(), found.normal[found.distinct].tolist(), strict=True))
+
     def _wrong(self, record: Record) -> Iterator[Broken]:
         """Yield what the task finds wrong with a readable row."""
         severity = self.validation.severity
@@ -159,6 +184,13 @@ class Inspector:
             column = self.data.columns.get(one.field, one.field)
             follows: Severity = severity.labels if one.field == self.label else severity.task
             yield Broken(follows, Problem(record.place, column, one.expected, one.found))
+
+    def _doubts(self, record: Record) -> Iterator[Broken]:
+        """Yield what the task has its doubts about."""
+        for one in tasks.get(self.task.name).doubt_row(self.task, record.row):
+            column = self.data.columns.get(one.field, one.field)
+            expected = f"{one.expected} (validation.severity.doubtful)"
+            yield Broken(self.validation.severity.doubtful, Problem(record.place, column, expected, one.found))
 
 
 def _entries(frame: Frame, label: str | None, without: Collection[str]) -> Iterator[Entry]:
@@ -243,7 +275,9 @@ class _Rows:
         """Count the labels of the rows that are kept."""
         return dict(Counter(name for name, stays in zip(self.names, kept, strict=True) if stays and name is not None))
 
-    def write(self, path: Path, kept: Sequence[bool], warns: Iterable[Sequence[Problem]]) -> None:
+    def write(
+        self, path: Path, kept: Sequence[bool], forms: Mapping[int, int], warns: Iterable[Sequence[Problem]]
+    ) -> None:
         import polars as pl
 
         numbers = [order_of(place) for place in self.places]
@@ -258,6 +292,7 @@ class _Rows:
                 "id": pl.Series(self.ids, dtype=pl.String),
                 "id_digest": pl.Series([None if one is None else _digest(one) for one in self.ids], dtype=pl.UInt64),
                 "text": pl.Series(self.texts, dtype=pl.UInt64),
+                "normal": pl.Series([forms.get(row, text) for row, text in enumerate(self.texts)], dtype=pl.UInt64),
                 "label": pl.Series(labels, dtype=pl.String),
                 "kept": pl.Series(list(kept), dtype=pl.Boolean),
                 "warned": pl.Series([bits[place] for place in self.places], dtype=pl.UInt64),

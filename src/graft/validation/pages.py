@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data import Problem
+from graft.validation.worst import Row
 
 TEMPLATES = Path(__file__).parent / "templates"
 LISTED_PROBLEMS = 20
@@ -55,6 +56,8 @@ class Index:
     """What the splits are made of (``drawing.drawn``); None where the data was not read that far."""
     label_errors: Mapping[str, Any] | None = None
     """Likely label errors (``drawing.listed``); None where nobody asked."""
+    worst: Sequence[Row] = ()
+    """The rows that have the most wrong."""
 
     def write(self, folder: Path) -> None:
         """Write ``index.html``."""
@@ -69,7 +72,9 @@ class Index:
             keep_trailing_newline=True,
         )
         listed = [_listed(one) for one in self.problems[:LISTED_PROBLEMS]]
-        text = environment.get_template("index.html.j2").render({**vars(self), "problems": listed, "css": _css()})
+        text = environment.get_template("index.html.j2").render(
+            {**vars(self), "problems": listed, "masked": masked, "css": _css()}
+        )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.html").write_text(text, encoding="utf-8", newline="\n")
 

@@ -65,16 +65,31 @@ class Severities(Section):
     markup: Severity = "warn"
     """A text without left-overs of web pages: tags, references, style and script."""
 
+    filler: Severity = "warn"
+    """A text of its own: no placeholder, ``lorem ipsum``, template nobody filled, encoded data, or one word again and
+    again."""
+
+    markers: Severity = "warn"
+    """A text without what marks roles and turns in a chat format, such as ``<|im_start|>``."""
+
+    doubtful: Severity = "warn"
+    """A row that the task has no doubts about: a target that repeats its source, a rejected answer that differs from
+    the chosen one in nothing but signs, several words in one token."""
+
     language: Severity = "warn"
     """A text in one of ``validation.languages``."""
 
-    leakage: Severity = "ignore"
-    """In validation and test, a text that no earlier split has, nor nearly (``validation.duplicates``)."""
+    outliers: Literal["fail", "warn", "ignore"] = "warn"
+    """A row like the others: no number far away, no text in a language that next to no other has, no label that is
+    another one's misspelling, no row without an id beside others that have one."""
 
-    near_duplicates: Severity = "ignore"
-    """A text that no earlier row of its split has, nor nearly."""
+    leakage: Severity = "warn"
+    """In validation and test, a text (or picture) that no earlier split has, nor nearly (``validation.duplicates``)."""
 
-    contradictions: Severity = "ignore"
+    near_duplicates: Severity = "warn"
+    """A text (or picture) that no earlier row of its split has, nor nearly."""
+
+    contradictions: Severity = "warn"
     """The label that an earlier row with the same text has."""
 
     private_data: Severity = "warn"
@@ -173,16 +188,19 @@ class ValidationConfig(Section):
     unique_ids: bool = True
     """Whether an ``id`` column, where there is one, must be unique over all splits."""
 
-    placeholders: tuple[str, ...] = ("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>", "#N/A")
-    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused."""
+    placeholders: tuple[str, ...] = (
+        *("nan", "NaN", "NULL", "null", "None", "N/A", "<NA>"),
+        *("#N/A", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#DIV/0!"),
+    )
+    """Texts that other software writes for a missing value: a text field that is exactly one of them is refused. Other
+    spellings are ``severity.filler``."""
 
     languages: tuple[str, ...] = ()
     """The languages that texts may be in (ISO 639-1: ``en``, ``zh``). A text whose language nobody can tell, such as a
     short one, passes. Empty: any."""
 
     duplicates: DuplicatesConfig = DuplicatesConfig()
-    """What nearly the same text is. Looked for only where ``severity`` says what follows from it: it takes a second or
-    so for 20,000 rows."""
+    """What nearly the same text is, and in how much data it is looked for."""
 
     drift: DriftConfig = DriftConfig()
     """How far the data may drift from the champion's."""

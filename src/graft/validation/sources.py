@@ -15,6 +15,7 @@ from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
 from graft.tasks import Row, Task, TaskConfig
+from graft.validation.across import in_megabytes
 from graft.validation.inspecting import COUNTED_ROWS, Inspected, Inspector, is_chained
 from graft.validation.section import ValidationConfig
 from graft.workspace import Workspace, read_json, write_json
@@ -40,6 +41,16 @@ class Sources:
     def digests(self) -> dict[str, str]:
         """The sha256 of each file by its path below the data folder."""
         return data_digests(self.workspace.data)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all part files together."""
+        return sum(path.stat().st_size for files in self.files.values() for path in files)
+
+    @property
+    def near(self) -> bool:
+        """Whether nearly equal texts are looked for."""
+        return in_megabytes(self.validation, tasks.get(self.task.name).fields_of(self.task), self.bytes)
 
     def digest(self, path: Path) -> str:
         """Return the sha256 of a part."""
@@ -110,7 +121,7 @@ class Sources:
 
     def _inspector(self, state: Mapping[str, Any]) -> Inspector:
         held = {name: state[name] for name in tasks.get(self.task.name).held_to if name in state}
-        return Inspector(self.workspace.root, self.task, self.data, self.validation, held)
+        return Inspector(self.workspace.root, self.task, self.data, self.validation, held, self.near)
 
     def _chain(self, split: str, inspector: Inspector) -> list[Inspected]:
         """Inspect the parts of a split one after the other, each with what the earlier ones hold."""

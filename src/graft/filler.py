@@ -1,0 +1,112 @@
+"""Texts that stand where a text should be: placeholders, filler, templates nobody filled, encoded data, one word again
+and again; and markers of a chat format inside a text, which a model would read as the next speaker's turn.
+
+None of it is damage: each is content somewhere (a text about ``{{name}}``, an answer that is ``none``), so rows are
+reported rather than refused. The measures are those of ``damage`` in kind: regular expressions that Python and polars
+share. Repetition is none that such an expression can say: a text that a compressor shrinks beyond ``SHRUNK`` (Whisper
+and others tell looping text by it), asked of the few texts whose middle comes again and again.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import zlib
+from typing import TYPE_CHECKING
+
+from graft.damage import Measure
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PLACEHOLDERS, REPEATED = "placeholders", "repetition"
+"""The names of two measures: of texts that are a word for a missing one, and of such as say one thing over and over."""
+SHRUNK = 10
+"""How many times smaller such a text becomes. Prose shrinks to a half, tables and code to a fifth."""
+LEAST_COPIED_BYTES = 24
+"""The shortest text whose copy is one: about four words, or eight Chinese characters."""
+LEAST_REPEATED_BYTES, SAMPLE_CHARACTERS, LEAST_SAMPLES = 120, 12, 5
+
+CELLS = frozenset(["nan", "NaN", "<NA>", "#N/A", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#DIV/0!"])
+"""Words that nobody writes: what a table says for a missing value."""
+
+_MISSING = (
+    r"nan|<na>|n/a|n\.a\.|null|\(null\)|none|nil|undefined|\\n|not available|not applicable|no (?:data|value|text)"
+)
+_TO_DO = r"tb[acd]|to be (?:announced|confirmed|decided|defined|determined|done)|todo|fixme|placeholder|sample text"
+_TYPED = r"x{3,}|asdf+(?:gh\w*)?|qwert(?:y|z)\w*|(?:test ){1,5}test|foo ?bar|\[object \w+\]|\[?(?:deleted|removed)\]"
+_CELL = r"#(?:ref!|value!|name\?|num!|null!|div/0!|n/a|spill!|calc!|getting_data)"
+_SIGNS = r"[-_.,…·?!¿¡*/\\|;'\"~—–―。，、！？；～]+"
+_PLACEHOLDER = (
+    rf"^\s*(?:[(\[<\"']?(?i:{_MISSING}|{_TO_DO}|{_TYPED}|{_CELL}|暂无|待定|なし|未定)[)\]>\"'.!]?|{_SIGNS})\s*$"
+)
+_LATIN = r"(?i:lorem\s+ipsum|dolor\s+sit\s+amet|consectetur\s+adipiscing)"
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_TEMPLATE = "|".join(
+    (
+        rf"\{{\{{ ?[#/^>&]?{_NAME}(?:[.|]{_NAME})* ?\}}\}}",  # Jinja, Mustache
+        r"\{% ?(?:if|for|else|elif|endif|endfor|block|include|set)\b[^%{}]*%\}",
+        rf"<%=? ?{_NAME}[^<>%]*%>",
+        rf"\$\{{{_NAME}(?:\.{_NAME})*\}}",
+        rf"%\({_NAME}\)[sd]|(?:^|[ (\"'])%(?:s|[1-9]\$s)(?:[ .,;:!?)\"']|$)",
+        r"(?:^|[ (\"'])\{(?:[a-z]{3,}(?:_[a-z]+)*|[0-9])\}(?:[ .,;:!?)\"']|$)",
+        r"[\[<](?i:(?:insert|enter|your|add) [a-z ]{2,30}(?: here)?|(?:first|last|full|company|product)[ _]name)[\]>]",
+    )
+)
+_ENCODED = r"[A-Za-z0-9+/]{40,200}[0-9][A-Za-z0-9+/]{40,}|;base64,[A-Za-z0-9+/]{40}"
+_MARKER = "|".join(
+    (
+        r"<\|[a-z][a-z0-9_]{1,40}\|>|<｜[^｜<>]{2,40}｜>",
+        r"\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|</s>|<(?:bos|eos|pad)>",
+        r"\[(?:CLS|SEP|PAD|MASK|BOS|EOS)\]",
+        r"(?m:^#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System):)",
+        r"\n\n(?:Human|Assistant): ",
+    )
+)
+
+
+@functools.cache
+def measures() -> tuple[Measure, ...]:
+    """Return the measures of filler and of markers that an expression can say."""
+    return (
+        Measure(PLACEHOLDERS, "a text, not a word for a missing one", _PLACEHOLDER),
+        Measure("filler text", "text that somebody wrote", _LATIN),
+        Measure("template variables", "text whose template was filled", _TEMPLATE, in_code=False),
+        Measure("encoded data", "text in words", _ENCODED, in_code=False),
+        Measure("role markers", "text without markers of a chat format", _MARKER),
+    )
+
+
+def repetitions(texts: pl.Series) -> pl.Series:
+    """Say of each text whether it says one thing again and again: uint32 [N], 1 or 0, null for null."""
+    import polars as pl
+
+    text = pl.col("text")
+    sample = text.str.slice(text.str.len_chars() // 2, SAMPLE_CHARACTERS)
+    again = text.str.count_matches(sample, literal=True) >= LEAST_SAMPLES
+    long = texts.str.len_bytes() >= LEAST_REPEATED_BYTES
+    asked = texts.alias("text").to_frame().filter(long)
+    suspect = asked.select(again.fill_null(False)).to_series()
+    found = [is_repetition(one) for one in asked.to_series().filter(suspect)]
+    places = long.arg_true().filter(suspect).filter(pl.Series(found, dtype=pl.Boolean))
+    counts = pl.select(pl.when(texts.is_not_null()).then(pl.lit(0, pl.UInt32))).to_series()
+    return counts.scatter(places, 1)
+
+
+_NO_LETTERS = re.compile(r"[\W_]+")
+
+
+def bare(text: str) -> str:
+    """Return a text's letters and digits without case: what is left of two texts that differ in signs and spaces."""
+    return _NO_LETTERS.sub("", text.casefold())
+
+
+def says_the_same(one: str, other: str) -> bool:
+    """Say whether two texts differ in nothing but signs, spaces and case; a name or a number may well be both."""
+    return len(one.encode()) >= LEAST_COPIED_BYTES and bare(one) == bare(other) != ""
+
+
+def is_repetition(text: str) -> bool:
+    """Say whether a text says one thing again and again."""
+    content = text.encode("utf-8", "surrogatepass")
+    return len(content) >= LEAST_REPEATED_BYTES and len(content) >= SHRUNK * len(zlib.compress(content, 1))

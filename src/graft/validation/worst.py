@@ -1,0 +1,104 @@
+"""The rows that have the most wrong, for people to look at first: where they stand, why, and how they begin.
+
+Each part names its worst rows, with what private data they hold masked; the worst of all parts are among them. What
+rows have wrong across parts (``across``) is added to those that are known, and takes the places that are left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from graft.privacy import find, masked
+from graft.reading import file_of, order_of
+
+if TYPE_CHECKING:
+    from graft.data import Problem
+    from graft.validation.contract import Broken
+    from graft.validation.frame import Frame
+    from graft.validation.section import Severity
+
+WORST_ROWS, WORST_REASONS = 20, 4
+"""How many rows are named, and of each how many reasons."""
+EXCERPT_CHARACTERS = 12
+"""Pages are published: they show no more of a text than its start."""
+RANKS: tuple[Severity, ...] = ("fail", "quarantine", "warn")
+
+
+@dataclass
+class Row:
+    """A row, what it has wrong, and how it begins."""
+
+    place: str
+    excerpt: str = ""
+    """The start of its first text, without what is private; empty where it cannot be read, or is fine by itself."""
+    counts: list[int] = field(default_factory=lambda: [0] * len(RANKS))
+    """How much of it stops the chain, keeps the row aside, is reported."""
+    reasons: list[list[str]] = field(default_factory=list)
+    """Severity, field, what was expected and what was found, for the first of it."""
+
+    def add(self, severity: Severity, problem: Problem) -> None:
+        """Take in one thing that is wrong with the row."""
+        self.counts[RANKS.index(severity)] += 1
+        self.reasons.append([severity, problem.field, problem.expected, problem.found])
+        self.reasons.sort(key=lambda one: RANKS.index(one[0]))  # stable
+        del self.reasons[WORST_REASONS:]
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """The worst row first, then the first one."""
+        return (*(-count for count in self.counts), file_of(self.place), order_of(self.place))
+
+
+def told(found: Iterable[Broken], frame: Frame, inner: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Return a part's worst rows, as JSON values; ``inner`` shortens a place to what follows the part's name."""
+    rows = dict[str, Row]()
+    for one in found:
+        if not one.problem.of_part:
+            rows.setdefault(one.problem.place, Row(one.problem.place)).add(one.severity, one.problem)
+    worst = sorted(rows.values(), key=lambda row: row.order)[:WORST_ROWS]
+    numbers = {place: number for number, place in enumerate(frame.places)} if worst else {}
+    for row in worst:
+        row.excerpt = _excerpt(frame, numbers.get(row.place))
+    return [{**vars(row), "place": inner(row.place)} for row in worst]
+
+
+def _excerpt(frame: Frame, number: int | None) -> str:
+    """Return how the first text of a row begins."""
+    if number is None:
+        return ""
+    text = " ".join(next((one for texts in frame.texts.values() if (one := texts[number])), ()))
+    found = frame.hides.find(text) if frame.hides else find(text)
+    begun = " ".join(masked(text, found).split())
+    return begun if len(begun) <= EXCERPT_CHARACTERS else f"{begun[:EXCERPT_CHARACTERS]}…"
+
+
+class Worst:
+    """The worst rows of a data set."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.room: dict[Severity, int] = defaultdict(lambda: WORST_ROWS)
+
+    def take(self, file: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Take in the worst rows of a part, whose places begin with ``file``."""
+        for one in rows:
+            row = Row(
+                **one | {"place": f"{file}{one['place']}", "counts": [*one["counts"]], "reasons": [*one["reasons"]]}
+            )
+            self.rows[row.place] = row
+
+    def add(self, severity: Severity, problems: Sequence[Problem]) -> None:
+        """Take in what rows have wrong beside others."""
+        for problem in problems:
+            if problem.place not in self.rows and self.room[severity]:
+                self.room[severity] -= 1
+                self.rows[problem.place] = Row(problem.place)
+            if problem.place in self.rows:
+                self.rows[problem.place].add(severity, problem)
+
+    def first(self) -> list[Row]:
+        """Return the worst of all."""
+        return sorted(self.rows.values(), key=lambda row: row.order)[:WORST_ROWS]
