@@ -176,6 +176,7 @@ def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace
     from graft import params
     from graft.data import data_digest
 
+    config = params.load(workspace.params).data
     rows = {
         split: sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (workspace.data / split).iterdir())
         for split in SPLITS
@@ -185,7 +186,8 @@ def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace
         "data": data_digest(workspace.data),
         "state": {"labels": sorted(labels)},
         "splits": {split: {"rows": count} for split, count in rows.items()},
-        **params.load(workspace.params).data.model_dump(mode="json", include={"clean", "columns"}),
+        **config.cleaning,
+        "columns": config.columns,
     }
     write_json(workspace.validation / "verdict.json", verdict)
     return workspace

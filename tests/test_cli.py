@@ -308,6 +308,26 @@ def test_import_refuses_bad_options(
     assert whole.params.read_text() == before
 
 
+def test_import_names_the_option_that_fits_the_task(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    whole.params.write_text(whole.params.read_text().replace("text_classification", "regression"))
+    assert invoke("-C", str(whole.root), "import", "rows.csv", "--text", "body", "--label", "stars") == 2
+    said = capsys.readouterr().err
+    assert (
+        "--label: regression has no field label; its fields are text, text_pair, target: --column target=stars" in said
+    )
+
+
+def test_progress_says_the_end_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.cli import progress
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.progress("predict", "rows") as advance:
+        advance(3)
+        advance(4)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0].split(" in ")[0] for line in lines] == ["predict: 3 rows", "predict: 7 rows"]
+
+
 # -- run
 @pytest.mark.parametrize(
     ("override", "message"),

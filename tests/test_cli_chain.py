@@ -158,6 +158,16 @@ def test_predict_names_the_line_of_a_bad_row(clone: Clone, tmp_path: Path) -> No
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_predict_names_a_column_that_is_not_there_before_it_loads_the_model(clone: Clone, tmp_path: Path) -> None:
+    source = tmp_path / "new.csv"
+    source.write_text("id,texts\n1,a cat\n")
+    done = clone.graft("predict", "--file", str(source), flags=("-X", "importtime"))
+    assert done.returncode == 2
+    expected = "error: new.csv:2: text: expected a column of that name, found only 'id, texts'; did you mean 'texts'?"
+    assert expected in done.stderr.splitlines()
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+
+
 def test_sync_and_history_find_what_is_there(clone: Clone) -> None:
     assert "toy-topic version 1" in clone.graft("sync").stdout
     (entry,) = json.loads(clone.graft("history", "--json").stdout)

@@ -80,6 +80,13 @@ def test_missing_column_is_named_once_with_the_nearest(tmp_path: Path) -> None:
     )
 
 
+def test_missing_answer_is_likely_the_column_that_others_call_so(tmp_path: Path) -> None:
+    (found,) = messages(
+        read(part(tmp_path, [{"text": "a", "score": 1}]), (Field("text", "string"), Field("target", "number")))
+    )
+    assert found.endswith("found only 'text, score'; did you mean 'score'? Set data.columns.target")
+
+
 def test_missing_column_of_a_table_is_named_at_its_header(tmp_path: Path) -> None:
     (message,) = messages(read(part(tmp_path, "text,kind\na,x\nb,y\n", "part.csv")))
     assert message.startswith(
@@ -198,7 +205,7 @@ def test_structured_fields_of_another_shape_are_refused(tmp_path: Path, kind: An
 def test_cleaning_touches_text_fields_only_and_is_counted_by_step(tmp_path: Path) -> None:
     path = part(tmp_path, [{"text": "<b>a</b>  b", "label": "<i>  x"}, {"text": "a b", "label": "x"}])
     config = DataConfig(clean=("nfc", "strip_html", "whitespace"))
-    cleaning = Cleaning(config.clean)
+    cleaning = Cleaning(config.clean, config.privacy)
     first, second = read_part(path, tmp_path, FIELDS, config, cleaning)
     assert first == Record({"text": "a b", "label": "<i>  x"}, "part.jsonl:1")
     assert second == Record({"text": "a b", "label": "x"}, "part.jsonl:2")
@@ -280,6 +287,6 @@ def test_rows_of_stops_at_the_first_problem(tmp_path: Path) -> None:
 def test_number_that_was_imported_as_text_says_how_to_mend_it(tmp_path: Path) -> None:
     path = part(tmp_path, [{"size": "1"}, {"size": "big"}])
     first, second = messages(read(path, (Field("size", "number"),)))
-    assert "import the table again" in first
+    assert "write it without quotes, or import the table again" in first
     assert "graft import --replace" in first
     assert "import" not in second

@@ -30,9 +30,9 @@ def write(root: Path, **changed: Rows) -> Workspace:
     return Workspace(root)
 
 
-def run(workspace: Workspace, **settings: Any) -> dict[str, Any]:
+def run(workspace: Workspace, data: Any = None, **settings: Any) -> dict[str, Any]:
     validation = ValidationConfig.model_validate({"max_quarantined_share": 0.2, **settings})
-    validate(workspace, task=Config(), data=DataConfig(), validation=validation)
+    validate(workspace, task=Config(), data=DataConfig.model_validate(data or {}), validation=validation)
     verdict: dict[str, Any] = json.loads((workspace.validation / "verdict.json").read_text())
     return verdict
 
@@ -87,6 +87,7 @@ def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
 
 
 MAIL = "write to " + "jane.roe" + "@" + "example.org"
+NOTHING_PRIVATE = "a text without private data (data.privacy; data.clean: [redact] replaces it)"
 CARD = "pay with 4111 1111 " + "1111 1111"
 
 
@@ -104,9 +105,8 @@ def test_private_data_is_found_and_nowhere_shown(
         with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
             run(workspace, **settings)
         assert caught.value.problems == (
-            "data/test/part.jsonl:4: text: expected a text without private data (validation.privacy), found 2 email, "
-            "1 card",
-            "data/test/part.jsonl:6: text: expected a text without private data (validation.privacy), found 1 email",
+            f"data/test/part.jsonl:4: text: expected {NOTHING_PRIVATE}, found 2 email, 1 card",
+            f"data/test/part.jsonl:6: text: expected {NOTHING_PRIVATE}, found 1 email",
         )
         printed = str(caught.value)
     else:
@@ -206,11 +206,42 @@ def test_private_data_may_be_ignored(tmp_path: Path) -> None:
     rows[3]["text"] = MAIL
     workspace = write(tmp_path, test=rows)
     assert run(workspace, severity={"private_data": "ignore"})["warnings"] == []
-    assert run(workspace, privacy={"kinds": ["card"]})["warnings"] == []
+    assert run(workspace, {"privacy": {"kinds": ["card"]}})["warnings"] == []
     [warning] = run(workspace)["warnings"]
-    assert warning == (
-        "test: 1 row not as expected: text: a text without private data (validation.privacy) (data/test/part.jsonl:4)"
-    )
+    assert warning == f"test: 1 row not as expected: text: {NOTHING_PRIVATE} (data/test/part.jsonl:4)"
+
+
+def test_a_redacted_text_has_no_private_data(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[3]["text"] = f"{MAIL}, or {CARD}, or {MAIL} again"
+    workspace = write(tmp_path, test=rows)
+    verdict = run(workspace, {"clean": ["redact"]}, severity={"private_data": "fail"})
+    assert verdict["warnings"] == []
+    assert verdict["cleaned"] == {"redact": 1}
+    assert verdict["privacy"] == DataConfig().privacy.model_dump(mode="json")
+    diff = (workspace.validation / "cleaning.diff").read_text().splitlines()
+    assert diff[-2:] == [
+        "-'write to <EMAIL>, or pay with <CARD>, or write to <EMAIL> again'",
+        "+'write to <EMAIL_1>, or pay with <CARD_1>, or write to <EMAIL_1> again'",
+    ]
+
+
+def test_no_message_shows_private_data_that_could_not_be_read_or_that_a_column_is_about(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[3]["text"] = [f"a list, not a text, in which somebody says: {MAIL}"]
+    rows[4]["text"] = {"of": "x" * 60 + MAIL}
+    rows += [row | {"id": f"again-{number}"} for number, row in enumerate([rows[5] | {"text": MAIL}] * 4)]
+    most = {"type": "expect_column_most_common_value_to_be_in_set", "kwargs": {"column": "text", "value_set": ["x"]}}
+    for severity in ("warn", "ignore"):
+        workspace = write(tmp_path / severity, test=rows)
+        with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
+            run(workspace, severity={"private_data": severity}, expectations=[most])
+        problems = "\n".join(caught.value.problems)
+        assert "not a text, in which somebody says: write to <EMAIL" in problems
+        assert "found ['write to <EMAIL>']" in problems
+        report = workspace.failed / "validate"
+        for text in (problems, *(path.read_text() for path in report.rglob("*") if path.is_file())):
+            assert "jane" not in text
 
 
 def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_data_that_passed_has_its_rows_its_quarantine_and_its_warnings(tmp_path:
     page = passed(workspace)
     assert page.startswith("# Data: passed, with 2 warnings\n")
     table = cells(page)
+    assert [row[0] for row in table[2:5]] == ["train", "validation", "test"]
     assert ["train", "20", "1", "0"] in table
     assert ["test", "2", "1", "1"] in table
     assert ["expect\\_column\\_values\\_to\\_be\\_between", "text (visible characters)", "quarantine", "1"] in table
@@ -60,7 +61,8 @@ def test_data_that_passed_has_its_rows_its_quarantine_and_its_warnings(tmp_path:
 
 
 def test_data_that_was_refused_has_its_first_problems(tmp_path: Path) -> None:
-    workspace = write(tmp_path, [*ROWS, *[{"text": " ", "label": f"{EMAIL} | *z*"}] * 30])
+    other = {"text": "test 4", "label": "nowhere-1234"}
+    workspace = write(tmp_path, [*ROWS, other, *[{"text": " ", "label": f"{EMAIL} | *z*"}] * 30])
     with pytest.raises(DataError, match="problems"):
         run(workspace)
     report = workspace.failed / "validate"
@@ -74,6 +76,8 @@ def test_data_that_was_refused_has_its_first_problems(tmp_path: Path) -> None:
     assert "`.graft/failed/validate/data_docs/index.html`" in page
     assert EMAIL not in page
     assert "jane.doe" not in page
+    assert "nowh…" in page
+    assert "nowhere" not in page
 
 
 def test_data_that_is_no_data_folder_has_its_problems_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from graft.cleaning import Cleaning
-from graft.data import DataConfig, Problem, Record, cleaned, data_digest, parts, read_part
+from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part, typed
 from graft.errors import DataError
 from graft.pictures import FORMATS, Pictures, converted, file_name, opened, thumbnail
 from graft.reading import RowError
@@ -212,9 +212,9 @@ def test_a_link_inside_the_folder_and_a_linked_data_folder_are_followed(data: Pa
 def test_base64_is_a_picture_only_where_there_are_no_paths(tmp_path: Path) -> None:
     content, text = picture(), base64.b64encode(picture()).decode()
     for value in (content, text, f"{text[:40]}\n{text[40:]}", uri(content)):
-        assert cleaned(IMAGE, value, (), "row 1") == content
+        assert typed(IMAGE, value, "row 1") == content
     with pytest.raises(DataError, match=r"row 1: expected a picture in base64, found '/etc/passwd\.'"):
-        cleaned(IMAGE, "/etc/passwd.", (), "row 1")
+        typed(IMAGE, "/etc/passwd.", "row 1")
     with pytest.raises(RowError, match="which is not there"):
         Pictures(tmp_path).read(text)
 
@@ -275,7 +275,7 @@ def test_pictures_count_in_the_digest_of_the_data(data: Path) -> None:
 
 def test_duplicates_are_found_by_the_bytes_of_the_picture(data: Path) -> None:
     config = DataConfig(clean=("duplicates",))
-    cleaning = Cleaning(config.clean)
+    cleaning = Cleaning(config.clean, config.privacy)
     path = part(data, uri(picture(1)), uri(picture(2)), uri(picture(1)))
     found = list(read_part(path, data.parent, (IMAGE, LABEL), config, cleaning))
     assert [one.place for one in found] == ["data/train/part.jsonl:1", "data/train/part.jsonl:2"]

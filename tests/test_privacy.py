@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from benchmarks.privacy import HARMLESS, KINDS, NATIONAL_IDS, cases, email, planted
 from graft.privacy import KINDS as ALL_KINDS
-from graft.privacy import Found, find, masked, redact
+from graft.privacy import Found, find, in_message, masked, redact
 from graft.privacy.accounts import IBAN_CHARACTERS, iban_remainder, luhn
 from graft.privacy.credentials import ISSUERS, entropy_bits
+from graft.privacy.section import PrivacyConfig
 
 ROOT = Path(__file__).parent.parent
 BY_CHANCE = {"plain 16 digits", "sum", "order number", "row of numbers"}
@@ -228,6 +230,22 @@ def test_regions_say_which_national_numbers_are_known() -> None:
     assert len(find("+33 6 12 34 56 78", regions=())) == 1
     assert find("612 34 56 78", regions=("FR",)) == []
     assert len(find("612 34 56 78", regions=("ES",))) == 1
+
+
+def test_a_country_that_nobody_knows_is_refused() -> None:
+    assert PrivacyConfig(regions=("ES", "US")).find("llama al 612 34 56 78")[0].kind == "phone"
+    for code in ("UK", "us", "Spain"):
+        with pytest.raises(ValidationError, match=f"no country has the code '{code}'; codes are those of ISO 3166"):
+            PrivacyConfig(regions=("US", code))
+
+
+def test_a_message_shows_neither_a_value_nor_half_of_one() -> None:
+    mail, phone = "ann" + "@example.org", "+1 212 555 0123"
+    assert in_message(f"found 'to {mail} or {phone}'") == "found 'to <EMAIL> or <PHONE>'"
+    assert in_message(f"found 'to {mail[:9]}…") == "found 'to…"
+    assert in_message(f"found 'call {phone[:10]}…") == "found 'call…"
+    assert in_message(f"['ab{mail[:8]}...{mail[-6:]}', 'x']", ("email",)) == "… 'x']"
+    assert in_message(f"found '{mail}…", kinds=()) == f"found '{mail}…"
 
 
 @pytest.mark.parametrize(

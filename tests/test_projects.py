@@ -114,6 +114,8 @@ def test_init_outside_a_clone(tmp_path: Path) -> None:
 def test_init_with_an_unknown_recipe_names_the_known_ones(clone: Path) -> None:
     with pytest.raises(ConfigError, match=r"recipe 'poetry': there are .*text_classification"):
         projects.init(clone, "reviews", recipe="poetry")
+    with pytest.raises(ConfigError, match="; did you mean text_classification"):
+        projects.init(clone, "reviews", recipe="text-classification")
 
 
 def test_init_refuses_a_value_that_the_schema_refuses(clone: Path) -> None:

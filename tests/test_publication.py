@@ -42,11 +42,11 @@ def make(make_project: Callable[..., Workspace], path: Path, **overrides: Any) -
 
 @pytest.fixture
 def trained(make_project: Any, tmp_path_factory: Any, tmp_path: Path, monkeypatch: Any) -> Callable[[str], Workspace]:
-    """``trained("a")``: a copy of a trained project; ``"a"`` and ``"b"`` differ in seed and rank. One MLflow store."""
+    """``trained("a")``: a copy of a trained project; ``"b"`` has another seed and rank, and redacts. One store."""
     if not built:
         folder = tmp_path_factory.mktemp("trained")
         make(make_project, folder / "a")
-        make(make_project, folder / "b", **{"training.seed": 8, "adapter.r": 2})
+        make(make_project, folder / "b", **{"training.seed": 8, "adapter.r": 2, "data.clean": ["redact"]})
         connect(params.load(folder / "a" / "params.yaml").tracking, Workspace(folder))
         built["folder"] = folder
     for name in ("a", "b", "mlflow"):
@@ -420,14 +420,31 @@ except ModuleNotFoundError:
 import mlflow, pandas
 model = mlflow.pyfunc.load_model("models:/toy-topic@champion")
 import graft
-texts = ["the cat meows", "rain and wind"]
+texts = sys.argv[3:]
 print(json.dumps({
     "code": graft.__file__,
     "table": model.predict(pandas.DataFrame({"text": texts})).to_dict("records"),
     "objects": model.predict([{"text": text} for text in texts]).to_dict("records"),
     "strings": model.unwrap_python_model().predict(None, texts).to_dict("records"),
+    "detectors": "phonenumbers" in sys.modules,
 }))
 """
+
+
+def loaded_elsewhere(uri: str, bases: Path | None, texts: list[str]) -> dict[str, Any]:
+    """Return the champion's answers to texts in a process without graft, asked in three ways."""
+    import mlflow
+
+    packages = str(Path(mlflow.__file__).parents[1])
+    source = str(Path(stages.__file__).parents[1])
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri} | ({"GRAFT_BASES": str(bases)} if bases else {})
+    environment.pop("PYTHONPATH", None)
+    # -S: no site, hence no .pth file that would put this checkout on the path.
+    command = [sys.executable, "-I", "-S", "-c", LOAD, source, packages, *texts]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answers
 
 
 @pytest.mark.slow
@@ -437,27 +454,37 @@ def test_model_answers_raw_text_where_graft_is_not_installed(trained: Any, tmp_p
     workspace = trained("a")
     receipt = publish(workspace)
     promote(workspace)
-    import mlflow
-
-    packages = str(Path(mlflow.__file__).parents[1])
-    source = str(Path(stages.__file__).parents[1])
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": receipt.uri}
-    environment.pop("PYTHONPATH", None)
-    # -S: no site, hence no .pth file that would put this checkout on the path.
-    command = [sys.executable, "-I", "-S", "-c", LOAD, source, packages]
-    lost = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    texts = ["the cat meows", "rain and wind"]
     digest = read_json(workspace.adapter / "identity.json")["base"]["digest"]
-    assert lost.returncode == 1
-    assert f"name a folder above a copy of it in GRAFT_BASES (base digest {digest})" in lost.stderr
-    environment["GRAFT_BASES"] = str(tmp_path / "a")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout.splitlines()[-1])
+    with pytest.raises(AssertionError, match=rf"above a copy of it in GRAFT_BASES \(base digest {digest}\)"):
+        loaded_elsewhere(receipt.uri, None, texts)
+    answers = loaded_elsewhere(receipt.uri, tmp_path / "a", texts)
     assert str(tmp_path / "mlflow" / "store") in answers["code"]
+    assert not answers["detectors"]
     own = predict(load(workspace.adapter, workspace.root), [{"text": "the cat meows"}, {"text": "rain and wind"}])
     for way in ("table", "objects", "strings"):
         assert [one["label"] for one in answers[way]] == [one["label"] for one in own]
         assert [one["score"] for one in answers[way]] == pytest.approx([one["score"] for one in own], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_model_redacts_what_it_is_asked_where_graft_is_not_installed(trained: Any, tmp_path: Path) -> None:
+    from graft.artifact import load, predict
+
+    workspace = trained("b")
+    receipt = publish(workspace)
+    promote(workspace, approve=True, reason="it redacts")
+    phone = "cat +1 212 555 0123 meows"
+    asked, redacted = [phone, "the dog"], ["cat <PHONE_1> meows", "the dog"]
+    answers = loaded_elsewhere(receipt.uri, tmp_path / "b", asked)
+    own = predict(load(workspace.adapter, workspace.root), [{"text": text} for text in redacted])
+    for way in ("table", "objects", "strings"):
+        assert [one["score"] for one in answers[way]] == pytest.approx([one["score"] for one in own], abs=1e-5)
+    raw = predict(load(trained("a").adapter, tmp_path / "a"), [{"text": text} for text in (phone, redacted[0])])
+    assert raw[0]["score"] != pytest.approx(raw[1]["score"], abs=1e-4)  # the two texts are not the same to a model
+    [needed] = (tmp_path / "mlflow" / "store").rglob("requirements.txt")
+    assert {"idnumbers", "phonenumbers"} <= {line.partition("==")[0] for line in needed.read_text().splitlines()}
+    assert answers["detectors"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graft.reading import Limits, Problem, has_bom, read_rows
+from graft.reading import Limits, Problem, describe, has_bom, read_rows
 
 GOOD = '{"text": "a", "label": "x"}'
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -162,6 +162,14 @@ def test_csv_record_over_several_lines_has_the_number_of_its_first(tmp_path: Pat
             ["part.csv:3: expected 2 columns as in the header, found an empty line; remove it"],
         ),
         ("text,text\na,x\n", ["part.csv:1: expected a header with distinct columns, found 'text' twice"]),
+        (
+            "text;label\na, b;x\n",
+            ["part.csv:1: expected columns that are separated by commas, found 'text;label', which has semicolons"],
+        ),
+        (
+            "text\tlabel\na\tx\n",
+            ["part.csv:1: expected columns that are separated by commas, found 'text\\tlabel', which has tabs"],
+        ),
         ('text,label\n"a" b,x\nc,z\n', ["part.csv:2: expected well-formed CSV, found ',' expected after '\"'"]),
         ('text,label\nc,z\n"a,x\nc,z\n', ["part.csv:4: expected well-formed CSV, found unexpected end of data"]),
         ("text,label\na,x\n\udce9,y\nc,z\n", ["part.csv:3: expected UTF-8, found the byte 0xe9 at byte 1"]),
@@ -237,3 +245,18 @@ def test_parquet_that_is_broken_or_repeats_a_column_is_a_problem(tmp_path: Path)
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(twice, tmp_path / "part.parquet")
     assert "expected a header with distinct columns, found 'text' twice" in problems(tmp_path / "part.parquet")[0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ann" + "@example.org",
+        "x" * 70 + " ann" + "@example.org",  # cut in the middle of the address
+        ["ann" + "@example.org"],
+        {"to": ["ann" + "@example.org"]},
+    ],
+)
+def test_no_message_about_a_value_shows_private_data(value: Any) -> None:
+    told = describe(value)
+    assert "ann" not in told
+    assert "<EMAIL" in told

@@ -349,18 +349,16 @@ def test_a_label_of_which_no_training_row_stays_is_refused(make_project, tmp_pat
         stages.run("tokenize", workspace)
 
 
-@pytest.mark.parametrize("masks", [True, False])
-def test_private_data_in_quarantine_is_masked_where_it_is_looked_for(make_project, tmp_path, masks):
+@pytest.mark.parametrize("kinds", [["email"], []])
+def test_private_data_in_quarantine_is_masked_where_it_is_looked_for(make_project, tmp_path, kinds):
     settings = {"severity": {"truncated_input": "quarantine"}, "max_quarantined_share": 0.02}
-    workspace = make_project(tmp_path / "project", tokenization={"max_length_tokens": 16, **settings})
+    data = {"privacy": {"kinds": kinds}}
+    workspace = make_project(tmp_path / "project", data=data, tokenization={"max_length_tokens": 16, **settings})
     add(workspace, "train", f"{LONG} write to ann@example.org")
-    validated(workspace)
-    path = workspace.validation / "verdict.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "masks_private_data": masks}))
-    stages.run("tokenize", workspace)
+    stages.run("tokenize", validated(workspace))
     text = (workspace.tokens / "quarantine" / "train" / "part-0000.jsonl.jsonl").read_text()
-    assert ("ann@example.org" in text) is not masks
-    assert ("<EMAIL_1>" in text) is masks
+    assert ("ann@example.org" in text) is not bool(kinds)
+    assert ("<EMAIL_1>" in text) is bool(kinds)
 
 
 def test_a_renamed_part_keeps_its_findings_under_its_new_name(make_project, tmp_path, capsys):

@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 from graft import params, stages, tokenization
+from graft.artifact import planned_identity
 from graft.data import data_digest
 from graft.errors import ConfigError, DataError
-from graft.identity import digest_folder
+from graft.identity import digest_folder, run_key
 from graft.workspace import Workspace, write_json
 from tests.conftest import validated
 
@@ -196,7 +197,9 @@ def test_a_verdict_on_otherwise_read_data_is_refused(make_project, tmp_path, dat
     project = validated(make_project(tmp_path / "read", data=data))
     path = project.validation / "verdict.json"
     write_json(path, {**json.loads(path.read_text()), "clean": [], "columns": {}})
-    with pytest.raises(DataError, match=r"data\.clean, data\.columns: changed since validation; run `graft stage val"):
+    with pytest.raises(
+        DataError, match=r"data\.clean, data\.columns, data\.privacy: changed since validation; run `gr"
+    ):
         stages.run("tokenize", project)
     assert not project.tokens.exists()
 
@@ -376,3 +379,40 @@ def test_shared_rows_are_counted_bucket_by_bucket(tmp_path, monkeypatch):
         monkeypatch.setattr(shared_rows, "BUCKET_ROWS", rows)
         assert shared_rows.count_shared(paths["ours"], paths["theirs"]) == wanted
     assert shared_rows.count_shared(paths["ours"], [paths["theirs"][1]]) == 0
+
+
+def test_rows_of_the_reload_proof_travel_without_private_data(project):
+    from transformers import AutoTokenizer
+
+    part = project.data / "validation" / "part-0000.jsonl"
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    mail = "ann" + "@example.org"
+    part.write_text("".join(json.dumps({**row, "text": f"{row['text']} {mail}"}) + "\n" for row in rows))
+    stages.run("tokenize", validated(project))
+    tokenizer = AutoTokenizer.from_pretrained(project.root / "base")
+    chosen = [texts[number * 15 // 8] for number in range(8)]
+    expected = tokenizer([f"{text} <EMAIL_1>" for text in chosen])["input_ids"]
+    assert [row["input_ids"] for row in tokenization.probe_rows(project.tokens)] == expected
+    stored = tokenization.read_tokens(project.tokens, "validation")["input_ids"].to_pylist()
+    assert stored == tokenizer([f"{text} {mail}" for text in texts])["input_ids"]
+    (project.tokens / "probe.arrow").unlink()
+    with pytest.raises(ConfigError, match=r"tokens: no probe\.arrow; run `graft stage tokenize`"):
+        tokenization.probe_rows(project.tokens)
+
+
+@pytest.mark.parametrize("privacy", [{"kinds": ["email"]}, {"regions": ["DE"]}])
+def test_what_redact_replaces_is_part_of_the_verdict_and_of_the_identity(project, privacy):
+    change(project, "tokenization:", "data:\n  clean: [redact]\ntokenization:")
+    stages.run("tokenize", validated(project))
+    settings = manifest(project)["privacy"]
+    assert set(settings) == {"kinds", "regions"}
+    loaded = params.load(project.params)
+    identity = planned_identity(project, loaded.task, loaded.base, loaded.adapter, loaded.training)
+    assert (identity["clean"], identity["privacy"]) == (["redact"], settings)
+    write_json(project.tokens / "manifest.json", {**manifest(project), "privacy": {**settings, **privacy}})
+    other = planned_identity(project, loaded.task, loaded.base, loaded.adapter, loaded.training)
+    assert run_key(other) != run_key(identity)
+    change(project, "clean: [redact]", f"clean: [redact]\n  privacy: {json.dumps(privacy)}")
+    with pytest.raises(DataError, match=r"data\.clean, data\.columns, data\.privacy: changed since validation"):
+        stages.run("tokenize", project)

@@ -73,3 +73,11 @@ def test_an_optional_list_may_be_absent(check: Any) -> None:
     assert check(Field("labels", "labels", required=False), [None, ["a"]]) == []
     (problem,) = check(Field("labels", "labels"), [None, ["a"]])
     assert (problem.place, problem.expected) == ("data/train/part.jsonl:1", "a value")
+
+
+def test_a_private_value_may_span_the_words_of_a_text_and_not_the_texts_of_a_list(check: Any) -> None:
+    number = ["call", "+1", "212", "555", "0123"]
+    words, texts = (Field("tokens", "strings", text=True, words=words) for words in (True, False))
+    (problem,) = check(words, [["x"], number])
+    assert (problem.place, problem.found) == ("data/train/part.jsonl:2", "1 phone")
+    assert check(texts, [["x"], number]) == []

@@ -4,9 +4,15 @@ Nothing is cleaned unless a step is named, since a silent normal form changes wh
 pure function of the text, so it can be counted, recorded in the adapter's identity and applied again at predict.
 ``strip_html`` is one pass, as a browser would show the text: an escaped tag becomes a visible one and stays.
 
+``redact`` is about the texts of a row together, since the same value has the same placeholder in all of them. It comes
+after the other text steps, wherever it is named: ``strip_html`` would take ``<EMAIL_1>`` for a tag, and bring addresses
+to light that references hid. Answers that stand at characters of a text move with them.
+
 ``duplicates`` is about rows: it drops those that a split has already, after the text steps, wherever it is named. It
 never looks beyond the split, and nothing is dropped at predict: who sends a row twice gets two answers. What is
 remembered of a row is two digests of 16 bytes, which is the price of finding an equal one in any later part.
+
+Examples of what a step changed leave out what is private, whether or not ``redact`` is named.
 """
 
 from __future__ import annotations
@@ -20,10 +26,15 @@ from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any, Literal
 
+from graft.privacy import Redaction, masked
+
 if TYPE_CHECKING:
+    from graft.privacy.section import PrivacyConfig
     from graft.tasks import Field
 
-CleanStep = Literal["nfc", "nfkc", "strip_html", "whitespace", "duplicates"]
+CleanStep = Literal["nfc", "nfkc", "strip_html", "whitespace", "redact", "duplicates"]
+REDACT = "redact"
+"""The step that replaces private data, in all texts of a row together."""
 DUPLICATES = "duplicates"
 """The step that drops rows; all others change text."""
 EXAMPLES = 5
@@ -32,24 +43,68 @@ EXCERPT_CHARACTERS, LEAD_CHARACTERS = 80, 20
 
 
 def text_steps(steps: Sequence[str]) -> tuple[str, ...]:
-    """Return the ``steps`` that change text, in their order."""
-    return tuple(step for step in steps if step != DUPLICATES)
+    """Return the ``steps`` that change text, in the order in which they are applied."""
+    last = (REDACT,) if REDACT in steps else ()
+    return (*(step for step in steps if step not in (REDACT, DUPLICATES)), *last)
 
 
 def clean(text: str, steps: Sequence[str]) -> str:
-    """Return ``text`` after the text steps of ``steps``, in their order."""
-    for step in text_steps(steps):
-        text = STEPS[step](text)
+    """Return ``text`` after those of the ``steps`` that change each text by itself, in their order."""
+    for step in steps:
+        if step in STEPS:
+            text = STEPS[step](text)
     return text
 
 
 def clean_value(value: Any, steps: Sequence[str]) -> Any:
-    """Return the value of a text field after the text steps: a text, a list of texts, or a list of messages."""
+    """Return the value of a text field after these steps: a text, a list of texts, or a list of messages."""
     if isinstance(value, str):
         return clean(value, steps)
     if isinstance(value, list):
         return [clean_value(one, steps) for one in value]
     return {**value, "content": clean(value["content"], steps)} if isinstance(value, Mapping) else value
+
+
+def clean_row(
+    row: Mapping[str, Any], fields: Sequence[Field], steps: Sequence[str], privacy: PrivacyConfig
+) -> dict[str, Any]:
+    """Return a typed row, such as one that is to be predicted, after the text steps; absent fields stay absent."""
+    texts = {field.name for field in fields if field.text}
+    cleaned = {name: clean_value(value, steps) if name in texts else value for name, value in row.items()}
+    return {**cleaned, **redacted(cleaned, fields, privacy)} if REDACT in steps else cleaned
+
+
+def redacted(row: Mapping[str, Any], fields: Sequence[Field], privacy: PrivacyConfig) -> dict[str, Any]:
+    """Return the fields of a typed row that hold private data, with typed placeholders (``<EMAIL_1>``) for it."""
+    given = {field.name: _whole(field, row[field.name]) for field in fields if field.text and row.get(field.name)}
+    found = privacy.redaction(given)
+    if not found.replacements:
+        return {}
+    new: dict[str, Any] = {name: found.applied(value) for name, value in given.items()}
+    for field in fields:
+        if field.words and field.name in given:
+            new[field.name] = found.of_words(row[field.name])
+        if field.within in given and row.get(field.name):
+            new[field.name] = _moved(row[field.name], given[field.within], new[field.within], found)
+    return {name: value for name, value in new.items() if value != row[name]}
+
+
+def _whole(field: Field, value: Any) -> Any:
+    """Return a value to search in: the words of one text as that text."""
+    return " ".join(value) if field.words else value
+
+
+def _moved(answers: Mapping[str, Any], before: str, after: str, found: Redaction) -> dict[str, Any]:
+    """Return answers where they stand in the redacted text; one that was not where it should be stays as it is."""
+    texts, starts = list[str](), list[int]()
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+        end = start + len(text)
+        if start >= 0 and before[start:end] == text:
+            start, end = found.moved(before, start, end)
+            text = after[start:end]
+        texts.append(text)
+        starts.append(start)
+    return {**answers, "text": texts, "answer_start": starts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +120,14 @@ class Example:
 class Cleaning:
     """Applies the steps to the rows of one split, part after part, and counts what they changed."""
 
-    def __init__(self, steps: Sequence[str], earlier: Cleaning | None = None) -> None:
-        """``earlier`` has cleaned the earlier parts of the split: a row of theirs is there, but is not counted here."""
-        self.text_steps, self.unique = text_steps(steps), DUPLICATES in steps
+    def __init__(self, steps: Sequence[str], privacy: PrivacyConfig, earlier: Cleaning | None = None) -> None:
+        """``privacy`` says what ``redact`` replaces, and what no example shows.
+
+        ``earlier`` has cleaned the earlier parts of the split: a row of theirs is there, but is not counted here.
+        """
+        self.single = tuple(step for step in steps if step in STEPS)
+        """The steps that change each text by itself."""
+        self.redacts, self.unique, self.privacy = REDACT in steps, DUPLICATES in steps, privacy
         self.counts = Counter[str](dict.fromkeys(steps, 0))
         """Step -> rows that it changed or dropped."""
         self.examples: dict[str, list[Example]] = {step: [] for step in steps}
@@ -82,23 +142,29 @@ class Cleaning:
 
     def keeps(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> bool:
         """Clean the text fields of ``row`` in place; say whether it stays, which an equal row of the split denies."""
-        if self.text_steps:
+        if self.single or self.redacts:
             self._clean(row, fields, place)
         return not (self.unique and self._is_duplicate(row, fields, place))
 
     def _clean(self, row: dict[str, Any], fields: Sequence[Field], place: str) -> None:
         changed = set[str]()
-        for field in fields:
+        for field in fields if self.single else ():
             value = row[field.name]
             if not (field.text and value):
                 continue
-            for step in self.text_steps:
+            for step in self.single:
                 new = clean_value(value, [step])
                 if new != value and step not in changed:
                     changed.add(step)
                     self._note(step, place, field.name, *_first_change(value, new))
                 value = new
             row[field.name] = value
+        if self.redacts and (new_values := redacted(row, fields, self.privacy)):
+            changed.add(REDACT)
+            field = next(field for field in fields if field.text and field.name in new_values)
+            values = (_whole(field, one[field.name]) for one in (row, new_values))
+            self._note(REDACT, place, field.name, *_first_change(*values))
+            row.update(new_values)
         self.counts.update(changed)
 
     def _is_duplicate(self, row: Mapping[str, Any], fields: Sequence[Field], place: str) -> bool:
@@ -154,7 +220,11 @@ class Cleaning:
 
     def _note(self, step: str, place: str, field: str, before: str, after: str | None) -> None:
         if len(self.examples[step]) < EXAMPLES:
-            self.examples[step].append(Example(place, field, *_excerpts(before, after)))
+            shown = None if after is None else self._shown(after)
+            self.examples[step].append(Example(place, field, *_excerpts(self._shown(before), shown)))
+
+    def _shown(self, text: str) -> str:
+        return masked(text, self.privacy.find(text))
 
 
 def _digest(values: Mapping[str, Any]) -> bytes:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field as Limit
 
-from graft.cleaning import Cleaning, CleanStep, clean, clean_value
+from graft.cleaning import REDACT, Cleaning, CleanStep, clean, clean_row
 from graft.config import Section, nearest
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_files, digest_json
 from graft.pictures import EXPECTED, FILES, LARGEST_PIXELS, Pictures
+from graft.privacy.section import PrivacyConfig
 from graft.reading import (
     DECODER,
     FORMATS,
@@ -46,13 +47,15 @@ __all__ = [
     "Problem",
     "Record",
     "clean",
-    "cleaned",
+    "cleaned_as",
     "data_digest",
     "data_digests",
     "part_rows",
     "parts",
+    "privacy_of",
     "read_part",
     "rows_of",
+    "typed",
 ]
 
 
@@ -65,8 +68,13 @@ class DataConfig(Section):
     clean: tuple[CleanStep, ...] = ()
     """Cleaning of text fields, in this order, also applied at predict: ``nfc`` or ``nfkc`` (Unicode normal form),
     ``strip_html`` (tags, comments and entities, once), ``whitespace`` (runs become one space, ends trimmed).
-    ``duplicates`` comes after them and drops a row whose texts and label an earlier row of its split has; nothing is
-    dropped at predict. Empty: the bytes stay as they are."""
+    ``redact`` comes after them and replaces what ``data.privacy`` finds by placeholders (``<EMAIL_1>``), the same value
+    by the same one within a row. ``duplicates`` comes last and drops a row whose texts and label an earlier row of its
+    split has; nothing is dropped at predict. Empty: the bytes stay as they are."""
+
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Private data in texts: what ``validation.severity.private_data`` and the step ``redact`` are about. What is found
+    is never shown, whatever the severity: messages, Data Docs, reports and predictions have its kind alone."""
 
     max_line_bytes: int = Limit(default=1 << 20, ge=64, le=1 << 30)
     """The longest line (JSONL, CSV, TSV), element (JSON), field (CSV, TSV, Parquet, Arrow) or plain text that is read,
@@ -84,6 +92,12 @@ class DataConfig(Section):
     max_unpacked_ratio: int = Limit(default=1000, ge=1)
     """To how many times its own size a gzip or zstd file may unpack, beyond 64 MiB: a small file that unpacks to a huge
     one is made to do harm."""
+
+    @property
+    def cleaning(self) -> dict[str, Any]:
+        """How texts are cleaned, as the verdict and an identity say it: ``clean``, and ``privacy`` for ``redact``."""
+        settings = {"privacy": self.privacy.model_dump(mode="json")} if REDACT in self.clean else {}
+        return {"clean": list(self.clean), **settings}
 
     @property
     def limits(self) -> Limits:
@@ -159,7 +173,7 @@ def rows_of(
     Raises:
         DataError: at the first row that cannot be read.
     """
-    cleaning = Cleaning(config.clean)
+    cleaning = Cleaning(config.clean, config.privacy)
     for path in parts(folder)[split]:
         yield from part_rows(path, folder.parent, fields, config, cleaning, without)
 
@@ -205,7 +219,7 @@ def read_part(
     Raises:
         ConfigError: ``data.columns`` names a field that the task does not have.
     """
-    cleaning = cleaning or Cleaning(config.clean)
+    cleaning = cleaning or Cleaning(config.clean, config.privacy)
     schema = Schema.of(fields, config, path)
     for found in read_rows(path, root, config.limits, schema.images):
         if isinstance(found, Problem):
@@ -314,7 +328,8 @@ def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> P
     file = file_of(place)
     kind = format_of(Path(file))
     where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in (".jsonl", ".json") else file
-    near = nearest(column, list(values))
+    called = next((one for one in ALIKE.get(field, ()) if one in values), None)
+    near = nearest(column, list(values), 0.75) or called or nearest(column, list(values))
     advice = f"; did you mean {near!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
     return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}", of_part=True)
 
@@ -329,6 +344,12 @@ _EXPECTED = {
     "answers": "an object with text (strings) and answer_start (as many whole numbers)",
     "image": f"{EXPECTED} (its path, a data URI or its bytes)",
 }
+ALIKE = {
+    "target": ("label", "score", "rating", "value", "y"),
+    "label": ("labels", "class", "category", "target"),
+    "labels": ("label", "classes", "categories", "tags"),
+}
+"""What others call the columns of answers."""
 TABLES_OF_TEXT = (".csv", ".tsv")
 """Formats in which every value is text."""
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
@@ -364,7 +385,8 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
             return value
     if field.type == "number" and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         advice = (
-            "import the table again, since columns become numbers where the task reads them: `graft import --replace`"
+            "write it without quotes, or import the table again (`graft import --replace`): columns of CSV and TSV "
+            "files become numbers where the task reads them"
         )
         raise RowError(_EXPECTED["number"], f"{describe(value)}; {advice}")
     raise RowError(_EXPECTED[field.type], describe(value))
@@ -389,8 +411,8 @@ def _is_answers(value: Any) -> bool:
     return whole and len(texts) == len(starts) and all(isinstance(text, str) for text in texts)
 
 
-def cleaned(field: Field, value: Any, steps: Sequence[str], place: str) -> Any:
-    """Return one value that came from outside the part files (predict, serving), typed and cleaned as theirs are.
+def typed(field: Field, value: Any, place: str) -> Any:
+    """Return one value that came from outside the part files (predict, serving), typed as theirs are.
 
     A picture is bytes, base64 or a data URI here, never a path: who asks a server must not make it read its own files.
 
@@ -398,10 +420,19 @@ def cleaned(field: Field, value: Any, steps: Sequence[str], place: str) -> Any:
         DataError: it is not of the field's type; the message begins with ``place``.
     """
     try:
-        typed = _typed(field, value, Pictures(None), textual=False)
+        return _typed(field, value, Pictures(None), textual=False)
     except RowError as error:
         raise DataError(f"{place}: expected {error.expected}, found {error.found}") from None
-    return clean_value(typed, steps) if field.text and typed is not None else typed
+
+
+def cleaned_as(identity: Mapping[str, Any], row: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]:
+    """Return a typed row, cleaned as an adapter's ``identity`` says that its training rows were."""
+    return clean_row(row, fields, identity["clean"], privacy_of(identity))
+
+
+def privacy_of(identity: Mapping[str, Any]) -> PrivacyConfig:
+    """Return what ``redact`` replaces in the rows of an adapter; the defaults where it is no step of it."""
+    return PrivacyConfig.model_validate(identity.get("privacy", {}))
 
 
 def _is_finite(value: float) -> bool:

@@ -26,7 +26,7 @@ from graft.errors import shown
 from graft.identity import digest_bytes, digest_json
 from graft.part_results import Job, PartResults, key_of
 from graft.pictures import FILES
-from graft.privacy import redact
+from graft.privacy.section import PrivacyConfig
 from graft.reading import is_readable
 from graft.workspace import SPLITS, read_json, write_json
 
@@ -447,11 +447,12 @@ def _examples(split: str, matched: _Matched, a: _Rows, b: _Rows) -> Iterator[Exa
         _rows_at(side.parts, [pair[number] for pairs in matched.places.values() for pair in pairs if pair[number]])
         for number, side in enumerate((a, b))
     ]
+    privacy = next((part.side.config.privacy for one in (b, a) for part in one.parts), PrivacyConfig())
     for kind, pairs in matched.places.items():
         for first, later in pairs:
             before, after = rows[0].get(first), rows[1].get(later)
             # Both at once, so that one value has one placeholder.
-            shown_rows, _ = redact([_texts(one) for one in (before, after)])
+            shown_rows = privacy.redacted([_texts(one) for one in (before, after)])
             places = [one.place if one else None for one in (before, after)]
             yield Example(split, kind, _shortened(shown_rows[0]), _shortened(shown_rows[1]), *places)
 

@@ -130,11 +130,16 @@ def _named(name: str) -> str:
 
 
 def _params(repository: Path, root: Path, recipe: str, base: str | None, model: str) -> str:
+    from graft.config import nearest
     from graft.repository.overrides import checked
 
     known = recipes(repository)
     if recipe not in known:
-        raise ConfigError(f"recipe {shown(recipe)}: there are {', '.join(known) or 'none'} in pipelines/recipes")
+        near = nearest(recipe, list(known))
+        advice = f"; did you mean {near}?" if near else ""
+        raise ConfigError(
+            f"recipe {shown(recipe)}: there are {', '.join(known) or 'none'} in pipelines/recipes{advice}"
+        )
     text = known[recipe].read_text(encoding="utf-8")
     values = {"registration.name": model, "tracking.experiment": model}
     if base is not None:

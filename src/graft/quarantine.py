@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graft.cleaning import redacted
 from graft.data import DataConfig, Problem, Record, read_part
-from graft.privacy import redact
+from graft.privacy.section import PrivacyConfig
 from graft.workspace import write_json
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ class Quarantine:
     root: Path
     fields: Sequence[Field]
     data: DataConfig
-    masks: bool = True
-    """Whether what is private in a row is replaced by placeholders here."""
     places: set[str] = field(default_factory=set)
     parts: dict[tuple[str, Path], dict[str, list[Problem]]] = field(default_factory=lambda: defaultdict(dict))
     """The problems of each place, by split and part file."""
@@ -81,7 +80,7 @@ class Quarantine:
             path = folder / split / f"{part.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             unknown = [place for place in problems if place not in self.rows]
-            self.rows |= plain_rows(part, self.root, self.fields, self.data, unknown, masks=self.masks)
+            self.rows |= plain_rows(part, self.root, self.fields, self.data, unknown)
             with path.open("w", encoding="utf-8", newline="\n") as file:
                 for place, found in problems.items():
                     line = {
@@ -98,26 +97,25 @@ def in_words(rows: int) -> str:
 
 
 def plain_rows(
-    part: Path, root: Path, fields: Sequence[Field], data: DataConfig, places: Collection[str], *, masks: bool
+    part: Path, root: Path, fields: Sequence[Field], data: DataConfig, places: Collection[str]
 ) -> dict[str, dict[str, Any] | None]:
-    """Return rows of a part by their places, as JSON can hold them and as they were before any cleaning.
+    """Return rows of a part by their places, as JSON can hold them, with placeholders for what is private.
 
-    ``masks``: whether what is private is replaced by placeholders. None: a row cannot be read, and its line stays in
-    the part alone.
+    No step of cleaning is applied. None: a row cannot be read, and its line stays in the part alone.
     """
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(places)
     if found:
         for one in read_part(part, root, fields, data.model_copy(update={"clean": ()})):
             if isinstance(one, Record) and one.place in found:
-                found[one.place] = _plain(one.row, masks)
+                found[one.place] = _plain(one.row, fields, data.privacy)
     return found
 
 
-def _plain(row: Mapping[str, Any], masks: bool) -> dict[str, Any]:
+def _plain(row: Mapping[str, Any], fields: Sequence[Field], privacy: PrivacyConfig) -> dict[str, Any]:
     given = {
         name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in row.items() if one is not None
     }
-    found: dict[str, Any] = redact(given)[0] if masks else given
+    found: dict[str, Any] = privacy.redacted(given | redacted(row, fields, privacy))
     return found
 
 

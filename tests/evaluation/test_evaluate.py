@@ -108,6 +108,25 @@ def test_the_project_decides_which_rows_an_adapter_answers(copy: Workspace) -> N
         assert len(found["row"]) == rows
 
 
+def test_an_adapter_is_scored_with_its_own_redaction(copy: Workspace) -> None:
+    part = copy.data / "test" / "part-0000.jsonl"
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+
+    def scores(adapter: Path, value: str) -> Any:
+        part.write_text("".join(json.dumps({**row, "text": f"{row['text']} {value}"}) + "\n" for row in rows))
+        return score_adapter(adapter, copy, data=DataConfig(), batch_rows=64, device="cpu")["probabilities"]
+
+    mail, plain = "ann" + "@example.org", scores(copy.adapter, "<EMAIL_1>")
+    assert not np.allclose(scores(copy.adapter, mail), plain, atol=1e-4)
+    own = copy.root / "redacts"
+    shutil.copytree(copy.adapter, own)
+    identity = read_json(own / "identity.json")
+    for kinds, same in ((["email"], True), (["card"], False)):
+        privacy = {"kinds": kinds, "regions": []}
+        write_json(own / "identity.json", {**identity, "clean": ["redact"], "privacy": privacy})
+        assert np.allclose(scores(own, mail), plain, atol=1e-6) == same
+
+
 def test_rows_in_quarantine_are_trained_on_and_scored_by_nobody(make_project: Any, tmp_path: Path) -> None:
     aside = {"severity": {"readable": "quarantine", "placeholders": "quarantine"}, "max_quarantined_share": 0.1}
     tokens = {"severity": {"unknown": "quarantine"}, "max_quarantined_share": 0.1}

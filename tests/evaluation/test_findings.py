@@ -64,6 +64,20 @@ def test_mistakes_are_the_most_confident_wrong_rows_first() -> None:
     ]
 
 
+def test_mistakes_show_nothing_private() -> None:
+    mail = "ann" + "@example.org"
+    said = np.array([f"It is {mail}"], object)
+    made = {"row": np.array(["data/test/a.jsonl:1"], object), "prediction": said}
+    worst = Metric("low", lambda _: 0.5, per_row=lambda _: np.array([0.5]))
+    text = f"{'x' * 390} Is it {mail}?"  # cut in the middle of the address
+    found = mistakes(worst, made, [mail], [{"text": said[0]}], [text])
+    assert found is not None
+    [shown] = found.shown
+    assert (shown.expected, shown.got) == ("<EMAIL_1>", "It is <EMAIL_1>")
+    assert "@" not in shown.text
+    assert "ann" not in shown.text
+
+
 def test_metric_that_names_no_rows_has_no_mistakes() -> None:
     def mean(columns: Mapping[str, np.ndarray]) -> float:
         return float(columns["reference"].mean())

@@ -12,6 +12,7 @@ import pytest
 
 from graft.errors import DataError
 from graft.evaluation import prediction
+from graft.privacy.section import PrivacyConfig
 
 
 def table() -> dict[str, np.ndarray]:
@@ -47,6 +48,26 @@ def test_other_tools_read_the_list_column(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
     assert rows[1]["probabilities"] == pytest.approx([0.3, 0.6, 0.1])
     assert rows[1]["id"] is None
+
+
+def test_texts_of_a_table_have_placeholders_by_row_and_all_else_stays() -> None:
+    ann, bob = "ann" + "@example.org", "bob" + "@example.org"
+    texts = {
+        "id": np.array([ann, None, "z"], object),
+        "prediction": np.array([f"to {bob}", "nothing", f"{ann}, {bob}"], object),
+        "references": np.array([[ann, bob], ["x"], [bob]], object),
+        "tokens": np.array([["+1", "212", "555", "0123"], [], ["x", bob]], object),
+    }
+    given = {**table(), **texts}
+    found = prediction.without_private(given, PrivacyConfig(), ["tokens"])
+    assert found["prediction"].tolist() == ["to <EMAIL_1>", "nothing", "<EMAIL_1>, <EMAIL_2>"]
+    assert found["references"].tolist() == [["<EMAIL_2>", "<EMAIL_1>"], ["x"], ["<EMAIL_2>"]]
+    assert found["tokens"].tolist() == [["<PHONE_1>"] * 4, [], ["x", "<EMAIL_2>"]]
+    for name in (*table(), "id"):
+        if name not in ("prediction",):
+            assert found[name].tolist() == given[name].tolist(), name
+    same = prediction.without_private(given, PrivacyConfig(kinds=()))
+    assert all(same[name].tolist() == column.tolist() for name, column in given.items())
 
 
 def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:

@@ -39,12 +39,13 @@ def planned_identity(
         )
     refuse_length(adapter, manifest["max_length_tokens"], pinned.positions)
     settings = training.model_dump(mode="json")
+    cleaning = {name: manifest[name] for name in ("clean", "privacy") if name in manifest}
     made_by = {
         "task": task.model_dump(mode="json"),
         "base": base.model_dump(mode="json"),
         "adapter": adapter.model_dump(mode="json"),
         "training": {name: value for name, value in settings.items() if name not in NO_BYTES},
-        "clean": manifest["clean"],
+        **cleaning,
         "max_length_tokens": manifest["max_length_tokens"],
         **({"quarantined": manifest["quarantined"]} if manifest["quarantined"] else {}),
     }
@@ -52,7 +53,7 @@ def planned_identity(
         "format": FORMAT,
         "task": {"name": task.name, "config": made_by["task"], "state": manifest["state"]},
         "base": base_identity(pinned, base),
-        "clean": manifest["clean"],
+        **cleaning,
         "columns": manifest["columns"],
         "max_length_tokens": manifest["max_length_tokens"],
         "data": manifest["data"],

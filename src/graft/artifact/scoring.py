@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graft.data import cleaned
+from graft.data import cleaned_as, typed
 from graft.errors import DataError
 from graft.tasks import State, Task, TaskConfig, length_of
 
@@ -120,15 +120,14 @@ def _row(loaded: LoadedAdapter, row: Mapping[str, Any], number: int) -> dict[str
     """Return the fields that the task reads, typed and cleaned; what is to be predicted is left out."""
     columns: Mapping[str, str] = loaded.identity["columns"]
     result: dict[str, Any] = {}
-    for field in loaded.task.fields_of(loaded.config):
-        if field.target:
-            continue
+    fields = [field for field in loaded.task.fields_of(loaded.config) if not field.target]
+    for field in fields:
         column = columns.get(field.name, field.name)
         value = row.get(column, row.get(field.name))
         if value is None and field.required:
             raise DataError(f"row {number}: {column}: missing; a row needs {_needed(loaded)}")
-        result[field.name] = cleaned(field, value, loaded.identity["clean"], f"row {number}: {column}")
-    return result
+        result[field.name] = typed(field, value, f"row {number}: {column}")
+    return cleaned_as(loaded.identity, result, fields)
 
 
 def _needed(loaded: LoadedAdapter) -> str:

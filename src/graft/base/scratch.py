@@ -229,7 +229,7 @@ def _texts(workspace: Workspace) -> Iterator[str]:
     task, data = _sections(workspace)
     fields = tasks.get(task.name).fields_of(task)
     textual = [one.name for one in fields if one.text]
-    cleaning, problems = Cleaning(data.clean), list[str]()
+    cleaning, problems = Cleaning(data.clean, data.privacy), list[str]()
     for path in parts(workspace.data)["train"]:
         for found in read_part(path, workspace.root, fields, data, cleaning):
             if isinstance(found, Record):

@@ -22,11 +22,12 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
 
     def count(more: int) -> None:
         nonlocal done, last
-        done += more
         now = time.monotonic()
-        if now - last >= LINE_SECONDS:
+        # What was done before, so that the last count of all is in the last line alone.
+        if done and now - last >= LINE_SECONDS:
             last = now
             print(f"{what}: {done} {unit}, {done / (now - began):.0f} {unit}/s", file=sys.stderr, flush=True)
+        done += more
 
     yield count
     seconds = max(time.monotonic() - began, 1e-9)

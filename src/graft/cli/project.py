@@ -147,6 +147,7 @@ def import_(
     from graft.workspace import write_text
 
     place = workspace()
+    _refuse_unfit(place, text=text, label=label)
     columns = {name: value for name, value in (("text", text), ("label", label)) if value}
     columns |= dict(_pair("--column", one) for one in column or [])
     changed = _with_columns(place, columns)
@@ -172,6 +173,24 @@ def import_(
         return
     _print_import(found)
     print("recorded in data.dvc" if recorded else "data.dvc records it already")
+
+
+def _refuse_unfit(place: Workspace, **given: str | None) -> None:
+    """Refuse --text and --label for a task that has no such field, with the option that fits."""
+    from graft import params, tasks
+    from graft.errors import InputError
+
+    task = params.load(place.params).task
+    fields = tasks.get(task.name).fields_of(task)
+    names = [one.name for one in fields]
+    for name, column in given.items():
+        if column and name not in names:
+            alike = [one.name for one in fields if one.required and one.target == (name == "label")]
+            instead = " or ".join(f"--column {one}={column}" for one in alike)
+            raise InputError(
+                f"--{name}: {task.name} has no field {name}; its fields are {', '.join(names)}"
+                + (f": {instead}" if instead else "")
+            )
 
 
 def _with_columns(place: Workspace, columns: dict[str, str]) -> str | None:
@@ -301,7 +320,8 @@ def contract(
         return
     ignored = () if to else contracts.shadowed(place, section)
     written = contracts.write(place, section, to)
-    print(f"wrote {', '.join(_relative(one) for one in written)}; docs/contract.md says what its keys mean")
+    others = f", and {' and '.join(_relative(one) for one in written[1:])}" if written[1:] else ""
+    print(f"wrote the section validation of {_relative(written[0])}{others}; docs/contract.md says what its keys mean")
     if ignored:
         print(f"params.yaml has its own validation.{', validation.'.join(ignored)}, which stand over the file's")
 

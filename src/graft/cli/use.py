@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.cli.tables import Placed
     from graft.pictures import Pictures
+    from graft.tasks import Field
     from graft.workspace import Workspace
 
 
@@ -61,7 +62,9 @@ def predict(
     with writer(out) as write:
         images = _image_columns(folder)
         parts = batches(file, images)
-        part = next(parts, None)  # a file that cannot be read is refused before the model is loaded
+        part = next(parts, None)  # a file that cannot be read, or lacks a column, is refused before the model is loaded
+        if part:
+            _refuse_absent(folder, *part[0])
         loaded = artifact.load(folder, place.root, device=device, trust_remote_code=_trusts(place))
         with progress("predict", "rows") as advance:
             while part:
@@ -70,15 +73,33 @@ def predict(
                 part = next(parts, None)
 
 
-def _image_columns(folder: Path) -> frozenset[str]:
-    """Return the columns of pictures, as the identity of the adapter in ``folder`` names them."""
+def _columns(folder: Path) -> dict[str, Field]:
+    """Return the columns that the adapter in ``folder`` was trained on, as its identity names them."""
     from graft import tasks
     from graft.workspace import read_json
 
     identity = read_json(folder / "identity.json")
     task, columns = identity["task"], identity["columns"]
     fields = tasks.get(task["name"]).fields_of(tasks.config_class(task["name"]).model_validate(task["config"]))
-    return frozenset(columns.get(one.name, one.name) for one in fields if one.type == "image")
+    return {columns.get(one.name, one.name): one for one in fields}
+
+
+def _image_columns(folder: Path) -> frozenset[str]:
+    return frozenset(column for column, one in _columns(folder).items() if one.type == "image")
+
+
+def _refuse_absent(folder: Path, place: str, row: dict[str, Any]) -> None:
+    """Refuse a file whose first row lacks a column that the task reads."""
+    from graft.config import nearest
+    from graft.errors import DataError, shown
+
+    for column, one in _columns(folder).items():
+        if one.required and not one.target and column not in row and one.name not in row:
+            near = nearest(column, list(row))
+            advice = f"; did you mean {near!r}?" if near else ""
+            raise DataError(
+                f"{place}: {column}: expected a column of that name, found only {shown(', '.join(row))}{advice}"
+            )
 
 
 def _answered(

@@ -16,10 +16,11 @@ from pydantic import Field as Limit
 from graft.base import BaseConfig
 from graft.cleaning import text_steps
 from graft.config import Section
-from graft.data import DataConfig, Record, rows_of
+from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation.overview import Row, format_table, summary
 from graft.identity import digest_folder
+from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field, TaskConfig
 from graft.workspace import Workspace, replaced
 
@@ -91,6 +92,7 @@ def evaluate(
             manifest=manifest,
             config=evaluation,
             generated=described_base(loaded.model) if loaded.task.generates else {},
+            privacy=data.privacy,
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 
@@ -122,12 +124,14 @@ def score_adapter(
     from graft.tokenization import read_manifest
 
     loaded = artifact.load(folder, workspace.root, device=device)
-    own = data.model_copy(update={"clean": text_steps(loaded.identity["clean"])})
+    own = data.model_copy(
+        update={"clean": text_steps(loaded.identity["clean"]), "privacy": privacy_of(loaded.identity)}
+    )
     fields = loaded.task.fields_of(loaded.config)
     aside = frozenset(read_manifest(workspace.tokens).get("quarantined", ()))
     asked = {record.place for record in rows_of(workspace.data, "test", fields, data, aside)}
     records = [one for one in rows_of(workspace.data, "test", fields, own, aside) if one.place in asked]
-    _check_answers(loaded, records)
+    _check_answers(loaded, records, data.privacy)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]
     encoded = loaded.task.encode(loaded.config, rows, loaded.processor, loaded.state, longest)
@@ -198,9 +202,11 @@ def _check(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
             )
 
 
-def _check_answers(loaded: LoadedAdapter, records: Sequence[Record]) -> None:
+def _check_answers(loaded: LoadedAdapter, records: Sequence[Record], privacy: PrivacyConfig) -> None:
     problems = [
-        f"{record.place}: {problem.field}: the adapter knows {problem.expected}; found {problem.found}"
+        privacy.in_message(
+            f"{record.place}: {problem.field}: the adapter knows {problem.expected}; found {problem.found}"
+        )
         for record in records
         for problem in loaded.task.check_row(loaded.config, record.row, loaded.state)
     ]

@@ -15,6 +15,7 @@ from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
 from graft.evaluation.token_tables import token_tables
+from graft.privacy.section import PrivacyConfig
 from graft.tasks import Metric, Task
 from graft.workspace import write_json, write_text
 
@@ -36,6 +37,7 @@ def assess(
     manifest: Mapping[str, Any],
     config: Resampling,
     generated: Mapping[str, str],
+    privacy: PrivacyConfig,
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -50,6 +52,7 @@ def assess(
         manifest: the token tables' manifest.json.
         config: level of the intervals, resamples, seed.
         generated: what the base itself decides of generated text, for the report; empty where the task generates none.
+        privacy: what no file shows of texts; metrics are of the texts as they are.
 
     Returns:
         The content of metrics.json.
@@ -91,11 +94,14 @@ def assess(
             task.answers(adapter, state),
             texts,
             pictures,
+            privacy,
         ),
         drawings=drawings,
     )
+    words = {field.name for field in task.fields if field.words}
     for system, table in tables.items():
-        prediction.write(folder / "predictions" / f"{system}.parquet", table)
+        shown = prediction.without_private(table, privacy, words)
+        prediction.write(folder / "predictions" / f"{system}.parquet", shown)
     write_json(folder / "metrics.json", metrics)
     write_json(
         folder / "comparison.json",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.evaluation.overview import label
 from graft.pictures import thumbnail
+from graft.privacy.section import PrivacyConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN_ERRORS = 20
 SHOWN_CHARACTERS = 400
+EVERYTHING = PrivacyConfig()
 NOTHING = "(none)"
 """An answer without any content: no label, no span."""
 
@@ -85,6 +87,7 @@ def mistakes(
     answers: Sequence[Mapping[str, Any]],
     texts: Sequence[str],
     pictures: Sequence[bytes] = (),
+    privacy: PrivacyConfig = EVERYTHING,
 ) -> Mistakes | None:
     """Return the worst rows, or None where the metric has no row scores.
 
@@ -98,6 +101,7 @@ def mistakes(
         answers: the task's answers, one per row: ``label``, and ``score`` (0-1) where the task has one.
         texts: the text of each row.
         pictures: the encoded picture of each row; empty where rows have none.
+        privacy: what is private in texts and has a placeholder here.
     """
     import numpy as np
 
@@ -116,17 +120,19 @@ def mistakes(
         notes = {row: f"{metric.name} {scores[row]:.3f}" for row in surest}
         title = f"The {len(surest)} rows with the worst {metric.name}, of {len(scores)}"
         total = len(scores)
-    shown = [
-        Mistake(
-            place=str(table["row"][row]),
-            text=shortened(texts[row]),
-            expected=shortened(expected[row]),
-            got=_said(answers[row]),
-            score=notes[row],
-            picture=thumbnail(pictures[row]) if pictures else "",
+    shown = []
+    for row in surest:
+        text, right, answer = privacy.redacted([texts[row], expected[row], answers[row]])
+        shown.append(
+            Mistake(
+                place=str(table["row"][row]),
+                text=shortened(text),
+                expected=shortened(right),
+                got=_said(answer),
+                score=notes[row],
+                picture=thumbnail(pictures[row]) if pictures else "",
+            )
         )
-        for row in surest
-    ]
     return Mistakes(title, shown, total)
 
 

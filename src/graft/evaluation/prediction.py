@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from graft.artifact import LoadedAdapter
+    from graft.privacy.section import PrivacyConfig
 
+PLACES = ("row", "id")
+"""The columns that say which row it is."""
 SORTED_BATCHES = 32
 PROGRESS_SECONDS = 2.0
 
@@ -100,6 +103,31 @@ def progress(name: str, rows: int, *, every_seconds: float = PROGRESS_SECONDS) -
         print(f"{name}: {done}/{rows} rows, {rate:.0f} rows/s, {rest}", flush=True)
 
     return tell
+
+
+def without_private(
+    table: Mapping[str, np.ndarray], privacy: PrivacyConfig, words: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Return a table whose texts have placeholders for what is private, the same value the same one within a row.
+
+    ``row`` and ``id`` stay, and so do the row scores: metrics are of the texts as they were.
+
+    Args:
+        table: a prediction table.
+        privacy: what is looked for.
+        words: columns whose lists are the words of one text.
+    """
+    texts = [name for name, column in table.items() if column.dtype.kind in "OU" and name not in PLACES]
+    new = {name: table[name].astype(object) for name in texts}
+    for number in range(len(table["row"]) if privacy.kinds else 0):
+        given = {name: table[name][number] for name in texts}
+        given |= {name: " ".join(given[name]) for name in words if name in given}
+        found = privacy.redaction(given)
+        if found.replacements:
+            for name in texts:
+                whole = name not in words
+                new[name][number] = found.applied(given[name]) if whole else found.of_words(table[name][number])
+    return {**table, **new}
 
 
 def write(path: Path, table: Mapping[str, np.ndarray]) -> None:

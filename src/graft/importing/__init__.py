@@ -25,7 +25,7 @@ from graft.errors import DataError, shown
 from graft.identity import digest_file, digest_files
 from graft.importing.hub import is_saved
 from graft.importing.sources import Choices, Source, files_of
-from graft.reading import read_rows
+from graft.reading import excerpt, read_rows
 from graft.splitting import Shares, assign, by_time
 from graft.workspace import SPLITS, Workspace, replaced
 
@@ -184,13 +184,13 @@ def _read_keys(table: Source, stratify: str | None, group: str | None, time: str
         value = values.get(label)
         labelled &= isinstance(value, str | int)
         if stratify and not isinstance(value, str | int):
-            problems.add(Problem(place, label, "a value to stratify by (string or integer)", shown(value)))
+            problems.add(Problem(place, label, "a value to stratify by (string or integer)", excerpt(value)))
         try:
             keys.times.append(_time(values.get(time)) if time else 0.0)
             keys.groups.append(_group(group, values, number) if group else _text_key(values, table.key))
         except ValueError as error:
             column = time or group or ""
-            problems.add(Problem(place, column, str(error), shown(values.get(column))))
+            problems.add(Problem(place, column, str(error), excerpt(values.get(column))))
         keys.labels.append(str(value))
         keys.splits.append(split)
     problems.refuse(table.name)

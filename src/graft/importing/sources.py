@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.data import DataConfig, Problem, Schema
-from graft.errors import DataError, shown
+from graft.errors import DataError
 from graft.importing import hub
 from graft.layouts import LISTS, Conversion, Recognition, layouts_of, named
 from graft.pictures import file_name
-from graft.reading import DECODER, FORMATS, RawRow, RowError, Unit, format_of, is_readable, read_rows, stem_of
+from graft.reading import DECODER, FORMATS, RawRow, RowError, Unit, excerpt, format_of, is_readable, read_rows, stem_of
 from graft.workspace import SPLITS
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 found[name] = DECODER.decode(found[name])
             except (ValueError, RecursionError, RowError):
-                raise RowError("a list, as JSON", shown(found[name]), field=name) from None
+                raise RowError("a list, as JSON", excerpt(found[name]), field=name) from None
     return found
 
 
@@ -331,5 +331,5 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _json_value(one) for name, one in value.items()}
     if not isinstance(value, str | int | float | None) or value in (math.inf, -math.inf):
-        raise RowError("a value that JSON has", f"{type(value).__name__} {shown(str(value))}; cast it")
+        raise RowError("a value that JSON has", f"{type(value).__name__} {excerpt(str(value))}; cast it")
     return value

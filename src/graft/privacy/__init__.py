@@ -62,6 +62,8 @@ def find(text: str, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIO
         kinds: Which of ``KINDS`` to look for.
         regions: Countries (ISO 3166 alpha-2) whose phone numbers are known without a country code.
     """
+    if not kinds:
+        return []
     rest = text if text.isascii() else _UNUSUAL.sub(_as_ascii, text)
     if "<" in rest:
         rest = _PLACEHOLDER.sub(_blank, rest)
@@ -141,33 +143,110 @@ def _replaced(text: str, replacements: Iterable[tuple[Found, str]]) -> str:
     return "".join([*pieces, text[end:]])
 
 
-def redact(value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> tuple[Any, Counter[str]]:
-    """Return a row's texts with typed placeholders for what is private, and how many values of each kind there were.
+_CUT = re.compile(r"…|\.\.\.")
 
-    The same value has the same placeholder all over the row (``<EMAIL_1>``), however it is grouped or capitalised;
-    secrets are told apart by each character. Placeholders that the row has already keep their number.
+
+def in_message(text: str, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> str:
+    """Return what a message may say of values that it shows: each private one by its kind.
+
+    Where values were cut short (``…``), the word and the digits at the cut go too: no detector finds half a value.
+    """
+    if not kinds:
+        return text
+    shown, *rest = _CUT.split(masked(text, find(text, kinds, regions)))
+    for piece in rest:
+        before = shown[: shown.rfind(" ") + 1].rstrip("0123456789 ().+/-")
+        _, space, after = piece.partition(" ")
+        shown = f"{before}…{space}{after}"
+    return shown
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """The placeholders of one row: the same value has the same one in all of its texts."""
+
+    replacements: Mapping[str, Sequence[tuple[Found, str]]]
+    """Text -> what is private in it, in its order, with the placeholder; texts without anything are absent."""
+    counts: Counter[str]
+    """How many values of each kind the row has."""
+
+    @classmethod
+    def of(cls, value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> Redaction:
+        """Return the placeholders for a row's texts (``value``: a text, or lists and mappings of them), as they come.
+
+        Values are the same however they are grouped or capitalised; secrets are told apart by each character.
+        Placeholders that the row has already keep their number.
+        """
+        texts = list(_texts(value))
+        found = {text: spans for text in texts if (spans := find(text, kinds, regions))}
+        if not found:
+            return cls({}, Counter())
+        used = {(match[1], match[2]) for text in texts if "<" in text for match in _PLACEHOLDER.finditer(text)}
+        names: dict[tuple[str, str], str] = {}
+        for text, spans in found.items():
+            for one in spans:
+                key = one.kind, _identity(one, text)
+                if key not in names:
+                    names[key] = _next_name(one.kind.upper(), used)
+        named = {text: [(one, names[one.kind, _identity(one, text)]) for one in spans] for text, spans in found.items()}
+        return cls(named, Counter(kind for kind, _ in names))
+
+    def applied(self, value: Any) -> Any:
+        """Return a text, or lists and mappings of texts, with the placeholders; keys stay as they are."""
+        if not self.replacements:
+            return value
+        if isinstance(value, str):
+            return _replaced(value, self.replacements.get(value, ()))
+        if isinstance(value, Mapping):
+            return {key: self.applied(one) for key, one in value.items()}
+        return [self.applied(one) for one in value] if isinstance(value, list | tuple) else value
+
+    def moved(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """Return where characters ``start`` to ``end`` of a text stand after it was redacted.
+
+        A span that holds part of a value holds its whole placeholder.
+        """
+        shift_start = shift_end = 0
+        for one, placeholder in self.replacements.get(text, ()):
+            longer = len(placeholder) - (one.end - one.start)
+            if one.end <= start:
+                shift_start += longer
+            elif one.start < start:
+                shift_start += one.start - start
+            if one.end <= end:
+                shift_end += longer
+            elif one.start < end:
+                shift_end += one.start + len(placeholder) - end
+        return start + shift_start, end + shift_end
+
+    def of_words(self, words: Sequence[str]) -> list[str]:
+        """Return the words of a text (which are its parts between spaces) with placeholders, as many as before.
+
+        Of a value that spans several words, each becomes its placeholder: tags of words stay where they are.
+        """
+        replacements = self.replacements.get(" ".join(words), ())
+        found, start = [], 0
+        for word in words:
+            inside = [
+                (Found(one.kind, one.rule, max(one.start - start, 0), min(one.end - start, len(word))), placeholder)
+                for one, placeholder in replacements
+                if one.start < start + len(word) and one.end > start
+            ]
+            found.append(_replaced(word, inside))
+            start += len(word) + 1
+        return found
+
+
+def redact(value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> tuple[Any, Counter[str]]:
+    """Return a row's texts with typed placeholders (``<EMAIL_1>``), and how many values of each kind there were.
 
     Args:
         value: A text, or lists and mappings of them, such as the text fields of a row by name; keys stay as they are.
         kinds: As in ``find``.
         regions: As in ``find``.
     """
-    texts = list(_texts(value))
-    found = {text: spans for text in texts if (spans := find(text, kinds, regions))}
-    if not found:
-        return value, Counter()
-    used = {(match[1], match[2]) for text in texts if "<" in text for match in _PLACEHOLDER.finditer(text)}
-    names: dict[tuple[str, str], str] = {}
-    for text in texts:
-        for one in found.get(text, ()):
-            key = one.kind, _identity(one, text)
-            if key not in names:
-                names[key] = _next_name(one.kind.upper(), used)
-    clean = {
-        text: _replaced(text, ((one, names[one.kind, _identity(one, text)]) for one in spans))
-        for text, spans in found.items()
-    }
-    return _rebuilt(value, clean), Counter(kind for kind, _ in names)
+    found = Redaction.of(value, kinds, regions)
+    return found.applied(value), found.counts
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -197,11 +276,3 @@ def _next_name(kind: str, used: set[tuple[str, str]]) -> str:
         number += 1
     used.add((kind, str(number)))
     return f"<{kind}_{number}>"
-
-
-def _rebuilt(value: Any, clean: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return clean.get(value, value)
-    if isinstance(value, Mapping):
-        return {key: _rebuilt(one, clean) for key, one in value.items()}
-    return [_rebuilt(one, clean) for one in value] if isinstance(value, list | tuple) else value

@@ -112,7 +112,7 @@ def parameters(
             "adapter": adapter.model_dump(mode="json"),
             "training": training.model_dump(mode="json"),
             "tokenization": {"max_length_tokens": identity["max_length_tokens"]},
-            "data": {"clean": identity["clean"], "columns": identity["columns"]},
+            "data": {name: identity[name] for name in ("clean", "privacy", "columns") if name in identity},
         }
     )
 

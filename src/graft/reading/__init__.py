@@ -23,7 +23,7 @@ from graft.reading.delimited import read_csv
 from graft.reading.json_rows import DECODER, read_json, read_jsonl
 from graft.reading.opening import TEXT_FORMATS, foreign, format_of, has_bom, stem_of
 from graft.reading.plain_text import Unit, read_text
-from graft.reading.rules import Limits, Numbered, Problem, RawRow, RowError, describe, file_of, order_of
+from graft.reading.rules import Limits, Numbered, Problem, RawRow, RowError, describe, excerpt, file_of, order_of
 
 __all__ = [
     "DECODER",
@@ -35,6 +35,7 @@ __all__ = [
     "RowError",
     "Unit",
     "describe",
+    "excerpt",
     "file_of",
     "format_of",
     "has_bom",

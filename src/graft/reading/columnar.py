@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.errors import shown
-from graft.reading.rules import Limits, Numbered, RowError, bad_header, decode, refuse_ill_formed
+from graft.reading.rules import Limits, Numbered, RowError, bad_header, decode, excerpt, refuse_ill_formed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +75,7 @@ def numbered(batches: Iterator[pa.RecordBatch], what: str, limits: Limits, binar
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         found = str(error).partition("\n")[0]
         line = number + 1 if number else None
-        raise RowError(what, f"one that cannot be read ({shown(found)})", line=line) from None
+        raise RowError(what, f"one that cannot be read ({excerpt(found)})", line=line) from None
 
 
 def _check_header(names: list[str]) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from graft.errors import shown
 from graft.reading.json_rows import lines
 from graft.reading.opening import format_of, opened
-from graft.reading.rules import Limits, Numbered, RowError, bad_header, decode
+from graft.reading.rules import Limits, Numbered, RowError, bad_header, decode, excerpt
 
 
 def read_csv(path: Path, limits: Limits, _binary: frozenset[str]) -> Numbered:
@@ -62,7 +61,7 @@ def _text_lines(file: BinaryIO, limits: Limits, faults: list[RowError]) -> Itera
 def _unlike(header: list[str] | None, cells: list[str], kind: str, limits: Limits) -> RowError | None:
     """Return what is wrong with a record (with the header itself, if there is none yet)."""
     if header is None:
-        return bad_header(cells)
+        return bad_header(cells) or (_other_separator(cells[0]) if kind == ".csv" and len(cells) == 1 else None)
     if len(cells) != len(header):
         found = f"{len(cells)}" if cells else "an empty line; remove it"
         return RowError(f"{len(header)} columns as in the header", found)
@@ -70,5 +69,22 @@ def _unlike(header: list[str] | None, cells: list[str], kind: str, limits: Limit
         if len(cell) * 4 > limits.max_line_bytes and len(cell.encode()) > limits.max_line_bytes:
             return RowError(f"at most {limits.max_line_bytes} bytes (data.max_line_bytes)", "more", field=name)
         if kind == ".tsv" and len(cell) > 1 and cell[0] == cell[-1] == '"':
-            return RowError("a cell without quoting (TSV has none; save it as CSV or JSONL)", shown(cell), field=name)
+            return RowError("a cell without quoting (TSV has none; save it as CSV or JSONL)", excerpt(cell), field=name)
     return None
+
+
+def _other_separator(header: str) -> RowError | None:
+    """Return what is wrong with the header of a CSV file that separates its columns by another sign."""
+    for sign, name, advice in SEPARATORS:
+        if sign in header:
+            found = f"{excerpt(header)}, which has {name} between them; {advice}"
+            return RowError("columns that are separated by commas", found)
+    return None
+
+
+SEPARATORS = (
+    (";", "semicolons", "save it with commas, as spreadsheets can"),
+    ("\t", "tabs", "rename it to .tsv"),
+    ("|", "bars", "save it with commas"),
+)
+"""What stands between columns in other people's CSV files."""

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from graft.errors import shown
 from graft.reading.opening import CHUNK_BYTES, opened, skip_bom
-from graft.reading.rules import Limits, Numbered, RowError, decode, describe, refuse_ill_formed
+from graft.reading.rules import Limits, Numbered, RowError, decode, describe, excerpt, refuse_ill_formed
 
 
 def read_jsonl(path: Path, limits: Limits, _binary: frozenset[str]) -> Numbered:
@@ -168,7 +168,7 @@ class _Elements:
                 self._next_filled()
         if rest := self._next_filled():
             where = f"{self.line}:{self.column}"
-            raise RowError("nothing after the array", shown(rest.decode("latin-1")), line=where)
+            raise RowError("nothing after the array", excerpt(rest.decode("latin-1")), line=where)
 
     def _more(self) -> bool:
         """Read on once the chunk is used up; say whether there is anything."""
@@ -247,4 +247,4 @@ def _instead(first: bytes) -> str:
     """Return what a file that starts with ``first`` is, for the message."""
     if first == b"{":
         return "an object; where each line is one, it is JSONL: name it .jsonl"
-    return f"{shown(first.decode('latin-1'))} at the start" if first else "white space alone"
+    return f"{excerpt(first.decode('latin-1'))} at the start" if first else "white space alone"

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import shown
+from graft.privacy import redact
+
+LOOKED_AT_CHARACTERS = 2000
+"""Of a text that a message shows the start of: far more than it shows, so that no value is cut before it is found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,14 @@ _NUMBERS = re.compile(r":(\d+)(?::(\d+))?$")
 
 
 def describe(value: Any) -> str:
-    """Return what kind of JSON value ``value`` is, and the value, short."""
-    return f"{_KINDS.get(type(value), type(value).__name__)} {shown(value)}"
+    """Return what kind of JSON value ``value`` is, and the value, as :func:`excerpt`."""
+    return f"{_KINDS.get(type(value), type(value).__name__)} {excerpt(value)}"
+
+
+def excerpt(value: Any) -> str:
+    """Return a value of a row for a message: quoted, short, and without what is private in it."""
+    given, _ = redact(value[:LOOKED_AT_CHARACTERS] if isinstance(value, str) else value)
+    return shown(given)
 
 
 def order_of(place: str) -> tuple[int, int]:
@@ -114,7 +124,7 @@ def refuse_ill_formed(value: Any, at: str) -> None:
         if "\0" in value:
             raise RowError("text without NUL", "a NUL, written as \\u0000", field=at)
         if any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise RowError("text that can be written as UTF-8", f"a lone surrogate, {shown(value)}", field=at)
+            raise RowError("text that can be written as UTF-8", f"a lone surrogate, {excerpt(value)}", field=at)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             refuse_ill_formed(item, f"{at}[{index}]")

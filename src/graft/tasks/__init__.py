@@ -67,6 +67,10 @@ class Field:
     """Whether cleaning, length and encoding checks apply."""
     target: bool = False
     """Whether it is what the model is to answer: validation and training need it, predict does not ask for it."""
+    words: bool = False
+    """Whether the items of a list are the words of one text."""
+    within: str = ""
+    """The text field that answers stand in: it may move them."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class QuestionAnswering(Task):
     fields = (
         Field("question", "string", text=True),
         Field("context", "string", text=True),
-        Field("answers", "answers", target=True),
+        Field("answers", "answers", target=True, within="context"),
     )
     families = ("encoder",)
     metrics = (Metric("f1", f1, per_row=f1_rows), Metric("exact_match", exact_match, per_row=exact_rows))

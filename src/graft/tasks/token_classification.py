@@ -161,7 +161,7 @@ class TokenClassification(Task):
     """The contract's methods for one tag per word."""
 
     name = "token_classification"
-    fields = (Field("tokens", "strings", text=True), Field("tags", "strings", target=True))
+    fields = (Field("tokens", "strings", text=True, words=True), Field("tags", "strings", target=True))
     families = ("encoder",)
     metrics = (
         Metric("f1", f1),

@@ -30,7 +30,9 @@ from graft.quarantine import Quarantine, in_words
 from graft.reading import file_of, order_of, stem_of
 from graft.tasks import TaskConfig
 from graft.token_checks import OF_SPLITS, Found, Judgement
+from graft.tokenization import probe
 from graft.tokenization.part_encoder import CONTENT, TABLE, Facts, Part, PartEncoder, read_facts
+from graft.tokenization.probe import probe_rows
 from graft.tokenization.section import TokenizationConfig
 from graft.tokenization.shared_rows import count_shared
 from graft.tokenization.tables import (
@@ -50,6 +52,7 @@ __all__ = [
     "TokenizationConfig",
     "lengths_of",
     "part_rounds",
+    "probe_rows",
     "read_manifest",
     "read_tokens",
     "token_rows",
@@ -83,6 +86,7 @@ def tokenize(
             for split in splits
         }
         judgement.quarantine.write(output / "quarantine")
+        _link(splits[SPLITS.index("validation")].probe(workspace, encoder), output / probe.PROBE)
         write_json(output / MANIFEST, _manifest(encoder, verdict, pinned, one.processor, entries, judgement))
     for name, entry in entries.items():
         _report(name, entry, judgement.warnings[name], "patches" if encoder.task.processor == "image" else "tokens")
@@ -125,8 +129,9 @@ def _verdict(workspace: Workspace, data: DataConfig, digest: str) -> dict[str, A
     verdict: dict[str, Any] = read_json(path)
     if not verdict["passed"] or verdict["data"] != digest:
         raise DataError("data: changed since it was validated; run `graft stage validate`")
-    if (verdict.get("clean"), verdict.get("columns")) != (list(data.clean), data.columns):
-        raise DataError("data.clean, data.columns: changed since validation; run `graft stage validate`")
+    cleaning = {name: verdict[name] for name in ("clean", "privacy") if name in verdict}
+    if (cleaning, verdict.get("columns")) != (data.cleaning, data.columns):
+        raise DataError("data.clean, data.columns, data.privacy: changed since validation; run `graft stage validate`")
     return verdict
 
 
@@ -140,8 +145,8 @@ def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
 
 def _judgement(workspace: Workspace, encoder: PartEncoder, verdict: Mapping[str, Any]) -> Judgement:
     """Return what judges the splits."""
-    task, masks = encoder.task, bool(verdict.get("masks_private_data", True))
-    aside = Quarantine(workspace.root, task.fields_of(encoder.task_config), encoder.data, masks=masks)
+    task = encoder.task
+    aside = Quarantine(workspace.root, task.fields_of(encoder.task_config), encoder.data)
     labels = verdict["state"].get("labels") or ()
     return Judgement(encoder.config, aside, labels, of_text=task.processor == "tokenizer")
 
@@ -219,6 +224,11 @@ class _Split:
             "files": [_file(workspace, job) for job in self.jobs],
         }
 
+    def probe(self, workspace: Workspace, encoder: PartEncoder) -> Path:
+        """Return the file of the reload proof's rows, chosen from this split."""
+        tables = [self._path(job, TABLE) for job in self.jobs]
+        return probe.made(PartResults.of(workspace, "probe"), encoder, self.jobs, tables)
+
     def _names(self) -> list[str]:
         """Return what each part's table is called: like the part, which keeps its format where two would be equal."""
         stems = Counter(stem_of(job.path) for job in self.jobs)
@@ -273,7 +283,7 @@ def _manifest(
     return {
         "data": verdict["data"],
         "state": verdict["state"],
-        "clean": list(encoder.data.clean),
+        **encoder.data.cleaning,
         "columns": encoder.data.columns,
         "quarantined": sorted({*verdict.get("quarantined", ()), *judgement.quarantine.places}),
         "base": base.digest,

@@ -68,7 +68,7 @@ class PartEncoder:
         Raises:
             DataError: a row cannot be read: the data changed since it was validated.
         """
-        self.write(self._batches(part), folder, add)
+        self.write(self.batches(part), folder, add)
 
     def write(self, batches: Iterable[list[Record]], folder: Path, add: Callable[[int], None]) -> None:
         """Write the result of rows that are given in batches."""
@@ -113,9 +113,10 @@ class PartEncoder:
         patches: int | None = self.processor.patches if self.task.processor == "image" else None
         return patches or self.config.max_length_tokens
 
-    def _batches(self, part: Part) -> Iterator[list[Record]]:
-        cleaning = Cleaning(text_steps(self.data.clean))
-        found = part_rows(part.path, part.root, self._fields, self.data, cleaning, part.without)
+    def batches(self, part: Part) -> Iterator[list[Record]]:
+        """Yield the cleaned rows of a part."""
+        cleaning = Cleaning(text_steps(self.data.clean), self.data.privacy)
+        found = part_rows(part.path, part.root, self.fields, self.data, cleaning, part.without)
         size = BATCH_PICTURES if self.task.processor == "image" else BATCH_ROWS
         while batch := list(islice(found, size)):
             yield batch
@@ -125,7 +126,8 @@ class PartEncoder:
         return PartChecks(self.task, self.config, vocabulary, self.data.columns, self.longest)
 
     @cached_property
-    def _fields(self) -> tuple[Field, ...]:
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of a row."""
         return self.task.fields_of(self.task_config)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from graft.base import BaseConfig, locked, quantization
 from graft.errors import TrainingDiverged
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
-from graft.tokenization import token_rows
+from graft.tokenization import probe_rows, token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.frozen import Feed, starting_at_the_head
 from graft.training.hardware import hardware
@@ -30,7 +30,6 @@ from graft.workspace import locked as lock_held
 if TYPE_CHECKING:
     import torch
 
-PROBE_ROWS = 8
 LOCK_WAIT_SECONDS = 10.0
 """A training that was killed with its flow takes a moment to let go of its lock."""
 CURVES = ("step", "loss", "learning_rate", "gradient_norm")
@@ -57,7 +56,7 @@ def run(
         with _report_on_divergence(workspace), _frozen(workspace, adapter, inputs, identity) as feed:
             outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
         with replaced(workspace.adapter) as folder, replaced(workspace.training) as beside:
-            save(inputs.model, folder, identity, _probe(inputs), new_modules)
+            save(inputs.model, folder, identity, _probe(inputs, probe_rows(workspace.tokens)), new_modules)
             _write_training(beside, live, inputs, outcome, run_key(identity), described, feed)
         checkpoints.remove()
     shutil.rmtree(workspace.failed / "train", ignore_errors=True)
@@ -137,8 +136,8 @@ def _frozen(
     if not _head_alone(adapter, inputs.config):
         yield None
         return
-    names = ("task", "clean", "max_length_tokens", "code", "threads", "versions", "device")
-    made_of = {name: identity[name] for name in names}
+    names = ("task", "clean", "privacy", "max_length_tokens", "code", "threads", "versions", "device")
+    made_of = {name: identity[name] for name in names if name in identity}
     card = torch.cuda.get_device_name() if inputs.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     splits = read_json(workspace.tokens / "manifest.json")["splits"]
     base = identity["base"]
@@ -157,17 +156,15 @@ def _report_on_divergence(workspace: Workspace) -> Any:
         raise
 
 
-def _probe(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Return a batch of validation rows with the outputs of adapter and base on it, for the reload proof.
+def _probe(inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return a batch of token rows with the outputs of adapter and base on it, for the reload proof.
 
     Computed on the CPU in float32, wherever and in whatever type the adapter was trained: a proof that another
     machine can repeat must not depend on a GPU or on a processor's bfloat16 products.
     """
     import torch
 
-    rows = inputs.validation_rows
-    chosen = [rows[index * len(rows) // min(PROBE_ROWS, len(rows))] for index in range(min(PROBE_ROWS, len(rows)))]
-    batch = inputs.task.collate(chosen, inputs.pad_token_id)
+    batch = inputs.task.collate(rows, inputs.pad_token_id)
     model = inputs.model.to("cpu").float().eval()
     with torch.inference_mode():
         found = {"adapter_outputs": inputs.task.outputs(inputs.task_config, model, batch)}

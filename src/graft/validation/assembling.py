@@ -15,7 +15,6 @@ from graft.data import Problem
 from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
-from graft.privacy import find, masked
 from graft.quarantine import Quarantine, in_words
 from graft.validation.across import alike, is_asked, repeated_ids, repeated_texts, unique_ids
 from graft.validation.changes import described
@@ -65,15 +64,14 @@ class Assembly:
         self.checks = asked_checks(self.fields, state, self.validation)
         self.failed = [0] * len(self.checks)
         self.unique, self.repeated = unique_ids(self.validation), 0
-        self.masks = self.validation.severity.private_data != "ignore"
-        self.quarantine = Quarantine(workspace.root, self.fields, self.data, masks=self.masks)
+        self.quarantine = Quarantine(workspace.root, self.fields, self.data)
         self.problems: list[Problem] = []
         self.total_problems = 0
         self.rows = {one.key: one.told["rows"] for one in inspected}
         self.broken: Counter[str] = Counter()
         """How many problems each part has."""
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self.cleaning = {split: Cleaning(self.data.clean) for split in SPLITS}
+        self.cleaning = {split: Cleaning(self.data.clean, self.data.privacy) for split in SPLITS}
         self.warnings: list[str] = []
         self.warned: dict[str, dict[str, _Warned]] = {split: {} for split in SPLITS}
         """What is only reported of each split, by what was expected."""
@@ -97,7 +95,9 @@ class Assembly:
     def across_parts(self) -> None:
         """Hold the rows of all parts to each other."""
         if self.unique:
-            counts, found = repeated_ids(self.inspected, self.unique, self.data, self._most_named, self._masked)
+            counts, found = repeated_ids(
+                self.inspected, self.unique, self.data, self._most_named, self.data.privacy.in_message
+            )
             for number, count in counts.items():
                 self._settle(self.inspected[number], found.get(number, []), self.unique.severity, count)
             self.repeated = counts.total()
@@ -114,10 +114,6 @@ class Assembly:
         """How many problems of one kind are named: more rows than may be in quarantine need no names."""
         rows: int = sum(self.rows.values())
         return max(REPORTED_PROBLEMS, math.ceil(self.validation.max_quarantined_share * rows) + 1)
-
-    def _masked(self, text: str) -> str:
-        privacy = self.validation.privacy
-        return masked(text, find(text, privacy.kinds, privacy.regions)) if self.masks else text
 
     def _settle(self, one: Inspected, problems: list[Problem], severity: Severity, count: int) -> None:
         """Let what ``count`` rows of a part have wrong stop the chain, keep them aside, or be reported."""
@@ -215,7 +211,7 @@ class Assembly:
             "state": self.state,
             "splits": splits,
             "counts": {split: dict(sorted(self.counts[split].items())) for split in SPLITS},
-            "clean": list(steps),
+            **self.data.cleaning,
             "columns": self.data.columns,
             "cleaned": {step: sum(cleaning.counts[step] for cleaning in self.cleaning.values()) for step in steps},
             "checks": [
@@ -223,7 +219,6 @@ class Assembly:
                 for check, failed in self.checked()
             ],
             "warnings": self.warnings,
-            "masks_private_data": self.masks,
             **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
             **({"dropped": dropped} if dropped else {}),
         }

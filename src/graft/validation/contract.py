@@ -7,7 +7,6 @@ page of the Data Docs, since Great Expectations does not escape them.
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import math
@@ -22,7 +21,8 @@ from typing import Any
 from graft.config import nearest
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
-from graft.privacy import find
+from graft.privacy import masked
+from graft.privacy.section import PrivacyConfig
 from graft.reading import file_of
 from graft.tasks import Field
 from graft.validation.frame import FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
@@ -128,8 +128,8 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             text = f"text in {' or '.join(config.languages)} (validation.languages)"
             yield Check(between, f"{name} ({FOREIGN})", name, text, {"max_value": 0}, severity.language)
         if field.text and severity.private_data != "ignore":
-            column, text = f"{name} ({PRIVATE})", "a text without private data (validation.privacy)"
-            yield Check(between, column, name, text, {"max_value": 0}, severity.private_data)
+            text = "a text without private data (data.privacy; data.clean: [redact] replaces it)"
+            yield Check(between, f"{name} ({PRIVATE})", name, text, {"max_value": 0}, severity.private_data)
         if field.text and field.type == "string" and config.placeholders:
             names = {"value_set": list(config.placeholders)}
             text = "a text, not a placeholder for a missing one (validation.placeholders)"
@@ -217,10 +217,9 @@ class Contract:
 
     def frame(self) -> Frame:
         """Return an empty frame with the columns that the suite is about."""
-        privacy = self.config.privacy
-        search = functools.partial(find, kinds=privacy.kinds, regions=privacy.regions)
+        privacy = self.data.privacy
         ignored = self.config.severity.private_data == "ignore"
-        return Frame(self.fields, None if ignored else search, self.config.languages)
+        return Frame(self.fields, None if ignored else privacy, self.config.languages, hides=privacy)
 
     @cached_property
     def _source(self) -> Any:
@@ -263,7 +262,7 @@ class Contract:
         broken = [each for number, one in enumerate(results) for each in self._problems(number, one, frame)]
         failed = [0 if one["success"] else one["result"].get("unexpected_count") or 1 for one in results]
         for one in results:
-            _redact(one)
+            _redact(one, self.data.privacy)
         passed = sum(one["success"] for one in results)
         statistics = {
             "evaluated_expectations": len(results),
@@ -277,6 +276,7 @@ class Contract:
     def _problems(self, number: int, one: Result, frame: Frame) -> Iterator[Broken]:
         check, result = self.checks[number], one["result"]
         if reason := _exception(one):
+            reason = self.data.privacy.in_message(reason)
             if check.place:
                 raise ConfigError(f"{check.place}: great_expectations cannot evaluate {check.type}: {reason}")
             raise RuntimeError(f"great_expectations cannot evaluate {check}: {reason}")
@@ -289,7 +289,7 @@ class Contract:
             yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
             place = file_of(frame.places[0])
-            observed = shown(result.get("observed_value"))
+            observed = shown(_without_private(result.get("observed_value"), self.data.privacy))
             yield Broken(check.severity, Problem(place, column, check.expected, observed, of_part=True))
 
 
@@ -312,15 +312,26 @@ def _as_found(check: Check, value: Any) -> str:
     return f"{value} of them" if check.column != check.field else shown(value)
 
 
-def _redact(one: Result) -> None:
-    """Shorten what a result shows of failing rows."""
+def _redact(one: Result, privacy: PrivacyConfig) -> None:
+    """Shorten what a result shows of failing rows, and leave out what is private in it."""
     result = one["result"]
-    values = [_short(value) for value in (result.get("partial_unexpected_list") or [])[:DOCUMENTED_VALUES]]
+    values = (result.get("partial_unexpected_list") or [])[:DOCUMENTED_VALUES]
+    values = [_short(_without_private(value, privacy)) for value in values]
     if values:
         counts = Counter(values)
         result["partial_unexpected_counts"] = [{"value": value, "count": counts[value]} for value in counts]
         result["partial_unexpected_list"] = values
         result["partial_unexpected_index_list"] = result["partial_unexpected_index_list"][:DOCUMENTED_VALUES]
+    one["result"] = _without_private(result, privacy)
+
+
+def _without_private(value: Any, privacy: PrivacyConfig) -> Any:
+    """Return a value, or lists and mappings of values, with the kind of what is private in place of it."""
+    if isinstance(value, str):
+        return masked(value, privacy.find(value))
+    if isinstance(value, Mapping):
+        return {_without_private(key, privacy): _without_private(one, privacy) for key, one in value.items()}
+    return [_without_private(one, privacy) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _short(value: Any) -> Any:

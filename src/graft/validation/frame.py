@@ -7,15 +7,16 @@ value itself would be wrong, or would put text into its result.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from graft.damage import expressions, measures, visible_characters
 from graft.data import Problem, Record
 from graft.languages import UNKNOWN, languages
-from graft.privacy import Found, masked
+from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field
 
 if TYPE_CHECKING:
@@ -28,11 +29,16 @@ class Frame:
     def __init__(
         self,
         fields: Sequence[Field],
-        search: Callable[[str], Sequence[Found]] | None = None,
+        privacy: PrivacyConfig | None = None,
         languages: Sequence[str] = (),
+        *,
+        hides: PrivacyConfig | None = None,
     ) -> None:
-        """``search`` finds private data, ``languages`` are those expected; without them there is no such column."""
-        self.fields, self.search, self.languages = fields, search, languages
+        """``privacy`` finds private data, ``languages`` are those expected; without them there is no such column.
+
+        ``hides``: what no problem shows, also where it is not looked for.
+        """
+        self.fields, self.privacy, self.languages, self.hides = fields, privacy, languages, hides
         self.places: list[str] = []
         self.refused: set[str] = set()
         self.columns: dict[str, list[Any]] = defaultdict(list)
@@ -40,8 +46,6 @@ class Frame:
         """Text field -> the texts of each row."""
         self.said: dict[tuple[str, int], str] = {}
         """Column and row number -> what is found there, in words, where its value does not say it."""
-        self.private: dict[str, list[tuple[str, str]]] = {}
-        """Place -> kind and value of what is private in its row; it leaves this object masked only."""
 
     def add(self, record: Record) -> None:
         """Add a readable row."""
@@ -63,24 +67,36 @@ class Frame:
             self.columns[f"{field.name} (visible characters)"] += visible
             self.columns[f"{field.name} (characters)"].append(None if value is None else sum(map(len, items)))
             self.texts[field.name].append(None if value is None else items)
-            if self.search:
-                self._add_private(f"{field.name} ({PRIVATE})", None if value is None else items, self.search)
+            if self.privacy:
+                self._add_private(field, None if value is None else _searched(field, items), self.privacy)
 
-    def _add_private(self, column: str, texts: Sequence[str] | None, search: Callable[[str], Sequence[Found]]) -> None:
-        found = [(one.kind, text[one.start : one.end]) for text in texts or () for one in search(text)]
-        self.columns[column].append(None if texts is None else len(found))
-        if found:
-            kinds = Counter(kind for kind, _ in found)
+    def _add_private(self, field: Field, texts: Sequence[str] | None, privacy: PrivacyConfig) -> None:
+        column = f"{field.name} ({PRIVATE})"
+        kinds = Counter(one.kind for text in texts or () for one in privacy.find(text))
+        self.columns[column].append(None if texts is None else kinds.total())
+        if kinds:
             self.said[column, len(self.places) - 1] = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            self.private.setdefault(self.places[-1], []).extend(found)
 
     def without_private(self, problem: Problem) -> Problem:
         """Return a problem whose words show nothing of what is private in its row, whole or cut short."""
-        found = masked(problem.found, self.search(problem.found)) if self.search else problem.found
-        for kind, value in self.private.get(problem.place, ()):
-            for length in range(len(value), SHOWN_START - 1, -1):
-                found = found.replace(value[:length], f"<{kind.upper()}>")
-        return replace(problem, found=found)
+        if self.hides is None:
+            return problem
+        values = list(self._private(problem.place, self.hides))
+        expected, found = (_hidden(text, values, self.hides) for text in (problem.expected, problem.found))
+        return replace(problem, expected=expected, found=found)
+
+    def _private(self, place: str, privacy: PrivacyConfig) -> Iterator[tuple[str, str]]:
+        """Yield kind and value of what is private in the texts of a row."""
+        row = self._numbers.get(place)
+        for field in self.fields:
+            texts = self.texts[field.name][row] if field.text and row is not None else None
+            for text in _searched(field, texts or []):
+                yield from ((one.kind, text[one.start : one.end]) for one in privacy.find(text))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """The number of each row by its place, once all are there."""
+        return {place: number for number, place in enumerate(self.places)}
 
     def refuse(self, place: str) -> None:
         """Add a row that the reader refused: it has a place and no values."""
@@ -90,7 +106,7 @@ class Frame:
         self.places.append(place)
         self.columns[REFUSED].append(1)
         for field in self.fields:
-            for name in (*columns_of(field), *([f"{field.name} ({PRIVATE})"] if field.text and self.search else [])):
+            for name in (*columns_of(field), *([f"{field.name} ({PRIVATE})"] if field.text and self.privacy else [])):
                 self.columns[name].append(None)
             if field.text:
                 self.texts[field.name].append(None)
@@ -131,6 +147,19 @@ class Frame:
             if others:
                 self.said[f"{name} ({FOREIGN})", row] = ", ".join(sorted(set(others)))
             yield None if texts is None else len(others)
+
+
+def _hidden(text: str, values: Sequence[tuple[str, str]], privacy: PrivacyConfig) -> str:
+    """Return the words of a message without these values (kind and value), and without what else is private."""
+    for kind, value in values:
+        for length in range(len(value), SHOWN_START - 1, -1):
+            text = text.replace(value[:length], f"<{kind.upper()}>")
+    return privacy.in_message(text)
+
+
+def _searched(field: Field, texts: Sequence[str]) -> Sequence[str]:
+    """Return the texts in which private data is looked for: the words of one text are that text."""
+    return [" ".join(texts)] if field.words and texts else texts
 
 
 def _items(value: Any) -> list[Any]:

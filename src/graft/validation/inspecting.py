@@ -96,7 +96,7 @@ class Inspector:
     def __call__(self, path: Path, folder: Path, add: Callable[[int], None]) -> None:
         """Read and check a part, write its result into ``folder``, and count rows by ``add``."""
         file = path.relative_to(self.root).as_posix()
-        cleaning = Cleaning(self.data.clean, self.earlier)
+        cleaning = Cleaning(self.data.clean, self.data.privacy, self.earlier)
         frame, found, rows = self.contract.frame(), list[Broken](), _Rows(self.fields, self.label)
         for number, one in enumerate(read_part(path, self.root, self.fields, self.data, cleaning), start=1):
             if number % COUNTED_ROWS == 0:
@@ -129,7 +129,6 @@ class Inspector:
             (folder / KEPT).write_bytes(cleaning.kept())
         if suite:
             (folder / SUITE).write_text(json.dumps(suite, sort_keys=True), encoding="utf-8")
-        masks = self.validation.severity.private_data != "ignore"
         inner = _Inner(file)
         told = {
             "rows": sum(kept),
@@ -138,8 +137,7 @@ class Inspector:
             "starts with a byte order mark": has_bom(path),
             "cleaning": cleaning.as_json(inner),
             "aside": {
-                inner(place): row
-                for place, row in plain_rows(path, self.root, self.fields, self.data, aside, masks=masks).items()
+                inner(place): row for place, row in plain_rows(path, self.root, self.fields, self.data, aside).items()
             },
             **sorted_out.as_json(inner),
         }

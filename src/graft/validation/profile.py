@@ -51,7 +51,7 @@ def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> tuple[dict[str
     one = tasks.get(task.name)
     fields, seen = one.fields_of(task), _Seen()
     for split, files in parts(folder).items():
-        cleaning = Cleaning(data.clean)
+        cleaning = Cleaning(data.clean, data.privacy)
         for path in files:
             frame = Frame(fields)
             for found in read_part(path, folder.parent, fields, data, cleaning):

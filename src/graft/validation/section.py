@@ -15,11 +15,10 @@ from pydantic import Field as Limit
 from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
 from graft.errors import ConfigError, shown
-from graft.privacy import KINDS, REGIONS, Kind
 from graft.quarantine import Severity
 from graft.workspace import Workspace
 
-__all__ = ["ExpectationConfig", "PrivacyConfig", "Severities", "Severity", "ValidationConfig"]
+__all__ = ["ExpectationConfig", "Severities", "Severity", "ValidationConfig"]
 
 
 class Severities(Section):
@@ -75,18 +74,8 @@ class Severities(Section):
     """The label that an earlier row with the same text has."""
 
     private_data: Severity = "warn"
-    """``validation.privacy``: a text without private data."""
-
-
-class PrivacyConfig(Section):
-    """Which private data is looked for in texts."""
-
-    kinds: tuple[Kind, ...] = KINDS
-    """E-mail addresses, phone numbers, payment cards, IBANs, national ids (with their check digits), IP addresses, and
-    keys and tokens."""
-
-    regions: tuple[str, ...] = REGIONS
-    """Countries (ISO 3166) whose phone numbers are known without a country code."""
+    """A text without what ``data.privacy`` looks for. ``data.clean: [redact]`` puts placeholders there instead; then
+    nothing is left to find."""
 
 
 class ExpectationConfig(Section):
@@ -132,9 +121,6 @@ class ValidationConfig(Section):
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """What nearly the same text is. Looked for only where ``severity`` says what follows from it: it takes a second or
     so for 20,000 rows."""
-
-    privacy: PrivacyConfig = PrivacyConfig()
-    """Private data in texts. What is found is never shown: messages and pages name its kind alone."""
 
     severity: Severities = Severities()
     """What follows from a row that breaks one of these."""

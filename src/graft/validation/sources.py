@@ -115,7 +115,7 @@ class Sources:
     def _chain(self, split: str, inspector: Inspector) -> list[Inspected]:
         """Inspect the parts of a split one after the other, each with what the earlier ones hold."""
         decided = inspector.decides | {"pictures": self._pictures}
-        inspector.earlier, found, key = Cleaning(self.data.clean), list[Inspected](), ""
+        inspector.earlier, found, key = Cleaning(self.data.clean, self.data.privacy), list[Inspected](), ""
         for path in self.files[split]:
             key = key_of(path, self.digest(path), {**decided, "after": key})
             is_new = self._results.make([Job(key, path, path)], inspector)
@@ -144,7 +144,8 @@ class _Gathering:
     def __call__(self, argument: tuple[Path, list[str]], folder: Path, add: Callable[[int], None]) -> None:
         path, without = argument
         one, aside = tasks.get(self.task.name), set(without)
-        read = read_part(path, self.root, one.fields_of(self.task), self.data, Cleaning(self.data.clean))
+        cleaning = Cleaning(self.data.clean, self.data.privacy)
+        read = read_part(path, self.root, one.fields_of(self.task), self.data, cleaning)
         rows = (found.row for found in read if isinstance(found, Record) and found.place not in aside)
         write_json(folder / GATHERED, one.gathered(self.task, _counted(rows, add)))
 

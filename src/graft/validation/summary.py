@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.validation.pages import masked
-from graft.workspace import Workspace, read_json
+from graft.workspace import SPLITS, Workspace, read_json
 
 LISTED = 15
 """How many problems, warnings and failed checks the page lists."""
@@ -30,7 +30,10 @@ def passed(workspace: Workspace, link: str = "") -> str:
     warnings = found.get("warnings", [])
     title = "# Data: passed" + (f", with {_count(len(warnings), 'warning')}" if warnings else "")
     docs = workspace.data_docs.relative_to(workspace.root) / "index.html"
-    rows = [[split, one["rows"], len(one["parts"]), aside[split]] for split, one in found.get("splits", {}).items()]
+    splits = found.get("splits", {})
+    rows = [
+        [split, splits[split]["rows"], len(splits[split]["parts"]), aside[split]] for split in SPLITS if split in splits
+    ]
     return _page(title, found, docs, link, rows)
 
 
