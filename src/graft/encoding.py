@@ -119,12 +119,9 @@ def _framed(
     import numpy as np
 
     before, after = frame
-    counts, pieces = list[np.ndarray](), list[np.ndarray]()
-    for rows in _pieces(texts):
-        encodings = _library(tokenizer, texts[rows], special=False)
-        counts.append(np.fromiter(map(len, encodings), np.int32, len(encodings)))
-        pieces.append(_flat(map(_IDS, encodings), counts[-1]))
-    count, ids, added = np.concatenate(counts), np.concatenate(pieces), len(before) + len(after)
+    pieces = [_bare(tokenizer, texts[rows]) for rows in _pieces(texts)]
+    ids, count = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    added = len(before) + len(after)
     kept = np.minimum(count, max(limit - added, 0))
     if (kept < count).any():
         rank = np.arange(len(ids)) - np.repeat(np.cumsum(count) - count, count)
@@ -141,6 +138,15 @@ def _framed(
         whole[ends + place], own[ends + place] = token, False
     whole[own] = ids
     return FlatTokens(whole, lengths, count + np.int32(added))
+
+
+def _bare(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids and lengths of texts without special tokens; what the library made of them is gone afterwards."""
+    import numpy as np
+
+    encodings = _library(tokenizer, texts, special=False)
+    lengths = np.fromiter(map(len, encodings), np.int32, len(encodings))
+    return _flat(map(_IDS, encodings), lengths), lengths
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
