@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -441,7 +442,9 @@ def get(name: str) -> Task:
     return task
 
 
+@functools.cache
 def _module(name: str) -> Any:
+    """Return a task's module; a name that was found once is not looked for in the folder again."""
     if name not in names():
         raise ConfigError(f"task.name: no task {shown(name)}; there are {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

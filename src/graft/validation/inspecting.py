@@ -34,7 +34,7 @@ from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes
 from graft.quarantine import plain_rows
 from graft.reading import has_bom, order_of
-from graft.tasks import Field, RowProblem, TaskConfig
+from graft.tasks import Field, Task, TaskConfig
 from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
@@ -74,12 +74,12 @@ class Inspector:
     @cached_property
     def fields(self) -> tuple[Field, ...]:
         """The fields of a row."""
-        return tasks.get(self.task.name).fields_of(self.task)
+        return self.own.fields_of(self.task)
 
     @cached_property
-    def check_row(self) -> Callable[..., Iterator[RowProblem]]:
-        """The task's own check of a row."""
-        return tasks.get(self.task.name).check_row
+    def own(self) -> Task:
+        """The task, which has checks of its own."""
+        return tasks.get(self.task.name)
 
     @cached_property
     def contract(self) -> Contract:
@@ -180,14 +180,14 @@ class Inspector:
     def _wrong(self, record: Record) -> Iterator[Broken]:
         """Yield what the task finds wrong with a readable row."""
         severity = self.validation.severity
-        for one in self.check_row(self.task, record.row, self.state):
+        for one in self.own.check_row(self.task, record.row, self.state):
             column = self.data.columns.get(one.field, one.field)
             follows: Severity = severity.labels if one.field == self.label else severity.task
             yield Broken(follows, Problem(record.place, column, one.expected, one.found))
 
     def _doubts(self, record: Record) -> Iterator[Broken]:
         """Yield what the task has its doubts about."""
-        for one in tasks.get(self.task.name).doubt_row(self.task, record.row):
+        for one in self.own.doubt_row(self.task, record.row):
             column = self.data.columns.get(one.field, one.field)
             expected = f"{one.expected} (validation.severity.doubtful)"
             yield Broken(self.validation.severity.doubtful, Problem(record.place, column, expected, one.found))
