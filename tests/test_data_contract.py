@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from graft.data import DataConfig
+from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, DataError
+from graft.quarantine import most_rows, why
 from graft.tasks.regression import Config as Regression
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
@@ -292,12 +293,37 @@ def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -
     with pytest.raises(DataError, match=r"data: \d+ problems?") as caught:
         run(workspace, severity={"min_characters": "quarantine"})
     assert caught.value.problems == (
-        "data/train: expected at most 20.00% of the rows in quarantine (validation.max_quarantined_share), found 3 of "
-        "10: 3 for text: at least 1 visible characters (validation.min_characters)",
+        "data/train: expected at most 2 rows in quarantine (20%: validation.max_quarantined_share), found 3 of 10 "
+        "(data/train/part.jsonl:1, data/train/part.jsonl:2, data/train/part.jsonl:3): "
+        "3 for text: at least 1 visible characters (validation.min_characters)",
     )
     assert not workspace.validation.exists()
+    folder = workspace.failed / "validate" / "quarantine"
+    assert json.loads((folder / "summary.json").read_text()) == {"rows": {"train": 3}}
+    lines = (folder / "train" / "part.jsonl.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"]["text"] for line in lines] == [" "] * 3
     verdict = run(workspace, severity={"min_characters": "quarantine"}, max_quarantined_share=0.3)
     assert len(verdict["quarantined"]) == 3
+
+
+def test_one_row_may_be_in_quarantine_unless_the_share_is_nothing(tmp_path: Path) -> None:
+    rows = rows_of("train")
+    rows[3] |= {"text": " ", "id": "train-0"}
+    workspace = write(tmp_path, train=rows)
+    severity = {"min_characters": "quarantine", "unique_ids": "quarantine"}
+    assert run(workspace, severity=severity, max_quarantined_share=0.001)["quarantined"] == ["data/train/part.jsonl:4"]
+    with pytest.raises(DataError) as caught:
+        run(workspace, severity=severity, max_quarantined_share=0)
+    [problem] = caught.value.problems
+    assert "expected at most 0 rows in quarantine (0%: " in problem
+    assert "found 1 of 10 (data/train/part.jsonl:4): 1 for " in problem
+
+
+def test_rows_over_the_share_are_counted_once_each(tmp_path: Path) -> None:
+    text, number = Problem("", "", "a text", "none"), Problem("", "id", "more", "1")
+    found = why([{"b:10": [text, number, text], "b:9": [text]}, {f"a:{line}": [number] for line in range(12, 8, -1)}])
+    assert found == "(a:9, a:10, a:11, a:12, b:9, ...): 4 for id: more; 1 for a text and id: more; 1 for a text"
+    assert [most_rows(0.07, 100), most_rows(0.07, 101), most_rows(0.01, 1), most_rows(0.0, 99)] == [7, 8, 1, 0]
 
 
 def test_a_missing_column_stops_the_chain_whatever_the_severity(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def test_a_cut_text_names_how_much_of_it_is_lost(tiny_base):
     whole = len(load_tokenizer(tiny_base)(LONG)["input_ids"])
     assert [row["length"] for row in kept][1] == 16
     [problem] = found.broken["truncated_input"].problems
-    assert (
-        str(problem)
-        == f"{place(2)}: text: expected at most 16 tokens, found {whole}: {whole - 16} of the context are cut"
+    assert str(problem) == (
+        f"{place(2)}: text: expected at most 16 tokens (tokenization.max_length_tokens), found {whole}: {whole - 16} "
+        "of the context are cut"
     )
     assert {name: found.counts[f"lost_{name}"] for name in ("prompt", "context", "target")} == {
         "prompt": 0,
@@ -250,9 +250,8 @@ def verdicts_of(workspace: Workspace, check: str) -> dict[str, dict]:
 
 @pytest.mark.parametrize("check", ROWS)
 def test_fail_stops_at_the_row(make_project, tmp_path, check):
-    with pytest.raises(
-        DataError, match=rf"1 row cannot be used\n  - data/train/part-0000.jsonl:{ROWS[check]}: text: exp"
-    ):
+    first = r"tokenize: 1 problem; report: \.graft/failed/tokenize"
+    with pytest.raises(DataError, match=rf"{first}\n  - data/train/part-0000.jsonl:{ROWS[check]}: text: exp"):
         run(make_project, tmp_path, severity=WARN | {check: "fail"})
     report = json.loads((tmp_path / "project" / ".graft" / "failed" / "tokenize" / "report.json").read_text())
     assert len(report["problems"]) == 1
@@ -265,7 +264,7 @@ def test_warn_reports_the_row_and_keeps_it(make_project, tmp_path, check, capsys
     where = f"data/train/part-0000.jsonl:{ROWS[check]}"
     lines = [one for one in capsys.readouterr().out.splitlines() if one.startswith("warning: train")]
     said = {
-        "truncated_input": f"warning: train: 1 of 63 rows cut: 1 lost part of the context ({where}); "
+        "truncated_input": f"warning: train: 1 of 63 rows cut (1.59%): 1 lost part of the context ({where}); "
         "the longest has 42 tokens",
         "doubled_bos": f"warning: train: 1 row not as expected: text: one [CLS] at the start ({where})",
         "unknown": "warning: train: 1 row not as expected: text: at most 10% unknown tokens "
@@ -317,17 +316,86 @@ def test_ignore_says_nothing(make_project, tmp_path, check, capsys):
 
 def test_more_rows_in_quarantine_than_may_be_stop_the_chain(make_project, tmp_path):
     severity = {"severity": dict.fromkeys(ROWS, "quarantine")}
-    expected = (
-        r"a split cannot be used\n  - data/train: expected at most 1\.00% of the rows in quarantine "
-        r"\(tokenization\.max_quarantined_share\), found 3 of 63: 1 for text: one \[CLS\] at the start; 1 for text: at "
-    )
-    with pytest.raises(DataError, match=expected):
+    with pytest.raises(DataError) as caught:
         run(make_project, tmp_path, **severity)
+    places = ", ".join(f"data/train/part-0000.jsonl:{line}" for line in ROWS.values())
+    assert str(caught.value) == (
+        "tokenize: 1 problem; report: .graft/failed/tokenize\n"
+        "  - data/train: expected at most 1 row in quarantine (1%: tokenization.max_quarantined_share), found 3 of 63 "
+        f"({places}): 1 for text: one [CLS] at the start; 1 for text: at most 16 tokens "
+        "(tokenization.max_length_tokens); 1 for text: at most 10% unknown tokens (tokenization.max_unknown_share)"
+    )
+    folder = tmp_path / "project" / ".graft" / "failed" / "tokenize" / "quarantine"
+    assert json.loads((folder / "summary.json").read_text()) == {"rows": {"train": 3}}
+    [path] = folder.rglob("*.jsonl")
+    assert path.relative_to(folder).as_posix() == "train/part-0000.jsonl.jsonl"
+    aside = {one["place"].split(":")[1]: one["row"]["text"] for one in map(json.loads, path.read_text().splitlines())}
+    assert aside == {"61": LONG, "62": "[CLS] the cat", "63": f"{UNKNOWN} {UNKNOWN}"}
+
+
+def test_one_row_may_be_in_quarantine_unless_the_share_is_nothing(make_project, tmp_path):
+    severity = {"severity": WARN | {"unknown": "quarantine"}, "max_quarantined_share": 0.001}
+    workspace = run(make_project, tmp_path, **severity)
+    assert tokenization.read_manifest(workspace.tokens)["splits"]["train"]["quarantined"] == 1
+    workspace.params.write_text(workspace.params.read_text().replace("0.001", "0.0"))
+    with pytest.raises(DataError, match=r"expected at most 0 rows in quarantine \(0%: "):
+        stages.run("tokenize", workspace)
+
+
+def test_a_row_with_two_reasons_is_one_row(make_project, tmp_path):
+    workspace = make_project(
+        tmp_path / "project",
+        tokenization={
+            "max_length_tokens": 16,
+            "max_quarantined_share": 0,
+            "severity": {"truncated_input": "quarantine", "unknown": "quarantine"},
+        },
+    )
+    add(workspace, "train", f"{UNKNOWN} " * 20, LONG)
+    with pytest.raises(DataError) as caught:
+        stages.run("tokenize", validated(workspace))
+    cut = "text: at most 16 tokens (tokenization.max_length_tokens)"
+    [problem] = caught.value.problems
+    assert problem.endswith(
+        "found 2 of 62 (data/train/part-0000.jsonl:61, data/train/part-0000.jsonl:62): "
+        f"1 for {cut} and text: at most 10% unknown tokens (tokenization.max_unknown_share); 1 for {cut}"
+    )
+
+
+@pytest.mark.parametrize("severity", ["fail", "warn"])
+def test_a_share_of_cut_rows_is_said_with_all_of_its_rows(make_project, tmp_path, monkeypatch, capsys, severity):
+    for module in ("part", "found"):
+        monkeypatch.setattr(f"graft.token_checks.{module}.REPORTED_PROBLEMS", 25)
+    share = {"max_truncated_share": 0.05, "severity": {"truncated_input": severity}}
+    workspace = make_project(tmp_path / "project", tokenization={"max_length_tokens": 16, **share})
+    add(workspace, "train", *[f"{LONG} {number}" for number in range(30)])
+    validated(workspace)
+    if severity == "warn":
+        stages.run("tokenize", workspace)
+        assert (
+            "warning: train: 30 of 90 rows cut (33.3%, more than max_truncated_share 5%): 30 lost part of the context "
+            "(data/train/part-0000.jsonl:61, "
+        ) in capsys.readouterr().out
+        return
+    with pytest.raises(DataError) as caught:
+        stages.run("tokenize", workspace)
+    first, *lines = str(caught.value).splitlines()
+    assert first == (
+        "tokenize: train: 30 of 90 rows cut, 33.3% (at most 5%: tokenization.max_truncated_share); 30 problems; "
+        "report: .graft/failed/tokenize"
+    )
+    assert (len(lines), lines[-1]) == (21, "  ... and 10 more")
+    report = json.loads((workspace.failed / "tokenize" / "report.json").read_text())
+    assert (report["total"], len(report["problems"])) == (30, 25)
 
 
 def test_a_split_of_which_no_row_stays_is_refused(make_project, tmp_path):
     severity = {"min_tokens": 16, "max_quarantined_share": 1.0, "severity": WARN | {"min_tokens": "quarantine"}}
-    with pytest.raises(DataError, match=r"data/test: expected a row that stays, found none: all are in quarantine"):
+    found = (
+        r"data/test: expected a row that stays, found none: all are in quarantine \(data/test/part-0000.jsonl:1, .*:5, "
+        r"\.\.\.\): 15 for text: at least 16 tokens \(tokenization.min_tokens\)"
+    )
+    with pytest.raises(DataError, match=found):
         run(make_project, tmp_path, **severity)
 
 
@@ -343,10 +411,14 @@ def test_a_label_of_which_no_training_row_stays_is_refused(make_project, tmp_pat
     if others:
         stages.run("tokenize", workspace)
         return
-    with pytest.raises(
-        DataError, match="data/train: expected a row with the label 'zoo' that stays, found none: all are"
-    ):
+    with pytest.raises(DataError) as caught:
         stages.run("tokenize", workspace)
+    assert caught.value.problems == (
+        "data/train: expected a row with the label 'zoo' that stays, found none: all are in quarantine "
+        "(data/train/part-0000.jsonl:61): 1 for text: at most 10% unknown tokens (tokenization.max_unknown_share); "
+        "mend them, or remove them",
+    )
+    assert (workspace.failed / "tokenize" / "quarantine" / "train" / "part-0000.jsonl.jsonl").is_file()
 
 
 @pytest.mark.parametrize("kinds", [["email"], []])

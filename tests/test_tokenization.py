@@ -124,7 +124,9 @@ def test_refused_long_rows_are_named_and_the_old_tables_stay(project):
     before = digest_folder(project.tokens)
     change(project, "max_length_tokens: 32", "max_length_tokens: 32\n  severity: {truncated_input: fail}")
     append(project, "test", {"text": "the cat and the dog " * 20, "label": "animals"})
-    with pytest.raises(DataError, match=r"data/test/part-0000.jsonl:16: text: expected at most 32 tokens, found 102"):
+    with pytest.raises(
+        DataError, match=r"data/test/part-0000.jsonl:16: text: expected at most 32 tokens .*, found 102"
+    ):
         stages.run("tokenize", validated(project))
     assert digest_folder(project.tokens) == before
     report = json.loads((project.failed / "tokenize" / "report.json").read_text())
@@ -139,7 +141,7 @@ def test_rows_without_a_token_are_refused(project):
         project, "validation", {"text": "\u200b\u200b", "label": "animals"}, {"text": "\U0001f600", "label": "animals"}
     )
     with pytest.raises(
-        DataError, match=r"1 row cannot be used\n  - data/validation/part-0000.jsonl:16: text: expected"
+        DataError, match=r"1 problem; report: .*\n  - data/validation/part-0000.jsonl:16: text: expected"
     ):
         stages.run("tokenize", validated(project))
 
@@ -158,7 +160,7 @@ def test_rows_shared_with_training_are_counted(project, capsys):
     append(project, "test", {**first, "id": "again", "text": first["text"].upper()})
     stages.run("tokenize", validated(project))
     assert manifest(project)["splits"]["test"]["also_in_train"] == 1
-    assert "test: 1 rows have the same tokens as a training row" in capsys.readouterr().out
+    assert "test: 1 row has the same tokens as a training row" in capsys.readouterr().out
 
 
 def test_unknown_tokens_are_counted(project, capsys):

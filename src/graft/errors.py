@@ -40,12 +40,15 @@ class GraftError(Exception):
         super().__init__(message)
 
     @classmethod
-    def from_problems(cls, title: str, problems: Iterable[str]) -> Self:
-        """Build one error that reports all ``problems`` together, the first ``SHOWN_PROBLEMS`` in its text."""
+    def from_problems(cls, title: str, problems: Iterable[str], *, total: int = 0) -> Self:
+        """Build one error that reports all ``problems`` together, the first ``SHOWN_PROBLEMS`` in its text.
+
+        ``total``: how many there are, where ``problems`` are the first of them.
+        """
         found = list(problems)
         lines = [f"  - {problem}" for problem in found[:SHOWN_PROBLEMS]]
-        if len(found) > SHOWN_PROBLEMS:
-            lines.append(f"  ... and {len(found) - SHOWN_PROBLEMS} more")
+        if (more := max(total, len(found)) - len(lines)) > 0:
+            lines.append(f"  ... and {more} more")
         return cls("\n".join([title, *lines]), problems=found)
 
 

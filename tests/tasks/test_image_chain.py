@@ -107,7 +107,7 @@ def test_token_tables_hold_pixels_and_count_repeated_pictures(images: Workspace,
     assert test["also_in_train"] == 1
     assert manifest["splits"]["validation"]["also_in_train"] == 0
     assert manifest["max_length_tokens"] == 5
-    assert "test: 1 rows have the same patches as a training row" in capsys.readouterr().out
+    assert "test: 1 row has the same patches as a training row" in capsys.readouterr().out
     table = tokenization.read_tokens(images.tokens, "test")
     assert {len(pixels) for pixels in table["pixels"].to_pylist()} == {3 * 8 * 8}
 

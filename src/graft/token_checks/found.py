@@ -49,6 +49,8 @@ class Found:
     broken: dict[str, Rows] = field(default_factory=dict)
     aside: dict[str, list[Problem]] = field(default_factory=dict)
     """The reasons of each row in quarantine, by its place: of a batch or a part, since sums only count them."""
+    label_of: dict[str, int] = field(default_factory=dict)
+    """The number of the label of each row in quarantine, by its place, as in ``aside``; where a row has one label."""
     lines: Counter[int] = field(default_factory=Counter)
     """How many lines of each length there are: rows, or the windows of a row."""
     longest: int = 0
@@ -72,6 +74,7 @@ class Found:
             "counts": dict(self.counts),
             "broken": {name: [one.count, [*map(_fields, one.problems)]] for name, one in self.broken.items()},
             "aside": [_fields(problem) for problems in self.aside.values() for problem in problems],
+            "label_of": self.label_of,
             "lines": sorted(self.lines.items()),
             "longest": self.longest,
             "labels": {name: sorted(numbers) for name, numbers in self.labels.items()},
@@ -82,6 +85,7 @@ class Found:
         """Return what :meth:`as_json` wrote of a part that is called ``file`` now: places are ``file:line``."""
         found = cls(Counter(value["counts"]), lines=Counter(dict(value["lines"])), longest=value["longest"])
         found.labels = {name: set(numbers) for name, numbers in value["labels"].items()}
+        found.label_of = {f"{file}:{place}": number for place, number in value["label_of"].items()}
         for name, (count, problems) in value["broken"].items():
             found.broken[name] = Rows(count, [_problem(file, *one) for one in problems])
         for one in value["aside"]:
@@ -98,6 +102,15 @@ class Found:
             "lost": {piece: self.counts[f"lost_{piece}"] for piece in PIECES},
             "padding": {"batch": BATCH_LINES, "share": round(self.padding, DECIMALS)},
         }
+
+    @property
+    def total(self) -> int:
+        """How many rows there are, those in quarantine included."""
+        return self.counts["rows"] + self.counts["quarantined"]
+
+    def aside_with(self, label: int) -> dict[str, list[Problem]]:
+        """Return those of the rows in quarantine that have a label, by its number."""
+        return {place: reasons for place, reasons in self.aside.items() if self.label_of.get(place) == label}
 
     @property
     def padding(self) -> float:

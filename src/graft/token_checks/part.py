@@ -36,6 +36,7 @@ Check = Literal[
 """The checks of rows, by their names in ``tokenization.severity``."""
 ABOUT_THE_TARGET: tuple[Check, ...] = ("unsupervised", "end", "truncated_target")
 """Checks of what is learnt; the others are about what is read."""
+LIMIT = "tokenization.max_length_tokens"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class PartChecks:
         self.found.lines.update(rows.lines(~aside))
         if "label" in batch.schema.names and pa.types.is_integer(batch.schema.field("label").type):
             labels = batch["label"].to_numpy(zero_copy_only=False)
+            self.found.label_of |= {rows.place(row): int(labels[row]) for row in np.flatnonzero(aside).tolist()}
             self.found.labels["kept"].update(labels[~aside].tolist())
             self.found.labels["aside"].update(labels[aside].tolist())
         self.found.longest = int(rows.untruncated[~aside].max(initial=self.found.longest))
@@ -157,10 +159,10 @@ class PartChecks:
                 return f"at most {contract.max_tokens} tokens (tokenization.max_tokens)", str(count)
             case "truncated_input":
                 lost = [f"{rows.lost[one][row]} of the {one}" for one in PIECES[:2] if rows.lost[one][row]]
-                return f"at most {self.longest} tokens", f"{count}: {' and '.join(lost)} are cut"
+                return f"at most {self.longest} tokens ({LIMIT})", f"{count}: {' and '.join(lost)} are cut"
             case "truncated_target":
                 lost_target = rows.lost["target"][row]
-                return "a target that is not cut (tokenization.max_length_tokens)", f"{lost_target} tokens less"
+                return f"a target that is not cut: {self.longest} tokens ({LIMIT})", f"{lost_target} tokens less"
             case "unknown":
                 expected = f"at most {contract.max_unknown_share:.0%} unknown tokens (tokenization.max_unknown_share)"
                 return expected, f"{rows.unknown[row]} of {rows.texts[row]}"

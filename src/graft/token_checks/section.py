@@ -71,7 +71,8 @@ class TokenContract(Section):
 
     max_truncated_share: float = Limit(default=0.0, ge=0, le=1)
     """The largest share of a split's rows that may be cut before ``severity.truncated_input`` or ``truncated_target``
-    stops the chain or warns; rows for quarantine are held to ``max_quarantined_share`` instead."""
+    stops the chain or warns: up to it neither says anything. Rows for quarantine are held to ``max_quarantined_share``
+    instead."""
 
     max_unknown_share: float = Limit(default=0.1, ge=0, le=1)
     """The largest share of a row's tokens (without special ones) that the base's vocabulary may not have."""
@@ -84,8 +85,8 @@ class TokenContract(Section):
     """What follows from a row that breaks one of these."""
 
     max_quarantined_share: float = Limit(default=0.01, ge=0, le=1)
-    """The largest share of a split's rows that may go into quarantine here, beside those of validate; with more of them
-    the chain stops."""
+    """The largest share of a split's rows that may go into quarantine here, beside those of validate, rounded up to
+    whole rows: one row may, unless it is 0. With more of them the chain stops."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> TokenContract:

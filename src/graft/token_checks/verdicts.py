@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graft.data import Problem
 from graft.errors import IntegrityError, shown
-from graft.quarantine import Quarantine, Severity, in_words
+from graft.quarantine import NAMED_PLACES, Quarantine, Severity, in_words, percent, too_many, why
 from graft.token_checks.found import BATCH_LINES, DECIMALS, Found, Rows
 from graft.token_checks.section import TokenContract, TokenSeverities
 
-NAMED_PLACES = 5
-"""How many rows a warning names."""
 SHOWN_DIGEST = 12
 CUT = {"truncated_input": ("prompt", "context"), "truncated_target": ("target",)}
 """The checks of cut rows, and the pieces that they are about."""
+CUT_ROWS = {"truncated_input": "cut", "truncated_target": "with a cut target"}
+CUT_SHARE = "tokenization.max_truncated_share"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Verdict:
     limit: float
     """The largest share that passes."""
     rows: Rows = field(default_factory=Rows)
+    total: int = 0
+    """How many rows the split has, those in quarantine included; of padding 0."""
 
     @property
     def broken(self) -> bool:
@@ -50,6 +52,14 @@ class Verdict:
             return [Problem(f"data/{self.split}", "", expected, f"{self.share:.0%}")]
         return self.rows.problems
 
+    @property
+    def over_share(self) -> str:
+        """What a split is refused for where a share of its rows may be cut; else nothing."""
+        if not self.problems or self.check not in CUT or not self.limit:
+            return ""
+        rows = f"{self.failed} of {in_words(self.total)} {CUT_ROWS[self.check]}"
+        return f"{self.split}: {rows}, {percent(self.share)} (at most {percent(self.limit)}: {CUT_SHARE})"
+
     def as_json(self) -> dict[str, Any]:
         """Return the entry in the manifest."""
         return {
@@ -65,7 +75,7 @@ class Verdict:
 
 def judge(split: str, found: Found, contract: TokenContract) -> list[Verdict]:
     """Return the verdict of each check on a split, those that are ignored left out."""
-    total = max(found.counts["rows"] + found.counts["quarantined"], 1)
+    total = max(found.total, 1)
     verdicts = []
     for name in TokenSeverities.model_fields:
         severity, rows = getattr(contract.severity, name), found.broken.get(name, Rows())
@@ -75,7 +85,7 @@ def judge(split: str, found: Found, contract: TokenContract) -> list[Verdict]:
             verdicts.append(Verdict(split, name, severity, 0, found.padding, contract.max_padding_share))
             continue
         limit = contract.max_truncated_share if name in CUT and severity != "quarantine" else 0.0
-        verdicts.append(Verdict(split, name, severity, rows.count, rows.count / total, limit, rows))
+        verdicts.append(Verdict(split, name, severity, rows.count, rows.count / total, limit, rows, total))
     return verdicts
 
 
@@ -87,8 +97,9 @@ def warnings_of(verdicts: Sequence[Verdict], found: Found) -> Iterator[str]:
         lost = {piece: found.counts[f"lost_{piece}"] for one in cut for piece in CUT[one.check]}
         pieces = ", ".join(f"{rows} lost part of the {piece}" for piece, rows in lost.items() if rows)
         places = [problem.place for one in cut for problem in one.rows.problems]
-        longest = f"; the longest has {found.longest} tokens"
-        yield f"{cut[0].split}: {count} of {in_words(found.counts['rows'])} cut: {pieces} ({_named(places)}){longest}"
+        limit = f", more than max_truncated_share {percent(cut[0].limit)}" if cut[0].limit else ""
+        rows = f"{count} of {in_words(found.total)} cut ({percent(count / found.total)}{limit})"
+        yield f"{cut[0].split}: {rows}: {pieces} ({_named(places)}); the longest has {found.longest} tokens"
     for one in told:
         if one.check == "padding":
             yield f"{one.split}: {one.share:.0%} of batches of {BATCH_LINES} rows drawn at random are padding"
@@ -125,6 +136,8 @@ class Judgement:
     """What stops the chain."""
     warnings: dict[str, list[str]] = field(default_factory=dict)
     """What is reported, by split."""
+    crowded: list[str] = field(default_factory=list)
+    """The splits that stop the chain for what they have in quarantine."""
 
     def template(self, pinned: str | None, loaded: str | None) -> None:
         """Judge the chat template that the tokenizer had ``loaded``, by its digest and the one that is ``pinned``.
@@ -157,40 +170,39 @@ class Judgement:
         for read in parts.values():
             whole.add(read())
         verdicts = judge(name, whole, self.contract) if self.of_text else []
-        rows = whole.counts["rows"]
-        too_many = list(self._too_many(name, whole, verdicts))
-        for path, read in parts.items() if whole.counts["quarantined"] and not too_many else ():
+        crowded = list(self._crowded(name, whole, parts.values()))
+        if crowded:
+            self.crowded.append(name)
+        for path, read in parts.items() if whole.counts["quarantined"] and not crowded else ():
             self.quarantine.add(name, path, [one for problems in read().aside.values() for one in problems])
         self.verdicts += verdicts
-        self.problems += [problem for one in verdicts for problem in one.problems]
-        if not rows:
-            self.problems.append(Problem(f"data/{name}", "", "a row that stays", "none: all are in quarantine"))
-        if name == "train":
-            self.problems += self._lost_labels(whole)
-        self.problems += too_many
+        self.problems += [*(problem for one in verdicts for problem in one.problems), *crowded]
         self.warnings[name] = [*self.warnings.get(name, ()), *warnings_of(verdicts, whole)]
         return whole
 
-    def _too_many(self, name: str, whole: Found, verdicts: Sequence[Verdict]) -> Iterator[Problem]:
-        """Yield the problem of a split with more rows for the quarantine than may be there."""
-        aside, most = whole.counts["quarantined"], self.contract.max_quarantined_share
-        total = aside + whole.counts["rows"]
-        if aside > most * total:
-            expected = f"at most {most:.2%} of the rows in quarantine (tokenization.max_quarantined_share)"
-            reasons = [
-                (one.failed, one.rows.problems[0]) for one in verdicts if one.failed and one.severity == "quarantine"
-            ]
-            reasons.sort(key=lambda reason: -reason[0])
-            why = "; ".join(f"{count} for {one.field}: {one.expected}" for count, one in reasons[:3])
-            yield Problem(f"data/{name}", "", expected, f"{aside} of {total}: {why}")
+    def _crowded(self, name: str, whole: Found, parts: Collection[Callable[[], Found]]) -> Iterator[Problem]:
+        """Yield what is wrong with what a split has in quarantine: too much, all, or all of a label.
 
-    def _lost_labels(self, train: Found) -> Iterator[Problem]:
-        """Yield the labels that no training row has any more: the model would be asked for them all the same."""
-        for number in sorted(train.labels["aside"] - train.labels["kept"]):
+        The model would be asked for a label that no training row has any more all the same.
+        """
+        kept, aside, split = whole.counts["rows"], whole.counts["quarantined"], f"data/{name}"
+        if not kept:
+            found = f"none: all are in quarantine {why(read().aside for read in parts)}" if aside else "none"
+            yield Problem(split, "", "a row that stays", found)
+        for number in sorted(whole.labels["aside"] - whole.labels["kept"]) if name == "train" else ():
             expected = f"a row with the label {shown(self.labels[number])} that stays"
-            yield Problem("data/train", "", expected, "none: all are in quarantine; mend them, or remove them")
+            found = why(read().aside_with(number) for read in parts)
+            yield Problem(split, "", expected, f"none: all are in quarantine {found}; mend them, or remove them")
+        most, setting = self.contract.max_quarantined_share, "tokenization.max_quarantined_share"
+        yield from too_many(split, (read().aside for read in parts), aside, kept, most, setting)
 
     @property
-    def failed(self) -> int:
-        """How many rows stop the chain, those counted twice that break two checks."""
-        return sum(one.failed for one in self.verdicts if one.problems)
+    def total(self) -> int:
+        """How many problems there are: ``problems`` are the first of each check and split."""
+        unlisted = (one.failed - len(one.rows.problems) for one in self.verdicts if one.problems)
+        return len(self.problems) + sum(unlisted)
+
+    @property
+    def over_shares(self) -> list[str]:
+        """Which shares of cut rows stop the chain."""
+        return [one.over_share for one in self.verdicts if one.over_share]

@@ -79,7 +79,7 @@ def tokenize(
     if encoder.task.chats and getattr(task, "template", None) is None:
         judgement.template(pinned.chat_template, one.chat_template)
     found = {split.name: judgement.split(split.name, split.found(workspace)) for split in splits}
-    _refuse(workspace, judgement)
+    _refuse(workspace, judgement, splits, found)
     with replaced(workspace.tokens) as output:
         entries = {
             split.name: {**found[split.name].as_counts(), **split.write(workspace, output / split.name, splits[0])}
@@ -260,16 +260,32 @@ def _link(source: Path, target: Path) -> None:
 # -- after
 
 
-def _refuse(workspace: Workspace, judgement: Judgement) -> None:
+def _refuse(workspace: Workspace, judgement: Judgement, splits: Sequence[_Split], found: Mapping[str, Found]) -> None:
     """Write the report and raise if there are problems; else remove the report of an earlier refusal."""
     report = workspace.failed / "tokenize"
+    shutil.rmtree(report, ignore_errors=True)
     if not judgement.problems:
-        shutil.rmtree(report, ignore_errors=True)
         return
-    lines = [str(problem) for problem in judgement.problems]
-    write_json(report / "report.json", {"stage": "tokenize", "problems": lines})
-    title = f"{in_words(judgement.failed)} cannot be used" if judgement.failed else "a split cannot be used"
-    raise DataError.from_problems(f"tokenize: {title}", lines)
+    total, lines = judgement.total, [str(problem) for problem in judgement.problems]
+    write_json(report / "report.json", {"stage": "tokenize", "total": total, "problems": lines})
+    if judgement.crowded:
+        _write_crowded(workspace, judgement, splits, found, report / "quarantine")
+    says = "; ".join(
+        [*judgement.over_shares, in_words(total, "problem"), f"report: {report.relative_to(workspace.root).as_posix()}"]
+    )
+    raise DataError.from_problems(f"tokenize: {says}", lines, total=total)
+
+
+def _write_crowded(
+    workspace: Workspace, judgement: Judgement, splits: Sequence[_Split], found: Mapping[str, Found], folder: Path
+) -> None:
+    """Write the quarantine of the splits that stop the chain for it, a part at a time."""
+    rows = {name: found[name].counts["quarantined"] for name in judgement.crowded}
+    write_json(folder / "summary.json", {"rows": rows})
+    for split in splits:
+        for path, read in split.found(workspace).items() if split.name in rows else ():
+            if aside := read().aside:
+                judgement.quarantine.write_part(folder, split.name, path, aside)
 
 
 def _manifest(
@@ -297,10 +313,11 @@ def _manifest(
 
 def _report(name: str, counts: Mapping[str, Any], warnings: Sequence[str], unit: str) -> None:
     print(
-        f"tokenize: {name}: {counts['rows']} rows, {counts['tokens']} {unit}, {counts['truncated']} rows cut",
+        f"tokenize: {name}: {in_words(counts['rows'])}, {counts['tokens']} {unit}, {in_words(counts['truncated'])} cut",
         flush=True,
     )
-    if counts["also_in_train"]:
-        print(f"warning: {name}: {counts['also_in_train']} rows have the same {unit} as a training row", flush=True)
+    if also := counts["also_in_train"]:
+        have = "has" if also == 1 else "have"
+        print(f"warning: {name}: {in_words(also)} {have} the same {unit} as a training row", flush=True)
     for line in warnings:
         print(f"warning: {line}", flush=True)

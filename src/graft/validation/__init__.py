@@ -20,6 +20,7 @@ from pathlib import Path
 from graft.data import DataConfig
 from graft.errors import DataError
 from graft.part_results import Round
+from graft.quarantine import in_words
 from graft.tasks import TaskConfig
 from graft.validation.assembling import Assembly, write_refusal
 from graft.validation.changes import described, write_changes
@@ -52,9 +53,9 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     if assembly.problems:
         with replaced(report) as folder:
             assembly.write_report(folder)
-        count = assembly.total_problems
-        title = f"{workspace.data.name}: {count} problem{'s' if count > 1 else ''}; report: {_shown(report, workspace)}"
-        raise DataError.from_problems(title, [str(problem) for problem in assembly.problems])
+        total = assembly.total_problems
+        title = f"{workspace.data.name}: {in_words(total, 'problem')}; report: {_shown(report, workspace)}"
+        raise DataError.from_problems(title, [str(problem) for problem in assembly.problems], total=total)
     assembly.look_for_label_errors()
     with (
         replaced(workspace.validation) as verdict,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from graft.data import Problem
 from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
-from graft.quarantine import Quarantine, in_words
+from graft.quarantine import Quarantine, in_words, most_rows
 from graft.reading import file_of, order_of
 from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
@@ -74,6 +73,8 @@ class Assembly:
         self.failed = [0] * len(self.checks)
         self.unique, self.repeated = unique_ids(self.validation), 0
         self.quarantine = Quarantine(workspace.root, self.fields, self.data)
+        self.crowded = False
+        """Whether a split has more rows in quarantine than it may have."""
         self.problems: list[Problem] = []
         self.total_problems = 0
         self.rows = {one.key: one.told["rows"] for one in inspected}
@@ -149,7 +150,8 @@ class Assembly:
     def _most_named(self) -> int:
         """How many problems of one kind are named: more rows than may be in quarantine need no names."""
         rows: int = sum(self.rows.values())
-        return max(REPORTED_PROBLEMS, math.ceil(self.validation.max_quarantined_share * rows) + 1)
+        # Each split rounds its share up.
+        return max(REPORTED_PROBLEMS, most_rows(self.validation.max_quarantined_share, rows) + len(SPLITS))
 
     def _settle(self, one: Inspected, problems: list[Problem], severity: Severity, count: int) -> None:
         """Let what ``count`` rows of a part have wrong stop the chain, keep them aside, or be reported."""
@@ -237,6 +239,7 @@ class Assembly:
             self._report([Problem(f"{self.name}/{split}", "", expected, str(rows))], 1)
         too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
         self._report(too_many, len(too_many))
+        self.crowded |= bool(too_many)
         for expected, one in self.warned[split].items():
             left = [each for each in one.first if each.place not in self.quarantine.places]
             first = sorted(left, key=lambda each: (file_of(each.place), order_of(each.place)))[:NAMED_PLACES]
@@ -253,7 +256,7 @@ class Assembly:
         if self.label and split != "train" and (absent := set(self.counts["train"]) - set(self.counts[split])):
             shown_labels = ", ".join(shown(label) for label in sorted(absent)[:5])
             self.warnings.append(f"{split}: no row of {len(absent)} of the labels ({shown_labels})")
-        print(f"validate: {split}: {rows} rows in {len(parts)} parts", flush=True)
+        print(f"validate: {split}: {in_words(rows)} in {in_words(len(parts), 'part')}", flush=True)
 
     def _report(self, problems: list[Problem], count: int) -> None:
         """Keep problems, the first of ``count``; beyond a number that nobody reads, only count them."""
@@ -302,6 +305,8 @@ class Assembly:
         ]
         _write_report(folder, self.problems, checks, total=self.total_problems, warnings=self.warnings)
         self.write_docs(folder / "data_docs")
+        if self.crowded:
+            self.quarantine.write(folder / "quarantine")
 
     def write_composition(self, folder: Path) -> None:
         """Write what the splits are made of, and the list of likely label errors where the contract asks for it."""

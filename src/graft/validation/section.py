@@ -218,7 +218,8 @@ class ValidationConfig(Section):
     """Further expectations. Each part file is held to them by itself."""
 
     max_quarantined_share: float = Limit(default=0.01, ge=0, le=1)
-    """The largest share of a split's rows that may go into quarantine; with more of them the chain stops."""
+    """The largest share of a split's rows that may go into quarantine, rounded up to whole rows: one row may, unless it
+    is 0. With more of them the chain stops."""
 
 
 def with_contract(given: ValidationConfig, root: Path) -> ValidationConfig:
