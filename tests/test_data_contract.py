@@ -312,7 +312,7 @@ def test_one_row_may_be_in_quarantine_unless_the_share_is_nothing(tmp_path: Path
     workspace = write(tmp_path, train=rows)
     severity = {"min_characters": "quarantine", "unique_ids": "quarantine"}
     assert run(workspace, severity=severity, max_quarantined_share=0.001)["quarantined"] == ["data/train/part.jsonl:4"]
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="data: 1 problem; report: ") as caught:
         run(workspace, severity=severity, max_quarantined_share=0)
     [problem] = caught.value.problems
     assert "expected at most 0 rows in quarantine (0%: " in problem

@@ -39,6 +39,8 @@ def test_from_problems_keeps_all_and_prints_the_first() -> None:
     assert lines[0] == "data: bad"
     assert lines[1:21] == [f"  - row {index}" for index in range(20)]
     assert lines[21:] == ["  ... and 5 more"]
+    first = errors.DataError.from_problems("data: 90 bad", [f"row {index}" for index in range(25)], total=90)
+    assert str(first).splitlines()[21:] == ["  ... and 70 more"]
 
 
 def test_from_problems_prints_twenty_without_a_remainder() -> None:

@@ -109,14 +109,16 @@ def test_token_tables_open_with_datasets(project):
     assert opened[:]["input_ids"] == tokenization.read_tokens(project.tokens, "train")["input_ids"].to_pylist()
 
 
-def test_long_rows_are_cut_and_counted(project):
+def test_long_rows_are_cut_and_counted(project, capsys):
     text = "the cat and the dog " * 20
     append(project, "train", {"id": "long", "text": text, "label": "animals"})
     stages.run("tokenize", validated(project))
     row = tokenization.read_tokens(project.tokens, "train").to_pylist()[-1]
     assert (row["length"], row["untruncated_length"]) == (32, len(text.split()) + 2)
     assert row["input_ids"][-1] == 3  # [SEP] stays
-    assert manifest(project)["splits"]["train"]["truncated"] == 1
+    entry = manifest(project)["splits"]["train"]
+    assert entry["truncated"] == 1
+    assert f"tokenize: train: 61 rows, {entry['tokens']} tokens, 1 row cut\n" in capsys.readouterr().out
 
 
 def test_refused_long_rows_are_named_and_the_old_tables_stay(project):

@@ -272,7 +272,10 @@ def test_what_cleaning_changed_is_written_as_a_diff(workspace: Workspace, capsys
         ("strip_html", 2, 2),
         ("nfc", 1, 1),
     ]
-    assert "validate: nfc: 1 rows changed (train 0, validation 0, test 1); " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "validate: nfc: 1 rows changed (train 0, validation 0, test 1); " in out
+    assert "validate: train: 8 rows in 1 part\n" in out
+    assert "validate: test: 11 rows in 3 parts\n" in out
 
 
 DIFF = """\
