@@ -460,3 +460,27 @@ def test_an_expectation_that_cannot_be_is_refused_by_its_path(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run(write(tmp_path), expectations=[expectation])
+
+
+def test_an_expectation_on_two_columns_is_shown(tmp_path: Path) -> None:
+    pair = {
+        "type": "expect_column_pair_values_to_be_equal",
+        "kwargs": {"column_A": "text", "column_B": "label"},
+        "severity": "warn",
+    }
+    verdict = run(write(tmp_path), expectations=[pair])
+    assert any("pair values to be equal" in one for one in verdict["warnings"])
+
+
+def test_an_expectation_that_cannot_be_evaluated_is_named(tmp_path: Path) -> None:
+    wrong = {
+        "type": "expect_column_values_to_be_in_set",
+        "kwargs": {"column": "text", "value_set": {"$PARAMETER": "nowhere"}},
+    }
+    with pytest.raises(ConfigError, match=r"validation\.expectations\.0: .*nowhere"):
+        run(write(tmp_path), expectations=[wrong])
+
+
+def test_limits_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_characters \(5\) is below min_characters \(10\)"):
+        ValidationConfig(min_characters=10, max_characters=5)

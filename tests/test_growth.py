@@ -220,3 +220,56 @@ def test_kept_results_need_no_great_expectations(workspace: Workspace) -> None:
     command = [sys.executable, "-c", code, str(workspace.root), str(Path(__file__).parent)]
     found = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1] for _ in range(2)]
     assert found == ["True", "False"]
+
+
+def test_rows_that_are_only_reported_take_no_place_from_those_for_quarantine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.validation.assembling.REPORTED_PROBLEMS", 5)
+    train = [{"text": f"text number {n}", "label": "xy"[n % 2]} for n in range(40)]
+    train += [{"text": "the same", "label": "x"}] * 30
+    write(tmp_path / "data" / "train" / "part.jsonl", train)
+    write(tmp_path / "data" / "validation" / "part.jsonl", [{"text": "other words", "label": "x"}])
+    leaked = [{"text": f"text number {n}", "label": "xy"[n % 2]} for n in range(4)]
+    clean = [{"text": f"of its own {n}", "label": "xy"[n % 2]} for n in range(200)]
+    write(tmp_path / "data" / "test" / "part.jsonl", [*clean, *leaked])
+    (tmp_path / "params.yaml").write_text("")
+    severity = {"leakage": "quarantine", "near_duplicates": "warn", "contradictions": "ignore"}
+    verdict = run(Workspace(tmp_path), severity=severity, max_quarantined_share=0.05)
+    assert {f"data/test/part.jsonl:{201 + n}" for n in range(4)} <= set(verdict["quarantined"])
+
+
+def test_each_row_of_a_part_that_goes_aside_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.validation.contract.REPORTED_PROBLEMS", 3)
+    for split in SPLITS:
+        rows = [{"text": f"{split} words {n}", "label": "xy"[n % 2]} for n in range(60)]
+        write(tmp_path / "data" / split / "a.jsonl", rows)
+    write(tmp_path / "data" / "train" / "b.jsonl", [{"text": "NaN", "label": "x"}] * 12)
+    (tmp_path / "params.yaml").write_text("")
+    verdict = run(Workspace(tmp_path), severity={"placeholders": "quarantine", "near_duplicates": "ignore"})
+    assert verdict["quarantined"] == sorted(f"data/train/b.jsonl:{n}" for n in range(1, 13))
+
+
+@pytest.mark.parametrize(("texts", "said"), [(["x", ""], "all rows with the label 'y'"), (["", ""], "all rows")])
+def test_a_quarantine_that_takes_a_label_away_is_refused_with_its_rows(
+    tmp_path: Path, texts: list[str], said: str
+) -> None:
+    for split in SPLITS:
+        text = texts if split == "train" else ["some", "words"]
+        rows = [{"text": one and f"{split} {one} {n}", "label": "xy"[n % 2]} for n in range(8) for one in [text[n % 2]]]
+        write(tmp_path / "data" / split / "part.jsonl", rows)
+    (tmp_path / "params.yaml").write_text("")
+    workspace = Workspace(tmp_path)
+    place = r"data/train/part\.jsonl:[12]"
+    with pytest.raises(DataError, match=rf"data/train: {said} are in quarantine \({place}, "):
+        run(workspace, severity={"min_characters": "quarantine"})
+    assert said in (workspace.failed / "validate" / "report.json").read_text()
+
+
+def test_a_part_with_a_long_name_has_its_page(tmp_path: Path) -> None:
+    for split in SPLITS:
+        rows = [{"text": f"{split} words {n}", "label": "xy"[n % 2]} for n in range(6)]
+        write(tmp_path / "data" / split / f"{'x' * 240}.jsonl", rows)
+    (tmp_path / "params.yaml").write_text("")
+    run(Workspace(tmp_path))
+    assert len(list((tmp_path / "artifacts" / "data_docs" / "validations").rglob("*.html"))) == 3

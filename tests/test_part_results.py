@@ -82,7 +82,7 @@ def test_an_error_keeps_its_kind_and_leaves_nothing(
     with pytest.raises(DataError, match="wrong") as caught:
         results.make(jobs, refuse)
     assert caught.value.problems == ("one",)
-    assert not list(results.folder.glob("*"))
+    assert not [path for path in results.folder.iterdir() if not path.name.startswith(".")]
 
 
 def test_a_killed_process_is_a_missing_resource(
@@ -115,3 +115,32 @@ def test_a_wrong_number_of_processes_is_refused(jobs: list[Job], monkeypatch: py
     monkeypatch.setenv("GRAFT_PROCESSES", given)
     with pytest.raises(ConfigError, match="GRAFT_PROCESSES: expected a whole number from 1 on"):
         processes_for(jobs)
+
+
+def test_a_result_that_another_process_made_meanwhile_is_kept(results: PartResults) -> None:
+    with results.made("key") as mine:
+        (mine / "number.txt").write_text("1", encoding="utf-8")
+        with results.made("key") as theirs:
+            (theirs / "number.txt").write_text("1", encoding="utf-8")
+        there = results.folder / "key"
+        inode = (there / "number.txt").stat().st_ino
+    assert (there / "number.txt").stat().st_ino == inode
+    assert [path.name for path in results.folder.iterdir()] == ["key"]
+
+
+def test_many_at_once_on_one_key_leave_one_result(results: PartResults, jobs: list[Job]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(40):
+            job = Job(f"shared{number}", jobs[0].path, number)
+            list(pool.map(lambda _, job=job: results.make([job], double), range(8)))
+            found = results.find(job.key)
+            assert found is not None
+            assert (found / "number.txt").read_text() == str(2 * number)
+
+
+def test_a_store_that_cannot_be_written_is_named(jobs: list[Job], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ResourceMissing, match=r"file/store: cannot be written \(Not a directory\)"):
+        PartResults("validate", tmp_path / "file" / "store").make(jobs, double)

@@ -62,3 +62,14 @@ def test_no_more_rows_are_kept_than_shown() -> None:
     made = Worst()
     made.add("warn", [one.problem for one in found])
     assert len(made.rows) == len(made.first()) == WORST_ROWS
+
+
+def test_one_kind_does_not_fill_the_list() -> None:
+    worst = Worst()
+    same = [Problem(f"data/train/a.jsonl:{n}", "text", "a text of its own", "that of 1") for n in range(2, 40)]
+    worst.add("warn", same)
+    reasons = [["warn", "text", "a text without private data", "1 email"]]
+    worst.take("data/train/b.jsonl", [{"place": ":7", "excerpt": "w", "counts": [0, 0, 1], "reasons": reasons}])
+    found = [row.place for row in worst.first()]
+    assert "data/train/b.jsonl:7" in found
+    assert len(found) == 20

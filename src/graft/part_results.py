@@ -12,8 +12,11 @@ a process costs its imports. ``GRAFT_PROCESSES`` sets the number.
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -25,13 +28,15 @@ from typing import Any
 from graft.errors import ConfigError, ResourceMissing, shown
 from graft.identity import digest_files, digest_json, running_code
 from graft.reading import format_of
-from graft.workspace import Workspace, read_json, replaced, write_json
+from graft.workspace import TEMPORARY, Workspace, make_readable, read_json, write_json
 
 PROCESSES_VARIABLE = "GRAFT_PROCESSES"
 PROCESS_BYTES = 32 << 20
 """How much there is to read before another process is worth its imports."""
 REPORT_SECONDS = 2.0
 DIGESTS = "digests.json"
+PLACING_ATTEMPTS = 5
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 Work = Callable[[Any, Path, Callable[[int], None]], None]
 """Makes the result of one part: its argument, the empty folder to write, and a function to count rows by."""
@@ -68,10 +73,49 @@ class PartResults:
 
     @contextlib.contextmanager
     def made(self, key: str) -> Iterator[Path]:
-        """Yield an empty folder that becomes the result of ``key``."""
-        with replaced(self.folder / key) as folder:
+        """Yield an empty folder that becomes the result of ``key``; its digests are added.
+
+        Raises:
+            ResourceMissing: the store cannot be written.
+        """
+        with self.placed(key) as folder:
             yield folder
             write_json(folder / DIGESTS, _digests(folder))
+
+    @contextlib.contextmanager
+    def placed(self, key: str) -> Iterator[Path]:
+        """Yield an empty folder that becomes the result of ``key``, unless another process puts a valid one there.
+
+        Raises:
+            ResourceMissing: the store cannot be written.
+        """
+        with _writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            new = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=TEMPORARY, dir=self.folder))
+            try:
+                new.chmod(0o755)
+                yield new
+                make_readable(new)
+                self._place(new, key)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+
+    def _place(self, new: Path, key: str) -> None:
+        place = self.folder / key
+        for attempt in range(PLACING_ATTEMPTS):
+            try:
+                new.rename(place)  # fails where a folder with files is: nobody who reads it finds a gap
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            if self.find(key) is not None:
+                return
+            with contextlib.suppress(OSError):  # another process may clear the damaged one too
+                damaged = new.with_name(f"{new.name}.{attempt}{TEMPORARY}")
+                place.rename(damaged)
+                shutil.rmtree(damaged, ignore_errors=True)
+        raise ResourceMissing(f"{place}: cannot be replaced; remove it")
 
     def make(self, jobs: Sequence[Job], work: Work, *, rows: int | None = None) -> int:
         """Make the results that are not there, and return how many that were.
@@ -162,6 +206,19 @@ class Round:
     def missing(self) -> list[Job]:
         """Return the jobs that have no result here."""
         return [job for job in self.jobs if self.results.find(job.key) is None]
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Say in one message that the store has no room, or is not to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise ResourceMissing(
+            f"{folder}: cannot be written ({error.strerror}); make room, or let this user write there"
+        ) from None
 
 
 def _digests(folder: Path) -> dict[str, str]:

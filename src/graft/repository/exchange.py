@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from graft import stages
 from graft.errors import GraftError, InputError, IntegrityError, ResourceMissing
 from graft.part_results import DIGESTS, Job, PartResults, Round
-from graft.workspace import read_json, replaced
+from graft.workspace import read_json
 
 if TYPE_CHECKING:
     from graft.repository.dvc import Dvc
@@ -138,7 +138,7 @@ class _Remote:
         source = self._folder(results, job)
         if not self.files.exists(self.files.join(source, DIGESTS)):
             return False
-        with replaced(results.folder / job.key) as folder:
+        with results.placed(job.key) as folder:
             self.files.get_file(self.files.join(source, DIGESTS), str(folder / DIGESTS))
             for name in read_json(folder / DIGESTS):
                 if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -30,6 +30,9 @@ from graft.workspace import Workspace, replaced, write_json
 
 __all__ = ["ValidationConfig", "part_rounds", "validate", "with_contract"]
 
+PRINTED_WARNINGS = 5
+"""How many warnings are printed; the Data Docs list all."""
+
 
 def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, validation: ValidationConfig) -> None:
     """Hold every part file to the contract; write the verdict and the Data Docs.
@@ -47,7 +50,12 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     assembly = Assembly(workspace, sources, state, sources.inspect(state))
     assembly.across_parts()
     if any(split == "train" for split, _ in assembly.quarantine.parts):
-        assembly.learn_again(sources.learn(assembly.quarantine.places))
+        try:
+            assembly.refuse_lost_labels()
+            assembly.state = sources.learn(assembly.quarantine.places)
+        except DataError as error:
+            write_refusal(report, error)
+            raise
     assembly.end()
     if assembly.problems:
         with replaced(report) as folder:
@@ -68,6 +76,11 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         assembly.write_docs(docs)
         assembly.quarantine.write(aside)
     shutil.rmtree(report, ignore_errors=True)
+    for line in assembly.warnings[:PRINTED_WARNINGS]:
+        print(f"warning: {line}", flush=True)
+    if assembly.warnings:
+        count, where = len(assembly.warnings), _shown(workspace.data_docs / "index.html", workspace)
+        print(f"validate: {count} warning{'s' if count > 1 else ''}; {where}", flush=True)
     for line in assembly.quarantine.described():
         print(f"validate: {line}; {_shown(workspace.quarantine, workspace)}", flush=True)
     if assembly.composition and assembly.composition.note:

@@ -118,7 +118,7 @@ def equal(
         column: what a problem names: the first field that the model reads, as the files call it.
         what: what it is: a text or a picture.
         without: places of rows that were put into quarantine after their part was inspected.
-        most: how many rows are named at most.
+        most: how many rows of a kind are named at most.
     """
     import polars as pl
 
@@ -128,13 +128,15 @@ def equal(
         schema={"part": pl.UInt32, "split": pl.UInt8},
     )
     counts, named = Counter[tuple[int, str, int, bool]](), list[pl.DataFrame]()
+    room = {kind: most for kind, severity in follows.items() if severity != "ignore"}
     for portion in _portions(parts, "normal", pl.col("kept"), ["text", "label"]):
         rows = portion.join(aside, on=["part", "row"], how="anti").join(splits, on="part").sort("part", "row")
-        found = _earlier(rows)
+        found = _earlier(rows).filter(pl.col("kind").is_in(list(room)))
         for part, kind, of_split, exact, count in found.group_by("part", "kind", "of_split", "exact").len().iter_rows():
             counts[part, kind, of_split, exact] += count
-        room = most - sum(map(len, named))
-        named.append(found.sort("part", "row").head(max(0, room)))
+        for kind, left in room.items():  # each has room of its own: none takes the places that another one names
+            named.append(found.filter(pl.col("kind") == kind).sort("part", "row").head(left))
+            room[kind] = left - len(named[-1])
     lines = pl.concat(named) if named else pl.DataFrame(schema={"part": pl.UInt32, "row": pl.UInt32})
     places = _places(parts, lines)
     problems: dict[tuple[int, str, int, bool], list[Problem]] = defaultdict(list)
@@ -145,9 +147,8 @@ def equal(
         key = line["part"], line["kind"], line["of_split"], line["exact"]
         problems[key].append(Problem(at, column, expected, found_words))
     for key, count in sorted(counts.items()):
-        if follows[key[1]] != "ignore":
-            ordered = sorted(problems[key], key=lambda one: order_of(one.place))
-            yield Alike(key[0], follows[key[1]], count, ordered)
+        ordered = sorted(problems[key], key=lambda one: order_of(one.place))
+        yield Alike(key[0], follows[key[1]], count, ordered)
 
 
 def _earlier(rows: pl.DataFrame) -> pl.DataFrame:

@@ -177,20 +177,24 @@ class Assembly:
         known.count += count
         known.first += problems[:NAMED_PLACES]
 
-    def learn_again(self, state: dict[str, Any]) -> None:
-        """Take what the training rows teach without those in quarantine.
+    def refuse_lost_labels(self) -> None:
+        """Refuse data whose quarantine has all training rows, or all with a label that the other rows were held to.
 
         Raises:
-            DataError: the other splits' labels were compared with one that only rows in quarantine have.
+            DataError: with the first of the rows.
         """
-        lost = sorted(set(self.state.get("labels") or ()) - set(state.get("labels") or ()))
-        if lost:
-            names = ", ".join(map(shown, lost))
-            raise DataError(
-                f"{self.name}/train: all rows with the label {names} are in quarantine; mend them, or remove them from "
-                f"the data"
-            )
-        self.state = state
+        aside = [place for place in self.quarantine.places if place.startswith(f"{self.name}/train/")]
+        where = ", ".join(sorted(aside, key=lambda place: (file_of(place), order_of(place)))[:NAMED_PLACES])
+        kept = sum(self.rows[one.key] for one in self.inspected if one.split == "train")
+        are_learnt = self.label and not getattr(self.sources.task, "labels", None)
+        lost = [one for one in self.state.get("labels") or () if are_learnt and not self.counts["train"][one]]
+        if kept and not lost:
+            return
+        what = f"all rows with the label {', '.join(map(shown, lost))}" if kept else "all rows"
+        raise DataError(
+            f"{self.name}/train: {what} are in quarantine ({where}{', ...' if len(aside) > NAMED_PLACES else ''}); "
+            f"mend them, or remove them from the data"
+        )
 
     def end(self) -> None:
         """Check what only whole splits show."""

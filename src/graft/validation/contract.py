@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,15 +240,20 @@ class Contract:
     def asked(self, frame: Any, expectations: Sequence[Expectation], most: int) -> list[Result]:
         """Return Great Expectations' own results, in the order of ``expectations``."""
         import great_expectations as gx
+        from great_expectations.exceptions import GreatExpectationsError
         from great_expectations.expectations.registry import get_expectation_impl
 
         built = [get_expectation_impl(one.type)(**one.kwargs, severity=one.severity) for one in expectations]
         name = f"frame {len(self._source.assets)}"
         batch = self._source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        found = batch.get_batch(batch_parameters={"dataframe": frame}).validate(
-            gx.ExpectationSuite(name="rest", expectations=built),
-            result_format={"result_format": "SUMMARY", "partial_unexpected_count": most},
-        )
+        try:
+            found = batch.get_batch(batch_parameters={"dataframe": frame}).validate(
+                gx.ExpectationSuite(name="rest", expectations=built),
+                result_format={"result_format": "SUMMARY", "partial_unexpected_count": most},
+            )
+        except GreatExpectationsError as error:
+            places = [check.place for check in self.checks if check.place and check.expectation in expectations]
+            raise ConfigError(f"{', '.join(places)}: great_expectations cannot evaluate this: {error}") from None
         by_key = {_key(one.expectation_config): one for one in found.results}
         results = [by_key[_key(one.configuration)].to_json_dict() for one in built]
         for one in results:
@@ -263,8 +267,9 @@ class Contract:
         Returns:
             What each row that fails has wrong; how many rows fail each check; the result in Great Expectations' form.
         """
-        # More rows than may be in quarantine need no names.
-        most = max(REPORTED_PROBLEMS, math.ceil(self.config.max_quarantined_share * len(frame.places)) + 1)
+        # Each row that goes aside has to be named; of the others nobody reads so many.
+        goes_aside = any(check.severity == "quarantine" for check in self.checks)
+        most = max(REPORTED_PROBLEMS, len(frame.places) if goes_aside else 0)
         results = self.scan.results(frame.table(), most)
         broken = [each for number, one in enumerate(results) for each in self._problems(number, one, frame)]
         failed = [0 if one["success"] else one["result"].get("unexpected_count") or 1 for one in results]
@@ -342,7 +347,9 @@ def _without_private(value: Any, privacy: PrivacyConfig) -> Any:
 
 
 def _short(value: Any) -> Any:
-    """Return what a page may show of a failing value."""
+    """Return what a page may show of a failing value; those of several columns as one text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_short(one)) for one in value)
     if not isinstance(value, str):
         return value
     return html.escape(value if len(value) <= 8 else f"{value[:4]}… ({len(value)} characters)")

@@ -24,6 +24,8 @@ from graft.validation.pages import settle
 DOCUMENTED_PARTS = 50
 """How many parts get a page; refused ones come first."""
 SUITE_NAME = "rows"
+NAME_CHARACTERS = 60
+"""How much of a part's name is in that of its page: file systems limit names."""
 # Data Docs want a time; one that means nothing is the same in every run.
 RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
@@ -83,7 +85,7 @@ class Documents:
                 ValidationResultIdentifier(
                     expectation_suite_identifier=ExpectationSuiteIdentifier(SUITE_NAME),
                     run_id=run,
-                    batch_identifier=f"{number:04}-{re.sub(r'[^A-Za-z0-9._-]', '_', part)}",
+                    batch_identifier=f"{number:04}-{re.sub(r'[^A-Za-z0-9._-]', '_', part)[:NAME_CHARACTERS]}",
                 ),
                 result,
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field as Limit
+from pydantic import model_validator
 
 from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
@@ -176,6 +177,15 @@ class ValidationConfig(Section):
     contract: str | None = Limit(default=None, min_length=1)
     """A YAML file that holds this section, relative to params.yaml and inside the repository
     (``contracts/reviews.yaml``). Keys beside this one stand over the file's."""
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> ValidationConfig:
+        if self.max_characters < self.min_characters:
+            raise ValueError(
+                f"max_characters ({self.max_characters}) is below min_characters ({self.min_characters}); no text has "
+                f"so many"
+            )
+        return self
 
     min_characters: int = Limit(default=1, ge=0)
     """The fewest characters of a text field; white space and invisible characters are not counted."""

@@ -6,7 +6,7 @@ rows have wrong across parts (``across``) is added to those that are known, and 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WORST_ROWS, WORST_REASONS = 20, 4
 """How many rows are named, and of each how many reasons."""
+SAME_REASON = 5
 EXCERPT_CHARACTERS = 12
 """Pages are published: they show no more of a text than its start."""
 RANKS: tuple[Severity, ...] = ("fail", "quarantine", "warn")
@@ -100,5 +101,10 @@ class Worst:
                 self.rows[problem.place].add(severity, problem)
 
     def first(self) -> list[Row]:
-        """Return the worst of all."""
-        return sorted(self.rows.values(), key=lambda row: row.order)[:WORST_ROWS]
+        """Return the worst of all, of one kind no more than ``SAME_REASON`` while there are others."""
+        seen, chosen, others = Counter[tuple[str, ...]](), list[Row](), list[Row]()
+        for row in sorted(self.rows.values(), key=lambda row: row.order):
+            kind = tuple(row.reasons[0][:3])
+            seen[kind] += 1
+            (chosen if seen[kind] <= SAME_REASON else others).append(row)
+        return sorted([*chosen, *others][:WORST_ROWS], key=lambda row: row.order)
