@@ -53,7 +53,7 @@ def overridden(text: str, overrides: Mapping[str, Any]) -> str:
 def alone(text: str, section: str, *, without: str) -> str:
     """Return a section of ``text`` as a document of its own, with its comments and ``without`` one of its keys."""
     editor = _editor()
-    found = editor.load(text).get(section) or {}
+    found: Any = editor.load(text).get(section) or {}
     found.pop(without, None)
     if not found:
         return ""
