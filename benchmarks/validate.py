@@ -78,7 +78,8 @@ def suite(count: int, repeats: int) -> str:
         seconds["ours"].append(between - started)
         seconds["peer"].append(time.perf_counter() - between)
     same = all(
-        one.success == other.success and one.result.get("unexpected_count") == other.result.get("unexpected_count")
+        one["success"] == other["success"]
+        and one["result"].get("unexpected_count") == other["result"].get("unexpected_count")
         for one, other in zip(ours, peer, strict=True)
     )
     mine, theirs = (statistics.median(seconds[name][1:]) for name in ("ours", "peer"))  # the first pair warms up

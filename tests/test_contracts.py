@@ -89,7 +89,10 @@ def test_problems_of_the_file_have_its_lines(described: Workspace) -> None:
         ("''", "validation.contract: "),
     ],
 )
-def test_a_file_that_no_commit_would_hold_is_refused(described: Workspace, name: str, message: str) -> None:
+def test_a_file_that_no_commit_would_hold_is_refused(
+    described: Workspace, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(described.root)
     (described.root.parent / "topics.yaml").write_text(CONTRACT)
     described.params.write_text(PARAMS.replace("contracts/topics.yaml", name))
     with pytest.raises(ConfigError, match=r"validation\.contract: ") as caught:
@@ -195,26 +198,117 @@ def test_the_contract_moves_to_a_file_with_what_the_data_keeps(
     whole: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert invoke("-C", str(whole.root), "contract", "--to", str(whole.root / "contracts" / "toy.yaml")) == 0
-    assert "dvc.yaml; docs/contract.md says" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "dvc.yaml; docs/contract.md says" in out
+    assert "# kept min_rows: 2 (the data would give 7)\n" in out  # half of 15
+    assert "# added unique_ids: true\n" in out
     assert yaml.safe_load(whole.params.read_text())["validation"] == {"contract": "contracts/toy.yaml"}
     assert stages.CONTRACT in (whole.root / "dvc.yaml").read_text()
     found = params.load(whole.params).validation
-    assert found.min_rows == 7  # half of 15, over the 2 that stood there
+    assert found.min_rows == 2, "what stands there moves"
+    assert found.max_characters > 1
     assert found.severity.markup == "fail"
     assert [one.type for one in found.expectations] == [
         "expect_column_values_to_match_regex",
         "expect_column_values_to_be_in_set",
     ]
     file = whole.root / "contracts" / "toy.yaml"
-    file.write_text("# by people\n" + file.read_text().replace("min_rows: 7", "min_rows: 1"))
-    whole.params.write_text(whole.params.read_text().replace("toy.yaml", "toy.yaml\n  unique_ids: true"))
+    lines = [one for one in file.read_text().splitlines() if not one.startswith(("min_rows", "unique_ids"))]
+    file.write_text("\n".join(["# by people", *lines, ""]).replace("max_characters: ", "max_characters: 9"))
+    longest = yaml.safe_load(file.read_text())["max_characters"]
+    whole.params.write_text(whole.params.read_text().replace("toy.yaml", "toy.yaml\n  unique_ids: false"))
     before = whole.params.read_text()
     assert invoke("-C", str(whole.root), "contract", "--write") == 0
-    assert "params.yaml has its own validation.unique_ids" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "# kept unique_ids: false (the data would give true)\n" in out
+    assert "# added min_rows: 7\n" in out
     assert whole.params.read_text() == before
     assert file.read_text().startswith("# by people\n")
-    assert yaml.safe_load(file.read_text())["min_rows"] == 7
-    assert len(yaml.safe_load(file.read_text())["expectations"]) == 2, "nothing is proposed twice"
+    values = yaml.safe_load(file.read_text())
+    assert (values["min_rows"], values["max_characters"]) == (7, longest)
+    assert "unique_ids" not in values
+    assert len(values["expectations"]) == 2, "nothing is proposed twice"
+    written = file.read_bytes()
+    assert invoke("-C", str(whole.root), "contract", "--write") == 0
+    assert "nothing to add" in capsys.readouterr().out
+    assert file.read_bytes() == written
+
+
+HAND_SET = """validation:
+  # short ones are noise
+  min_characters: 2   # by hand
+  max_characters: 120
+"""
+
+
+def test_what_stands_in_params_stays_and_is_said(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    text = whole.params.read_text()
+    text = text[: text.index("validation:")] + HAND_SET
+    whole.params.write_text(text)
+    assert invoke("-C", str(whole.root), "contract") == 0
+    out = capsys.readouterr().out
+    assert yaml.safe_load(out)["validation"].keys() == {"min_rows", "unique_ids", "severity", "expectations"}
+    assert invoke("-C", str(whole.root), "contract", "--write") == 0
+    out = capsys.readouterr().out
+    assert "# kept min_characters: 2 (the data would give 1)\n" in out
+    assert "# kept max_characters: 120" in out
+    assert "# added min_rows: 7\n" in out
+    assert (
+        '# added expectations.expect_column_values_to_be_in_set.label: {"value_set": '
+        '["animals", "cooking", "weather"]}\n' in out
+    )
+    assert HAND_SET in whole.params.read_text()
+    added = yaml.safe_load(whole.params.read_text())["validation"]
+    assert added["min_rows"] == 7
+
+
+@pytest.mark.usefixtures("_rendered")
+def test_a_contract_that_moves_has_its_comments_and_differs_from_the_file_s_in_params(
+    whole: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = whole.params.read_text()
+    whole.params.write_text(text[: text.index("validation:")] + HAND_SET)
+    (whole.root / "contracts").mkdir()
+    monkeypatch.chdir(whole.root / "contracts")
+    assert invoke("-C", "..", "contract", "--to", "first.yaml") == 0, "relative to the current folder"
+    assert yaml.safe_load(whole.params.read_text())["validation"] == {"contract": "contracts/first.yaml"}
+    first = Path("first.yaml").read_text()
+    assert "# short ones are noise" in first
+    assert "# by hand" in first
+    shared = "max_characters: 90\nplaceholders: [x]\n"
+    Path("second.yaml").write_text(shared)
+    capsys.readouterr()
+    assert invoke("-C", "..", "contract", "--to", "second.yaml") == 0
+    assert "# kept in params.yaml, over the file's 90: max_characters: 120\n" in capsys.readouterr().out
+    section = yaml.safe_load(whole.params.read_text())["validation"]
+    assert section == {"contract": "contracts/second.yaml", "max_characters": 120}
+    assert Path("second.yaml").read_text().startswith(shared)
+    found = params.load(whole.params).validation
+    assert (found.min_characters, found.max_characters, found.placeholders) == (2, 120, ("x",))
+    assert Path("first.yaml").read_text() == first
+
+
+@pytest.mark.usefixtures("_rendered")
+def test_a_file_that_is_gone_is_written_as_the_message_says(whole: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = whole.params.read_text()
+    whole.params.write_text(text[: text.index("validation:")] + "validation: {contract: contracts/gone.yaml}\n")
+    monkeypatch.chdir(whole.root)
+    assert invoke("contract", "--write") == 2
+    assert invoke("contract", "--to", "contracts/gone.yaml") == 0
+    assert params.load(whole.params).validation.min_rows == 7
+
+
+def test_an_own_list_of_expectations_over_the_file_s_grows_in_params(described: Workspace) -> None:
+    described.params.write_text(f"{PARAMS}  expectations:\n    - type: expect_a\n")
+    new = {"type": "expect_b", "kwargs": {"column": "text"}}
+    change = contracts.change(described, {"min_characters": 1, "min_rows": 3, "expectations": [new]})
+    assert change.added == {"min_rows": 3, "expectations": [new]}
+    assert change.kept == {"min_characters": (4, 1)}
+    file = described.root / "contracts" / "topics.yaml"
+    assert contracts.write(described, change.added) == [file, described.params]
+    section = params.load(described.params).validation
+    assert [one.type for one in section.expectations] == ["expect_a", "expect_b"]
+    assert file.read_text() == f"{CONTRACT}min_rows: 3\n"
 
 
 def test_another_folder_is_profiled(whole: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +319,11 @@ def test_another_folder_is_profiled(whole: Workspace, tmp_path: Path, capsys: py
     assert "# rows: train 4, validation 4, test 4" in out
     assert yaml.safe_load(out)["validation"]["expectations"][0]["kwargs"]["value_set"] == ["only"]
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "gone")) == 2
-    assert "gone: no such folder" in capsys.readouterr().err
+    assert f"--from {tmp_path / 'gone'}: no such folder" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "exports" / "test")
+    assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "exports")) == 2
+    err = capsys.readouterr().err
+    assert f"--from {tmp_path / 'exports'}: has no folder test; a folder to profile holds the folders" in err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, DataError
 from graft.quarantine import most_rows, why
+from graft.tasks.chat import Config as Chat
 from graft.tasks.regression import Config as Regression
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
@@ -340,8 +341,10 @@ def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Pat
 
 def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_others(tmp_path: Path) -> None:
     workspace = write(tmp_path)
-    section, seen = profiled(workspace.data, Config(), DataConfig())
-    assert seen == [
+    proposal = profiled(workspace.data, Config(), DataConfig())
+    section = proposal.section
+    assert proposal.broken == []
+    assert proposal.seen == [
         "rows: train 10, validation 10, test 10",
         "text (visible characters): 9 to 15",
         "text (characters): 11 to 17",
@@ -365,11 +368,52 @@ def test_a_profile_of_numbers_bounds_them(tmp_path: Path) -> None:
         path = tmp_path / "data" / split / "part.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text('{"text": "a", "target": 1.5}\n{"text": "bc", "target": -2}\n')
-    section, _ = profiled(tmp_path / "data", Regression(), DataConfig())
+    section = profiled(tmp_path / "data", Regression(), DataConfig()).section
     [one] = section["expectations"]
     assert one["kwargs"] == {"column": "target", "min_value": -2, "max_value": 1.5}
     assert one["severity"] == "warn"
     assert section["unique_ids"] is False
+
+
+def test_a_profile_makes_no_rule_of_dirt_and_says_where_it_is(tmp_path: Path) -> None:
+    labels = ["neutral"] * 60 + ["Neutral"] * 20 + ["neutrall"]
+    train = [{"id": str(n), "text": f"text {n}", "label": label} for n, label in enumerate(labels)]
+    train[3]["text"], train[5]["id"] = " \u200b", "4"
+    write(tmp_path, train=train, validation=train[30:40], test=train[40:50])
+    part = tmp_path / "data" / "test" / "part.jsonl"
+    part.write_text(part.read_text() + "{\n")
+    proposal = profiled(tmp_path / "data", Config(), DataConfig())
+    assert proposal.section["min_characters"] == 1
+    [one] = proposal.section["expectations"]
+    assert one["kwargs"]["value_set"] == ["Neutral", "neutral"]
+    of_labels = "expectations.expect_column_values_to_be_in_set.label"
+    assert proposal.broken == [
+        ("severity.readable", "1 problem of reading: `graft run` names each"),
+        ("min_characters", "text: 1 row is empty (data/train/part.jsonl:4)"),
+        ("unique_ids", "id: 21 rows have an id that another row has"),
+        (
+            of_labels,
+            "label: label 'Neutral' has 20 rows (data/train/part.jsonl:61, ...) and 'neutral' has 80: both are kept; "
+            "are they one?",
+        ),
+        (of_labels, "label: label 'neutrall' has 1 row (data/train/part.jsonl:81): left out, as 'neutral' has 80"),
+    ]
+
+
+def test_a_profile_of_other_columns_is_refused_with_their_names(tmp_path: Path) -> None:
+    others = [{"body": "a b", "stars": 3}] * 2
+    write(tmp_path, train=others, validation=others, test=others)
+    with pytest.raises(
+        DataError, match="data: columns of the task text_classification are missing: text, label"
+    ) as caught:
+        profiled(tmp_path / "data", Config(), DataConfig())
+    assert len(caught.value.problems) == 6
+    message = r"columns of the task chat are missing: no row has a value in any of prompt, .* \(got 'body, stars'\)"
+    with pytest.raises(DataError, match=message):
+        profiled(tmp_path / "data", Chat(), DataConfig())
+    write(tmp_path, test=[{"text": 1, "label": "a"}])
+    with pytest.raises(DataError, match="data/test: no row can be read"):
+        profiled(tmp_path / "data", Config(), DataConfig())
 
 
 STARTS: dict[str, Any] = {

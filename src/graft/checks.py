@@ -168,7 +168,24 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )
+    yield from _recorded(workspace)
     yield from _provenance(workspace)
+
+
+def _recorded(workspace: Workspace) -> Iterator[Finding]:
+    """Say where data/ is other than data.dvc says: a run refuses it."""
+    if not workspace.data_dvc.is_file():
+        return
+    from graft.repository import Repository
+
+    try:
+        changes = Repository(workspace).data_changes()
+    except GraftError:  # no DVC repository, or none that can be asked: `graft doctor` says it
+        return
+    if changes:
+        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        advice = "`graft run --add-data` records the change, `dvc checkout data.dvc` undoes it"
+        yield Finding("data", "warn", f"data/ differs from data.dvc ({changes[0]}{more}): {advice}")
 
 
 def _provenance(workspace: Workspace) -> Iterator[Finding]:

@@ -253,3 +253,13 @@ def test_outside_dvc_it_says_so(tmp_path: Path, git: Git, write: Write) -> None:
     write(tmp_path, "data/train/a.txt", "1")
     with pytest.raises(ConfigError, match="dvc init"):
         Repository(Workspace(tmp_path)).add_data()
+
+
+def test_check_says_that_data_differs_from_its_record(repository: Repository, write: Write) -> None:
+    from graft.checks import _recorded
+
+    assert list(_recorded(repository.workspace)) == []
+    write(repository.workspace.root, "data/train/new.txt", "more")
+    [found] = _recorded(repository.workspace)
+    assert found.state == "warn"
+    assert found.text.startswith("data/ differs from data.dvc (data/train/new.txt: added): `graft run --add-data`")

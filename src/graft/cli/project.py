@@ -278,7 +278,7 @@ SHOWN_LABELS = 8
     rich_help_panel=PROJECT,
     epilog=examples(
         ("graft contract", "what the present data would keep, to look at"),
-        ("graft contract --write", "put it where the contract is, to edit there"),
+        ("graft contract --write", "add what the contract lacks of it, where it is; to edit there"),
         ("graft contract --from exports/ --to contracts/reviews.yaml", "from other data, to a file that params name"),
         ("graft contract --compile", "the Great Expectations suite of it, as JSON in contracts/"),
     ),
@@ -286,20 +286,29 @@ SHOWN_LABELS = 8
 def contract(
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FOLDER", help="A data folder to profile (default: the project's)."),
+        typer.Option(
+            "--from", metavar="FOLDER", help="A folder with train, validation and test to profile instead of data/."
+        ),
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", "-w", help="Put it into params.yaml, or the file that it names; comments stay.")
+        bool,
+        typer.Option(
+            "--write", "-w", help="Add it to params.yaml, or the file that it names; what stands there stays."
+        ),
     ] = False,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write it to a YAML file, and let params.yaml and dvc.yaml name that."),
+        typer.Option(
+            metavar="FILE",
+            help="Move the contract, with it, to a YAML file (relative to the current folder, also with -C), which "
+            "params.yaml (relative to its own folder) and dvc.yaml then name.",
+        ),
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Store what the contract compiles to: contracts/TASK.suite.json.")
     ] = False,
 ) -> None:
-    """Profile data and propose a data contract (the section validation), or compile the one that is there."""
+    """Profile data and propose what the data contract (the section validation) lacks, or compile the contract."""
     from graft import contracts, params
     from graft.errors import InputError
     from graft.repository.overrides import overridden
@@ -311,19 +320,61 @@ def contract(
             raise InputError("--compile: compiles the contract that is there; leave out --from, --write and --to")
         print(f"wrote {_relative(contracts.write_suite(place))}")
         return
-    loaded = params.load(place.params)
-    section, seen = profiled((source or place.data).resolve(), loaded.task, loaded.data)
-    for one in seen:
-        print(f"# {one}")
+    loaded = params.load_alone(place.params) if to else params.load(place.params)
+    if source:
+        _refuse_unsplit(source)
+    proposal = profiled((source or place.data).resolve(), loaded.task, loaded.data)
+    change = contracts.change(place, proposal.section, to)
+    for line in proposal.seen:
+        print(f"# {line}")
+    for path, line in proposal.broken:
+        value, proposed = change.kept.get(path, (None, None))
+        if value == proposed:
+            print(f"# {line}")
+    for path, (value, proposed) in change.kept.items():
+        other = "" if value == proposed else f" (the data would give {_short(proposed)})"
+        print(f"# kept {path}: {_short(value)}{other}")
     if not (write or to):
-        print(overridden("", {f"validation.{name}": value for name, value in section.items()}), end="")
+        text = overridden("", {"validation": change.added}) if change.added else "# nothing to add\n"
+        print(text, end="")
         return
-    ignored = () if to else contracts.shadowed(place, section)
-    written = contracts.write(place, section, to)
+    for path, value in contracts.paths(change.added).items():
+        print(f"# added {path}: {_short(value)}")
+    for path, (value, theirs) in (contracts.differing(place, to) if to else {}).items():
+        print(f"# kept in params.yaml, over the file's {_short(theirs)}: {path}: {_short(value)}")
+    written = contracts.write(place, change.added, to)
+    if not written:
+        print("nothing to add: the contract says all of this already")
+        return
     others = f", and {' and '.join(_relative(one) for one in written[1:])}" if written[1:] else ""
     print(f"wrote the section validation of {_relative(written[0])}{others}; docs/contract.md says what its keys mean")
-    if ignored:
-        print(f"params.yaml has its own validation.{', validation.'.join(ignored)}, which stand over the file's")
+
+
+def _refuse_unsplit(source: Path) -> None:
+    """Refuse a folder that is none of data, in words for who has just named it."""
+    from graft.errors import DataError
+    from graft.workspace import SPLITS
+
+    if not source.is_dir():
+        raise DataError(f"--from {source}: no such folder")
+    missing = [split for split in SPLITS if not (source / split).is_dir()]
+    if missing:
+        raise DataError(
+            f"--from {source}: has no folder {', '.join(missing)}; a folder to profile holds the folders "
+            f"{', '.join(SPLITS)}, each with part files, as data/ does. `graft import` makes them of other files, in "
+            f"data/, which `graft contract` profiles without --from"
+        )
+
+
+def _short(value: object) -> str:
+    """Return a value of the contract in one line; an expectation by its arguments."""
+    import json
+
+    most = 100
+    if isinstance(value, dict) and "kwargs" in value:
+        value = {name: one for name, one in value["kwargs"].items() if name != "column"}
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @app.command(

@@ -43,15 +43,35 @@ def overridden(text: str, overrides: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: a path is empty, or leads through something that is not a section.
     """
+    editor = _editor()
+    document = editor.load(text) or editor.load("{}")
+    for dotted, value in overrides.items():
+        _set(document, dotted, editor.load(_plain(value)))
+    return _written(editor, document)
+
+
+def alone(text: str, section: str, *, without: str) -> str:
+    """Return a section of ``text`` as a document of its own, with its comments and ``without`` one of its keys."""
+    editor = _editor()
+    found: Any = editor.load(text).get(section) or {}
+    found.pop(without, None)
+    if not found:
+        return ""
+    found.fa.set_block_style()
+    return _written(editor, found)
+
+
+def _editor() -> Any:
     from ruamel.yaml import YAML
 
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 4096
     editor.indent(mapping=2, sequence=4, offset=2)
-    document = editor.load(text) or editor.load("{}")
-    for dotted, value in overrides.items():
-        _set(document, dotted, editor.load(_plain(value)))
+    return editor
+
+
+def _written(editor: Any, document: Any) -> str:
     result = io.StringIO()
     editor.dump(document, result)
     return result.getvalue()

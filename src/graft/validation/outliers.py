@@ -259,7 +259,7 @@ def _odd_labels(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update({label: count for label, (count, _) in part.items()})
-    misspelt = _misspellings(counts)
+    misspelt = misspellings(counts)
     expected = "labels that nobody takes for each other (validation.severity.outliers)"
     for number, part in enumerate(parts):
         for label in sorted(part.keys() & misspelt.keys()):
@@ -268,7 +268,7 @@ def _odd_labels(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
             yield Odd(number, count, places, "", expected, found)
 
 
-def _misspellings(counts: Counter[str]) -> dict[str, str]:
+def misspellings(counts: Counter[str]) -> dict[str, str]:
     """Return the labels that are in all likelihood another one, misspelt, and which."""
     alike: dict[str, list[str]] = defaultdict(list)
     near: dict[str, list[str]] = defaultdict(list)
@@ -280,7 +280,12 @@ def _misspellings(counts: Counter[str]) -> dict[str, str]:
     found = {label: labels[0] for labels in alike.values() for label in labels[1:]}
     for labels in near.values():
         for label in labels[1:]:
-            rare = counts[label] <= max(1, RARE_LABEL * counts[labels[0]])
+            rare = is_rare_beside(counts[label], counts[labels[0]])
             if rare and _DIGITS.findall(label) == _DIGITS.findall(labels[0]):
                 found.setdefault(label, labels[0])
     return found
+
+
+def is_rare_beside(rows: int, others: int) -> bool:
+    """Return whether a label of ``rows`` is rare enough to be a slip of one that ``others`` have."""
+    return rows <= max(1, RARE_LABEL * others)

@@ -1,13 +1,16 @@
 """A first data contract from the data that is there: what it holds today, as limits and expectations to edit.
 
-A profile is a starting point, not a judgement: it takes the present rows for good ones. Limits are set wide of what was
-seen (twice the longest text, half the fewest rows), sets are exactly what was seen.
+A profile is a starting point, not a judgement, but it makes no rule of what is in all likelihood wrong: an empty text
+and a label that is another one's misspelling break the proposal, and it says so. Limits are set wide of what was seen
+(twice the longest text, half the fewest rows), sets are exactly what was seen.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,29 @@ from typing import Any
 from graft import tasks
 from graft.cleaning import Cleaning
 from graft.data import DataConfig, Problem, parts, read_part
-from graft.errors import DataError
-from graft.tasks import TaskConfig
+from graft.errors import DataError, shown
+from graft.reading import read_rows
+from graft.tasks import Field, TaskConfig
 from graft.validation.frame import Frame, columns_of
+from graft.validation.outliers import is_rare_beside, misspellings
+from graft.validation.section import ValidationConfig
 
 MOST_LABELS = 200
 """A field with more labels gets no set: nobody would edit it."""
+IN_SET, BETWEEN = "expect_column_values_to_be_in_set", "expect_column_values_to_be_between"
+FEWEST_CHARACTERS = ValidationConfig().min_characters
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A section ``validation`` for a data set, and what speaks for and against it, in words."""
+
+    section: dict[str, Any]
+    seen: list[str]
+    """What the data holds, a line each."""
+    broken: list[tuple[str, str]]
+    """What of the data breaks the section: the key that it breaks (an expectation's is ``expectations.TYPE.COLUMN``),
+    and a line."""
 
 
 @dataclass
@@ -28,13 +48,21 @@ class _Seen:
     """What a data set holds."""
 
     rows: Counter[str] = field(default_factory=Counter)
+    refused: list[Problem] = field(default_factory=list)
     unreadable: int = 0
-    ids: bool = False
+    ids: array[int] = field(default_factory=lambda: array("q"))
+    """Hashes: equal ones are one id."""
     fewest: dict[str, float] = field(default_factory=dict)
     most: dict[str, float] = field(default_factory=dict)
-    labels: dict[str, set[str]] = field(default_factory=dict)
+    filled: set[str] = field(default_factory=set)
+    """Fields that some row has a value in."""
+    empty: dict[str, list[Any]] = field(default_factory=dict)
+    """Text field -> how many rows are empty there, and the place of the first."""
+    labels: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Field and label -> the first row that has it."""
 
-    def add(self, column: str, values: list[float | int | None]) -> None:
+    def add(self, column: str, values: Sequence[float | int | None]) -> None:
         """Widen the range of a column."""
         known = [value for value in values if value is not None]
         if known:
@@ -42,62 +70,136 @@ class _Seen:
             self.most[column] = max(self.most.get(column, -math.inf), *known)
 
 
-def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> tuple[dict[str, Any], list[str]]:
-    """Return a section ``validation`` that the data in ``folder`` keeps, and what was seen, a line each.
+def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> Proposal:
+    """Return a section ``validation`` that the data in ``folder`` keeps, but for what is likely wrong in it.
 
     Raises:
-        DataError: there is no data, or no row can be read.
+        DataError: there is no data, no column of the task in it, or no row of a split can be read.
     """
-    one = tasks.get(task.name)
-    fields, seen = one.fields_of(task), _Seen()
-    for split, files in parts(folder).items():
+    fields, seen = tasks.get(task.name).fields_of(task), _Seen()
+    found = parts(folder)
+    for split, files in found.items():
         cleaning = Cleaning(data.clean, data.privacy)
         for path in files:
             frame = Frame(fields)
-            for found in read_part(path, folder.parent, fields, data, cleaning):
-                if isinstance(found, Problem):
+            for row in read_part(path, folder.parent, fields, data, cleaning):
+                if isinstance(row, Problem):
+                    seen.refused += [row] if row.of_part else []
                     seen.unreadable += 1
                     continue
-                frame.add(found)
-                seen.ids = seen.ids or found.id is not None
+                frame.add(row)
+                seen.filled.update(name for name, value in row.row.items() if value not in (None, []))
+                if row.id is not None:
+                    seen.ids.append(hash(row.id))
                 seen.rows[split] += 1
             _count(seen, fields, frame)
-    if not sum(seen.rows.values()):
-        raise DataError(f"{folder.name}: no row can be read; `graft run` names what is wrong with each")
-    return _section(seen, fields), list(_described(seen))
+    _refuse_other_columns(folder, found["train"][0], task, fields, data, seen)
+    if nothing := [split for split in found if not seen.rows[split]]:
+        names = ", ".join(f"{folder.name}/{split}" for split in nothing)
+        raise DataError(f"{names}: no row can be read; `graft run` names what is wrong with each row of data/")
+    misspelt = {name: misspellings(counts) for name, counts in seen.labels.items()}
+    return Proposal(_section(seen, fields, misspelt), list(_described(seen)), list(_broken(seen, misspelt)))
 
 
-def _count(seen: _Seen, fields: Any, frame: Frame) -> None:
+def _refuse_other_columns(
+    folder: Path, part: Path, task: TaskConfig, fields: Sequence[Field], data: DataConfig, seen: _Seen
+) -> None:
+    """Refuse data without the task's columns: a profile of what is left of it would say next to nothing."""
+    if seen.refused:
+        missing = ", ".join(dict.fromkeys(one.field for one in seen.refused))
+        title = f"{folder.name}: columns of the task {task.name} are missing: {missing}"
+        raise DataError.from_problems(title, map(str, seen.refused))
+    if seen.rows and not seen.filled:
+        wanted = ", ".join(data.columns.get(one.name, one.name) for one in fields)
+        first = next(read_rows(part, folder.parent, data.limits, frozenset()))
+        has = "" if isinstance(first, Problem) else f" (got {shown(', '.join(first[1]))})"
+        raise DataError(
+            f"{folder.name}: columns of the task {task.name} are missing: no row has a value in any of {wanted}{has}; "
+            f"`data.columns` in params.yaml names columns that are called otherwise"
+        )
+
+
+def _count(seen: _Seen, fields: Sequence[Field], frame: Frame) -> None:
     for one in fields:
         if one.type == "label":
-            seen.labels.setdefault(one.name, set()).update(map(str, filter(None, frame.columns[one.name])))
+            for label, place in zip(frame.columns[one.name], frame.places, strict=True):
+                if label:
+                    seen.labels[one.name][str(label)] += 1
+                    seen.places.setdefault((one.name, str(label)), place)
         for column in columns_of(one):
             if column != one.name or one.type == "number":
                 seen.add(column, frame.columns[column])
+        if one.text:
+            visible = frame.columns[f"{one.name} (visible characters)"]
+            for count, place in zip(visible, frame.places, strict=True):
+                if count is not None and count < FEWEST_CHARACTERS:
+                    seen.empty.setdefault(one.name, [0, place])[0] += 1
 
 
-def _section(seen: _Seen, fields: Any) -> dict[str, Any]:
+def _section(seen: _Seen, fields: Sequence[Field], misspelt: dict[str, dict[str, str]]) -> dict[str, Any]:
     """Return the section; only what says more than its default."""
-    texts = [one.name for one in fields if one.text]
-    shortest = [seen.fewest[f"{name} (visible characters)"] for name in texts if f"{name} (characters)" in seen.most]
-    longest = [seen.most[f"{name} (characters)"] for name in texts if f"{name} (characters)" in seen.most]
+    columns = [f"{one.name} (characters)" for one in fields if one.text]
+    longest = [seen.most[column] for column in columns if column in seen.most]
     section: dict[str, Any] = {"min_rows": max(1, min(seen.rows.values()) // 2)}
     if longest:
-        section |= {"min_characters": int(min(1, *shortest)), "max_characters": _round(2 * max(longest))}
-    section["unique_ids"] = seen.ids
+        section |= {"min_characters": FEWEST_CHARACTERS, "max_characters": max(1, _round(2 * max(longest)))}
+    section["unique_ids"] = bool(seen.ids)
     section["severity"] = {"readable": "fail"}
     own = []
-    for name, labels in sorted(seen.labels.items()):
-        if 0 < len(labels) <= MOST_LABELS:
-            kwargs: dict[str, Any] = {"column": name, "value_set": sorted(labels)}
-            own.append({"type": "expect_column_values_to_be_in_set", "kwargs": kwargs, "severity": "fail"})
+    for name, counts in sorted(seen.labels.items()):
+        labels = sorted(label for label in counts if not _is_slip(label, counts, misspelt[name]))
+        if len(labels) <= MOST_LABELS:
+            kwargs: dict[str, Any] = {"column": name, "value_set": labels}
+            own.append({"type": IN_SET, "kwargs": kwargs, "severity": "fail"})
     for one in fields:
         if one.type == "number" and one.name in seen.most:
             low, high = seen.fewest[one.name], seen.most[one.name]
             kwargs = {"column": one.name, "min_value": low, "max_value": high}
-            own.append({"type": "expect_column_values_to_be_between", "kwargs": kwargs, "severity": "warn"})
+            own.append({"type": BETWEEN, "kwargs": kwargs, "severity": "warn"})
     section["expectations"] = own
     return section
+
+
+def _is_slip(label: str, counts: Counter[str], misspelt: dict[str, str]) -> bool:
+    """Return whether a label is another one's misspelling, and rare: of one with many rows, people decide."""
+    return label in misspelt and is_rare_beside(counts[label], counts[misspelt[label]])
+
+
+def _broken(seen: _Seen, misspelt: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield which key the data breaks, and how."""
+    if seen.unreadable:
+        yield "severity.readable", f"{_counted(seen.unreadable, 'problem')} of reading: `graft run` names each"
+    for name, (count, place) in seen.empty.items():
+        verb = "is" if count == 1 else "are"
+        yield "min_characters", f"{name}: {_counted(count, 'row')} {verb} empty ({_first(count, place)})"
+    if repeated := _repeated(seen.ids):
+        verb = "has" if repeated == 1 else "have"
+        yield "unique_ids", f"id: {_counted(repeated, 'row')} {verb} an id that another row has"
+    for name, others in sorted(misspelt.items()):
+        counts = seen.labels[name]
+        for label, other in sorted(others.items()):
+            at = _first(counts[label], seen.places[name, label])
+            line = f"{name}: label {shown(label)} has {_counted(counts[label], 'row')} ({at})"
+            if _is_slip(label, counts, others):
+                line += f": left out, as {shown(other)} has {counts[other]}"
+            else:
+                line += f" and {shown(other)} has {counts[other]}: both are kept; are they one?"
+            yield f"expectations.{IN_SET}.{name}", line
+
+
+def _repeated(ids: array[int]) -> int:
+    """Return how many of the values an earlier one is equal to."""
+    import numpy as np
+
+    return len(ids) - np.unique(np.frombuffer(ids, dtype=np.int64)).size if ids else 0
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _first(count: int, place: str) -> str:
+    return place if count == 1 else f"{place}, ..."
 
 
 def _round(value: float) -> int:
@@ -106,9 +208,7 @@ def _round(value: float) -> int:
     return math.ceil(value / scale) * scale
 
 
-def _described(seen: _Seen) -> list[str]:
-    rows = ", ".join(f"{split} {count}" for split, count in seen.rows.items())
-    lines = [f"rows: {rows}" + (f"; {seen.unreadable} problems of reading" if seen.unreadable else "")]
-    lines += [f"{column}: {seen.fewest[column]:g} to {seen.most[column]:g}" for column in seen.most]
-    lines += [f"{name}: {len(labels)} labels" for name, labels in sorted(seen.labels.items())]
-    return lines
+def _described(seen: _Seen) -> Iterator[str]:
+    yield f"rows: {', '.join(f'{split} {count}' for split, count in seen.rows.items())}"
+    yield from (f"{column}: {seen.fewest[column]:g} to {seen.most[column]:g}" for column in seen.most)
+    yield from (f"{name}: {_counted(len(counts), 'label')}" for name, counts in sorted(seen.labels.items()))

@@ -6,6 +6,7 @@ it by itself. What params.yaml has beside that name stands over the file's, so t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -249,7 +250,7 @@ def with_contract(given: ValidationConfig, root: Path) -> ValidationConfig:
         place = f"{given.contract}:{line_of(lines, ('contract',))}"
         raise ConfigError(f"{place}: contract: a contract file names no other one; remove the line")
     validate(ValidationConfig, raw, source=given.contract, lines=lines)
-    return ValidationConfig.model_validate(_over(raw, given.model_dump(exclude_unset=True)))
+    return ValidationConfig.model_validate(layered(raw, given.model_dump(exclude_unset=True)))
 
 
 def contract_file(name: str, root: Path) -> Path:
@@ -265,16 +266,17 @@ def contract_file(name: str, root: Path) -> Path:
             f"that a run's commit holds it"
         )
     if not path.is_file():
+        typed = os.path.relpath(path)  # what a user names is relative to where they are
         raise ConfigError(
-            f"validation.contract: no such file {shown(name)}; `graft contract --to {name}` writes one from the data"
+            f"validation.contract: no such file {shown(name)}; `graft contract --to {typed}` writes one from the data"
         )
     return path
 
 
-def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def layered(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``under`` with the values of ``over``, section by section."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = layered(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
