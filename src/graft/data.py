@@ -100,6 +100,11 @@ class DataConfig(Section):
         return {"clean": list(self.clean), **settings}
 
     @property
+    def uncleaned(self) -> DataConfig:
+        """The section without any step of cleaning: rows as they are in the files."""
+        return self.model_copy(update={"clean": ()})
+
+    @property
     def limits(self) -> Limits:
         """The limits as the file reader takes them."""
         return Limits(self.max_line_bytes, self.max_depth, self.max_unpacked_bytes, self.max_unpacked_ratio)

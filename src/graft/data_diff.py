@@ -11,7 +11,6 @@ matched by their values first.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from graft import tasks
 from graft.data import DataConfig, Record, read_part
 from graft.errors import shown
-from graft.identity import digest_bytes, digest_json
+from graft.identity import digest_bytes, digest_json, short_digest
 from graft.part_results import Job, PartResults, key_of
 from graft.pictures import FILES
 from graft.privacy.section import PrivacyConfig
@@ -69,7 +68,7 @@ class Part:
 
     def records(self) -> Iterator[Record]:
         """Yield its readable rows, uncleaned."""
-        for one in read_part(self.path, self.side.place.root, _fields(self.side), _as_they_are(self.side.config)):
+        for one in read_part(self.path, self.side.place.root, _fields(self.side), self.side.config.uncleaned):
             if isinstance(one, Record):
                 yield one
 
@@ -79,12 +78,8 @@ def _fields(side: Revision) -> tuple[Field, ...]:
     return found
 
 
-def _as_they_are(config: DataConfig) -> DataConfig:
-    return config.model_copy(update={"clean": ()})
-
-
 def _parts(side: Revision) -> list[Part]:
-    fields, config = _fields(side), _as_they_are(side.config)
+    fields, config = _fields(side), side.config.uncleaned
     pictures = {name: md5 for name, md5 in side.files.items() if name.startswith(f"{FILES}/")}
     made_of = {
         "fields": [[one.name, one.type, one.required, one.text] for one in fields],
@@ -118,7 +113,9 @@ def read(reading: Reading, folder: Path, add: Callable[[int], None]) -> None:
             unreadable += 1
             continue
         values = {each.name: _plain(each, one.row[each.name]) for each in reading.fields}
-        digests.append((0 if one.id is None else _digest(one.id) or 1, _digest(json.dumps(values, sort_keys=True))))
+        digests.append(
+            (0 if one.id is None else short_digest(one.id) or 1, short_digest(json.dumps(values, sort_keys=True)))
+        )
         for each in reading.fields:
             value = values[each.name]
             if each.type in ("label", "labels") and value is not None:
@@ -136,10 +133,6 @@ def _plain(field: Field, value: Any) -> Any:
     if isinstance(value, bytes):
         return digest_bytes(value)
     return float(value) if field.type == "number" and value is not None else value
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _length(value: Any) -> int:
@@ -294,9 +287,7 @@ def _read_all(results: PartResults, parts: Sequence[Part]) -> None:
         pictures = any(one.type == "image" for one in _fields(side))
         side.bring([*names, *(name for name in side.files if pictures and name.startswith(f"{FILES}/"))])
     jobs = [
-        Job(
-            key, part.path, Reading(part.path, part.side.place.root, _fields(part.side), _as_they_are(part.side.config))
-        )
+        Job(key, part.path, Reading(part.path, part.side.place.root, _fields(part.side), part.side.config.uncleaned))
         for key, part in missing.items()
     ]
     results.make(jobs, read)

@@ -35,6 +35,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def short_digest(text: str) -> int:
+    """Return 64 bits of BLAKE2b of a text: to compare rows by, where a collision costs little."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
 def digest_json(value: Any) -> str:
     """Return the sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
     return digest_bytes(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from graft.cleaning import redacted
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.privacy.section import PrivacyConfig
-from graft.reading import file_of, order_of
+from graft.reading import place_order
 from graft.workspace import write_json
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def why(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> str:
     reasons, first, count = Counter[str](), list[str](), 0
     for rows in parts:
         reasons.update(" and ".join(dict.fromkeys(map(_expectation, problems))) for problems in rows.values())
-        first = heapq.nsmallest(NAMED_PLACES, [*first, *rows], key=lambda place: (file_of(place), order_of(place)))
+        first = heapq.nsmallest(NAMED_PLACES, [*first, *rows], key=place_order)
         count += len(rows)
     more = ", ..." if count > len(first) else ""
     return f"({', '.join(first)}{more}): " + "; ".join(
@@ -147,7 +147,7 @@ def plain_rows(
     """
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(places)
     if found:
-        for one in read_part(part, root, fields, data.model_copy(update={"clean": ()})):
+        for one in read_part(part, root, fields, data.uncleaned):
             if isinstance(one, Record) and one.place in found:
                 found[one.place] = _plain(one.row, fields, data.privacy)
     return found

@@ -23,7 +23,19 @@ from graft.reading.delimited import read_csv
 from graft.reading.json_rows import DECODER, read_json, read_jsonl
 from graft.reading.opening import TEXT_FORMATS, foreign, format_of, has_bom, stem_of
 from graft.reading.plain_text import Unit, read_text
-from graft.reading.rules import Limits, Numbered, Problem, RawRow, RowError, describe, excerpt, file_of, order_of
+from graft.reading.rules import (
+    Limits,
+    Numbered,
+    Problem,
+    RawRow,
+    RowError,
+    by_file,
+    describe,
+    excerpt,
+    file_of,
+    order_of,
+    place_order,
+)
 
 __all__ = [
     "DECODER",
@@ -34,6 +46,7 @@ __all__ = [
     "RawRow",
     "RowError",
     "Unit",
+    "by_file",
     "describe",
     "excerpt",
     "file_of",
@@ -41,6 +54,7 @@ __all__ = [
     "has_bom",
     "is_readable",
     "order_of",
+    "place_order",
     "read_rows",
     "stem_of",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,19 @@ def order_of(place: str) -> tuple[int, int]:
 def file_of(place: str) -> str:
     """Return the file of a place."""
     return _NUMBERS.sub("", place)
+
+
+def place_order(place: str) -> tuple[str, int, int]:
+    """Return what the places of several files are sorted by: file, line, column."""
+    return (file_of(place), *order_of(place))
+
+
+def by_file(places: Iterable[str]) -> dict[str, list[str]]:
+    """Return places by their files, those of a file in order."""
+    found: dict[str, list[str]] = {}
+    for place in sorted(places, key=place_order):
+        found.setdefault(file_of(place), []).append(place)
+    return found
 
 
 def bad_header(names: list[str]) -> RowError | None:

@@ -27,7 +27,7 @@ from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
 from graft.quarantine import Quarantine, in_words
-from graft.reading import file_of, order_of, stem_of
+from graft.reading import by_file, order_of, stem_of
 from graft.tasks import TaskConfig
 from graft.token_checks import OF_SPLITS, Found, Judgement
 from graft.tokenization import probe
@@ -163,9 +163,7 @@ def _jobs(
     digests: Mapping[str, str],
 ) -> Iterator[Job]:
     """Yield what is to be done for each part of a split, with all that decides its result in the key."""
-    aside: dict[str, set[str]] = {}
-    for place in [*verdict.get("quarantined", ()), *verdict.get("dropped", ())]:
-        aside.setdefault(file_of(place), set()).add(place)
+    aside = by_file([*verdict.get("quarantined", ()), *verdict.get("dropped", ())])
     made_of: dict[str, Any] = {
         "sections": [
             *(one.model_dump(mode="json") for one in (encoder.task_config, encoder.data)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from graft.data import DataConfig, Problem
 from graft.duplicates import Part, Sketch, compare
 from graft.errors import shown
-from graft.reading import order_of
+from graft.reading import by_file, order_of
 from graft.validation.contract import Check
 from graft.validation.section import Severity, ValidationConfig
 from graft.workspace import SPLITS
@@ -89,12 +89,13 @@ def repeated_ids(
     for portion in _portions(parts, "id_digest", pl.col("id_digest").is_not_null()):
         ids = portion.with_columns(pl.Series("id", _ids(parts, portion), pl.String)).sort("part", "row")
         twice = ids.filter(pl.col("id").is_duplicated()).with_columns(
-            pl.col("part", "row").first().over("id").name.prefix("first_")
+            pl.col("part", "row").first().over("id").name.prefix("of_")
         )
-        later = twice.filter((pl.col("part") != pl.col("first_part")) | (pl.col("row") != pl.col("first_row")))
-        for line in later.head(max(0, most - named)).iter_rows(named=True):
-            [place] = parts[line["part"]].places([line["row"]])
-            [first] = parts[line["first_part"]].places([line["first_row"]])
+        later = twice.filter((pl.col("part") != pl.col("of_part")) | (pl.col("row") != pl.col("of_row")))
+        lines = later.head(max(0, most - named))
+        places = _places(parts, lines)
+        for line in lines.iter_rows(named=True):
+            place, first = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
             problem = Problem(place, column, check.expected, mask(f"{shown(line['id'])}, which {first} has too"))
             found.setdefault(line["part"], []).append(problem)
         named += len(later)
@@ -227,9 +228,9 @@ def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataF
     import polars as pl
 
     found: list[tuple[int, int]] = []
+    of_files = by_file(places)
     for number, one in enumerate(parts):
-        wanted = {place for place in places if place.startswith(f"{one.file}:")}
-        if wanted:
+        if wanted := set(of_files.get(one.file, ())):
             rows = one.rows().select("row").collect()["row"].to_list()
             named = zip(rows, one.places(rows), strict=True)
             found += [(number, row) for row, place in named if place in wanted]

@@ -15,7 +15,7 @@ from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.quarantine import Quarantine, in_words, most_rows
-from graft.reading import file_of, order_of
+from graft.reading import place_order
 from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.composition import Composition, composed
@@ -186,7 +186,7 @@ class Assembly:
             DataError: with the first of the rows.
         """
         aside = [place for place in self.quarantine.places if place.startswith(f"{self.name}/train/")]
-        where = ", ".join(sorted(aside, key=lambda place: (file_of(place), order_of(place)))[:NAMED_PLACES])
+        where = ", ".join(sorted(aside, key=place_order)[:NAMED_PLACES])
         kept = sum(self.rows[one.key] for one in self.inspected if one.split == "train")
         are_learnt = self.label and not getattr(self.sources.task, "labels", None)
         lost = [one for one in self.state.get("labels") or () if are_learnt and not self.counts["train"][one]]
@@ -246,7 +246,7 @@ class Assembly:
         self.crowded |= bool(too_many)
         for expected, one in self.warned[split].items():
             left = [each for each in one.first if each.place not in self.quarantine.places]
-            first = sorted(left, key=lambda each: (file_of(each.place), order_of(each.place)))[:NAMED_PLACES]
+            first = sorted(left, key=lambda each: place_order(each.place))[:NAMED_PLACES]
             if one.count:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""

@@ -16,7 +16,6 @@ sketches.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from graft import tasks
 from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.duplicates import Entry, normal_forms, sketch
-from graft.identity import digest_bytes
+from graft.identity import digest_bytes, short_digest
 from graft.quarantine import plain_rows
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, Task, TaskConfig
@@ -268,7 +267,7 @@ class _Rows:
         self.places.append(record.place)
         self.ids.append(record.id)
         text = "\0".join(_readable(record.row[field.name]) for field in self.read)
-        self.texts.append(_digest(text))
+        self.texts.append(short_digest(text))
         self.names.append(record.row[self.label] if self.label else None)
 
     def labels(self, kept: Sequence[bool]) -> dict[str, int]:
@@ -290,7 +289,9 @@ class _Rows:
                 "line": pl.Series([line for line, _ in numbers], dtype=pl.UInt32),
                 "column": pl.Series([column for _, column in numbers], dtype=pl.UInt32),
                 "id": pl.Series(self.ids, dtype=pl.String),
-                "id_digest": pl.Series([None if one is None else _digest(one) for one in self.ids], dtype=pl.UInt64),
+                "id_digest": pl.Series(
+                    [None if one is None else short_digest(one) for one in self.ids], dtype=pl.UInt64
+                ),
                 "text": pl.Series(self.texts, dtype=pl.UInt64),
                 "normal": pl.Series([forms.get(row, text) for row, text in enumerate(self.texts)], dtype=pl.UInt64),
                 "label": pl.Series(labels, dtype=pl.String),
@@ -299,10 +300,6 @@ class _Rows:
             }
         )
         table.write_ipc(path)
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _readable(value: Any) -> str:

@@ -14,6 +14,7 @@ from graft.data import DataConfig, Record, data_digests, parts, read_part
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
 from graft.pictures import FILES
+from graft.reading import by_file
 from graft.tasks import Row, Task, TaskConfig
 from graft.validation.across import in_megabytes
 from graft.validation.inspecting import COUNTED_ROWS, Inspected, Inspector, is_chained
@@ -67,9 +68,10 @@ class Sources:
         """Return what is to be done for the task to learn, ``without`` the rows in quarantine."""
         jobs = list[Job]()
         if type(tasks.get(self.task.name)).gathered is not Task.gathered:
+            of_files = by_file(without)
             for path in self.files["train"]:
                 file = path.relative_to(self.workspace.root).as_posix()
-                aside = sorted(place for place in without if place.startswith(f"{file}:"))
+                aside = of_files.get(file, [])
                 made_of = {
                     "task": self.task.model_dump(mode="json"),
                     "data": self.data.model_dump(mode="json"),

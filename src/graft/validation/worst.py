@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graft.privacy import find, masked
-from graft.reading import file_of, order_of
+from graft.reading import place_order
 
 if TYPE_CHECKING:
     from graft.data import Problem
@@ -50,7 +50,7 @@ class Row:
     @property
     def order(self) -> tuple[Any, ...]:
         """The worst row first, then the first one."""
-        return (*(-count for count in self.counts), file_of(self.place), order_of(self.place))
+        return (*(-count for count in self.counts), *place_order(self.place))
 
 
 def told(found: Iterable[Broken], frame: Frame, inner: Callable[[str], str]) -> list[dict[str, Any]]:
