@@ -1,5 +1,6 @@
 """Results of single parts: found by what they were made of, verified, made once, by any number of processes."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def test_each_result_is_made_once(
     assert results.make(jobs, double) == 1
     found = [results.find(job.key) for job in jobs]
     assert [(one / "number.txt").read_text() for one in found if one] == ["0", "2", "4"]
+
+
+def test_processes_run_this_code_after_a_packaged_model_put_its_own_in_front(
+    results: PartResults, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "code" / "graft"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(other.parent), *sys.path])
+    monkeypatch.setenv("GRAFT_PROCESSES", "2")
+    assert results.make(jobs[:2], double) == 2
+    assert sys.path[0] == str(other.parent)
 
 
 def test_parts_with_one_content_are_worked_on_once(results: PartResults, jobs: list[Job]) -> None:

@@ -16,6 +16,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,7 +145,8 @@ class PartResults:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         rows = context.Value("q", 0)
         with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(self, work, rows)) as pool:
-            waiting = {pool.submit(_one, job): job for job in jobs}
+            with _own_code_first():  # a process starts when work is submitted
+                waiting = {pool.submit(_one, job): job for job in jobs}
             try:
                 while waiting:
                     done, _ = wait(waiting, REPORT_SECONDS, FIRST_COMPLETED)
@@ -161,6 +163,18 @@ class PartResults:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+@contextlib.contextmanager
+def _own_code_first() -> Iterator[None]:
+    """Let processes that start here import this ``graft``: they are given ``sys.path``, and MLflow puts the code that
+    travels with a model, a part of another ``graft``, in front there as soon as a model is loaded."""
+    before = list(sys.path)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def key_of(path: Path, digest: str, made_of: Mapping[str, Any]) -> str:

@@ -251,6 +251,7 @@ def test_the_served_model_takes_bytes_base64_and_json(
     import pandas as pd
 
     monkeypatch.setenv("GRAFT_BASES", str(trained.root))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # loading a model puts its code there
     contents = [picture_of(label, 900) for label in LABELS]
     texts = [base64.b64encode(content).decode() for content in contents]
     expected = artifact.predict(artifact.load(trained.adapter, trained.root), [{"image": one} for one in contents])
