@@ -68,8 +68,9 @@ def assess(
     metrics |= {"measured": how} if how else {}
     comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
     confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
-    more = probes.findings(config, probed, folder / "plots")
+    more = probes.findings(config, probed, folder / "plots", probes.About(task, tables, privacy))
     metrics |= {"probes": probes.as_json(more)} if more else {}
     findings = report.Findings(
         metrics=metrics,
