@@ -20,6 +20,8 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.slices.section import SlicesConfig
+from graft.evaluation.traits import Traits, traits
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field, TaskConfig
@@ -51,6 +53,13 @@ class EvaluationConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
 
+    slices: SlicesConfig = SlicesConfig()
+    """On which parts of the test rows the headline metric is measured by themselves."""
+
+    groups: tuple[str, ...] = ()
+    """Columns of the part files whose values are groups of people or things that the adapter should serve alike
+    (``gender``, ``region``): the headline metric of each group, and the largest gap between two."""
+
 
 def evaluate(
     workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig
@@ -78,6 +87,8 @@ def evaluate(
     _check(manifest, loaded.identity)
     fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
     test = list(rows_of(workspace.data, "test", fields, data, aside))
+    texts = [_text(record, fields) for record in test]
+    known = _traits(workspace, test, texts, fields, data, evaluation)
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
     probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
@@ -87,7 +98,7 @@ def evaluate(
             folder,
             tables,
             task=loaded.task,
-            texts=[_text(record, fields) for record in test],
+            texts=texts,
             pictures=_pictures(test, fields),
             identity=loaded.identity,
             adapter_digest=digest_folder(workspace.adapter),
@@ -96,6 +107,7 @@ def evaluate(
             generated=described_base(loaded.model) if loaded.task.generates else {},
             privacy=data.privacy,
             probed=probed,
+            traits=known,
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 
@@ -159,6 +171,28 @@ def _scored(
             "adapter": score(loaded, tokens, batch_rows=batch_rows, name="adapter"),
             "base": score_base(loaded, tokens, batch_rows=batch_rows, name="base"),
         }
+
+
+def _traits(
+    workspace: Workspace,
+    test: Sequence[Record],
+    texts: Sequence[str],
+    fields: Sequence[Field],
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+) -> Traits:
+    """Return what slices and groups are made of; a column that is not there is refused before anything is scored."""
+    from graft.tokenization import read_tokens
+
+    return traits(
+        test,
+        texts,
+        fields,
+        lengths=read_tokens(workspace.tokens, "test")["untruncated_length"].to_pylist(),
+        columns={"evaluation.slices.columns": evaluation.slices.columns, "evaluation.groups": evaluation.groups},
+        data=data,
+        folder=workspace.data,
+    )
 
 
 def _probed(

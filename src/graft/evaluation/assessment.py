@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.evaluation import plots, prediction, probes, report
+from graft.evaluation import group_gaps, plots, prediction, probes, report, slices
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
 from graft.evaluation.token_tables import token_tables
+from graft.evaluation.traits import Traits
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Metric, Task
 from graft.workspace import write_json, write_text
@@ -41,6 +42,7 @@ def assess(
     generated: Mapping[str, str],
     privacy: PrivacyConfig,
     probed: Mapping[str, Mapping[str, Table]],
+    traits: Traits,
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -57,6 +59,7 @@ def assess(
         generated: what the base itself decides of generated text, for the report; empty where the task generates none.
         privacy: what no file shows of texts; metrics are of the texts as they are.
         probed: what was measured beside the test rows: tables by probe and system.
+        traits: what is known of each row, for slices and groups.
 
     Returns:
         The content of metrics.json.
@@ -72,6 +75,10 @@ def assess(
     confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
     more = probes.findings(config, probed, folder / "plots", probes.About(task, tables, privacy))
     metrics |= {"probes": probes.as_json(more)} if more else {}
+    sliced = slices.measure(task, adapter, traits, config.slices, config)
+    gaps = group_gaps.measure(task.metric(task.headline), adapter, traits, config.groups, config.slices, config)
+    metrics |= {"slices": sliced.as_json()} | ({"groups": group_gaps.as_json(gaps)} if gaps else {})
+    parts = [slices.finding(sliced, config), *([group_gaps.finding(gaps, config)] if gaps else [])]
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
@@ -90,7 +97,7 @@ def assess(
                 pictures=task.processor == "image",
             )
         )
-        + [limit for one in more.values() for limit in one.limits],
+        + [limit for one in [*parts, *more.values()] for limit in one.limits],
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
@@ -105,7 +112,7 @@ def assess(
             privacy,
         ),
         drawings=drawings,
-        probes=list(more.values()),
+        probes=[*parts, *more.values()],
     )
     words = {field.name for field in task.fields if field.words}
     for system, table in tables.items():
@@ -115,6 +122,7 @@ def assess(
         for system, table in by_system.items():
             shown = prediction.without_private(table, privacy)
             prediction.write(folder / probes.FOLDER / probe / f"{system}.parquet", shown)
+    slices.write_masks(folder, traits.places, [*sliced.slices, *(one for gap in gaps for one in gap.slices)])
     write_json(folder / "metrics.json", metrics)
     write_json(
         folder / "comparison.json",
