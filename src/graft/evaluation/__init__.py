@@ -60,6 +60,10 @@ class EvaluationConfig(Section):
     """Columns of the part files whose values are groups of people or things that the adapter should serve alike
     (``gender``, ``region``): the headline metric of each group, and the largest gap between two."""
 
+    test_sets: tuple[str, ...] | None = None
+    """Test sets from elsewhere, by their folders in ``data/test_sets``: base and adapter on each, and the drop against
+    the test rows. Default: all that are there; ``[]``: none."""
+
 
 def evaluate(
     workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig

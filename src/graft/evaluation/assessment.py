@@ -120,7 +120,7 @@ def assess(
         prediction.write(folder / "predictions" / f"{system}.parquet", shown)
     for probe, by_system in probed.items():
         for system, table in by_system.items():
-            shown = prediction.without_private(table, privacy)
+            shown = prediction.without_private(table, privacy, words)
             prediction.write(folder / probes.FOLDER / probe / f"{system}.parquet", shown)
     slices.write_masks(folder, traits.places, [*sliced.slices, *(one for gap in gaps for one in gap.slices)])
     write_json(folder / "metrics.json", metrics)

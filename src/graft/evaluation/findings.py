@@ -179,8 +179,9 @@ def limits(
             f"Measured on {test['rows']} test rows: the true {headline} on rows like these may be anywhere from "
             f"{cell['low']:.3f} to {cell['high']:.3f}."
         )
-    other = "pictures of other kinds were" if pictures else "text of other kinds was"
-    yield f"The test rows come from the same source as the training rows; {other} not measured."
+    if "test_sets" not in metrics.get("probes", {}):
+        other = "pictures of other kinds were" if pictures else "text of other kinds was"
+        yield f"The test rows come from the same source as the training rows; {other} not measured."
     if not pictures:
         yield (
             f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "

@@ -134,7 +134,9 @@ class Probe(Protocol):
 
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
-    return ()
+    from graft.evaluation.probes.test_sets import Generalisation
+
+    return (Generalisation(),)
 
 
 def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Material) -> dict[str, dict[str, Table]]:
