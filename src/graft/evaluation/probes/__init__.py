@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FOLDER = "probes"
 """Where the tables are in ``artifacts/evaluation``: ``probes/<probe>/<system>.parquet``."""
+MARKS = 4
+"""How many strengths a mark in a passage has; the report's style sheet has one for each."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,17 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A text of which some pieces are marked, for the report."""
+
+    title: str
+    pieces: Sequence[tuple[str, int]]
+    """The text in pieces, each with how it is marked: 1 to ``MARKS`` for, -1 to ``-MARKS`` against, 0 not at all."""
+    note: str = ""
+    """Small print: where it stands."""
+
+
+@dataclass(frozen=True)
 class Finding:
     """What a probe says: numbers for metrics.json, and a section of the report."""
 
@@ -98,6 +111,8 @@ class Finding:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """By title: lines with equal keys."""
     drawings: Sequence[Drawing] = ()
+    passages: Sequence[Passage] = ()
+    """Texts with marks; nothing private is in them."""
     limits: Sequence[str] = ()
     """Sentences for the model card's list of limits."""
 
@@ -148,4 +163,4 @@ def as_json(found: Mapping[str, Finding]) -> dict[str, Any]:
     }
 
 
-__all__ = ["Finding", "Material", "Probe", "Subject", "as_json", "every", "findings", "measured"]
+__all__ = ["MARKS", "Finding", "Material", "Passage", "Probe", "Subject", "as_json", "every", "findings", "measured"]
