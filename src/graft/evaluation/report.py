@@ -210,6 +210,7 @@ def _probe(one: Finding) -> dict[str, Any]:
         "text": one.text,
         "tables": [(title, _table(lines)) for title, lines in one.tables.items() if lines],
         "drawings": one.drawings,
+        "passages": one.passages,
     }
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FOLDER = "probes"
 """Where the tables are in ``artifacts/evaluation``: ``probes/<probe>/<system>.parquet``."""
+MARKS = 4
+"""How many strengths a mark in a passage has; the report's style sheet has one for each."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,19 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a finding may read besides its probe's tables; no model."""
-
-    task: Task
-    predictions: Mapping[str, Table]
-    """The prediction tables of the test rows, by system: what a drop is measured from."""
-    privacy: PrivacyConfig
-    """What no file shows of texts."""
+__all__ = [
+    "MARKS",
+    "About",
+    "Finding",
+    "Material",
+    "Passage",
+    "Probe",
+    "Subject",
+    "as_json",
+    "every",
+    "findings",
+    "measured",
+]
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class Finding:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """By title: lines with equal keys."""
     drawings: Sequence[Drawing] = ()
+    passages: Sequence[Passage] = ()
+    """Texts with marks; nothing private is in them."""
     limits: Sequence[str] = ()
     """Sentences for the model card's list of limits."""
 
@@ -166,4 +175,16 @@ def as_json(found: Mapping[str, Finding]) -> dict[str, Any]:
     }
 
 
-__all__ = ["About", "Finding", "Material", "Probe", "Subject", "as_json", "every", "findings", "measured"]
+__all__ = [
+    "MARKS",
+    "About",
+    "Finding",
+    "Material",
+    "Passage",
+    "Probe",
+    "Subject",
+    "as_json",
+    "every",
+    "findings",
+    "measured",
+]
