@@ -107,7 +107,7 @@ def test_known_slices_are_corrected_for_their_number() -> None:
     table["right"][::3] = np.random.default_rng(0).random(300) < 0.6
     given = Traits(known_of.places, known_of.texts, known_of.lengths, labels)
     sliced = measure(TOPIC, table, given, SlicesConfig(worst=0, languages=False), HOW)
-    assert [one.slice.name for one in sliced.worse(0.05)] == ["label=hard"]
+    assert [one.slice.name for one in sliced.worse] == ["label=hard"]
     by_name = {one.slice.name: one for one in sliced.known}
     assert set(by_name) == {
         *("label=easy", "label=hard", "label=plain"),

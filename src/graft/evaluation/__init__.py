@@ -18,14 +18,14 @@ from graft.cleaning import text_steps
 from graft.config import Section
 from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
-from graft.evaluation import probes
+from graft.evaluation import cost, probes
 from graft.evaluation.overview import Row, format_table, summary
 from graft.evaluation.slices.section import SlicesConfig
 from graft.evaluation.traits import Traits, traits
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field, TaskConfig
-from graft.workspace import Workspace, replaced
+from graft.workspace import Workspace, replaced, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,9 @@ class EvaluationConfig(Section):
     batch_rows: int = Limit(default=64, ge=1)
     """Rows per forward pass."""
 
+    latency_rows: int = Limit(default=50, ge=0)
+    """How many test rows the adapter answers one at a time, by the clock, for three seconds at most; 0: none."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
 
@@ -68,7 +71,7 @@ class EvaluationConfig(Section):
 def evaluate(
     workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig
 ) -> None:
-    """Score base, adapter and baselines on the test split; write ``artifacts/evaluation``.
+    """Score base, adapter and baselines on the test split; write ``artifacts/evaluation`` and ``artifacts/cost``.
 
     Raises:
         IntegrityError: the adapter, its base or the tokens do not belong together.
@@ -93,11 +96,12 @@ def evaluate(
     test = list(rows_of(workspace.data, "test", fields, data, aside))
     texts = [_text(record, fields) for record in test]
     known = _traits(workspace, test, texts, fields, data, evaluation)
-    tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
+    tables, timings = _scored(workspace, loaded, test, evaluation)
     probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
-    with replaced(workspace.evaluation) as folder:
+    with replaced(workspace.evaluation) as folder, replaced(workspace.cost) as beside:
+        write_json(beside / cost.FILE, timings)
         metrics = assess(
             folder,
             tables,
@@ -112,6 +116,7 @@ def evaluate(
             privacy=data.privacy,
             probed=probed,
             traits=known,
+            cost=cost.facts(workspace.adapter),
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 
@@ -160,21 +165,30 @@ def score_adapter(
 
 
 def _scored(
-    workspace: Workspace, loaded: LoadedAdapter, test: Sequence[Record], *, batch_rows: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the tables of adapter and base over the test tokens."""
+    workspace: Workspace, loaded: LoadedAdapter, test: Sequence[Record], evaluation: EvaluationConfig
+) -> tuple[dict[str, Mapping[str, np.ndarray]], dict[str, Any]]:
+    """Return the tables of adapter and base over the test tokens, and what the clock says of the adapter."""
     from graft import artifact
     from graft.evaluation.prediction import score, score_base
+    from graft.hardware import hardware
     from graft.tokenization import read_tokens
 
-    tokens = read_tokens(workspace.tokens, "test")
+    tokens, batch_rows = read_tokens(workspace.tokens, "test"), evaluation.batch_rows
     if tokens["row"].to_pylist() != [record.place for record in test]:
         raise DataError("data/test: not the rows that artifacts/tokens was made from; run `graft stage tokenize`")
     with artifact.reproducible(loaded.identity["threads"]):
-        return {
-            "adapter": score(loaded, tokens, batch_rows=batch_rows, name="adapter"),
-            "base": score_base(loaded, tokens, batch_rows=batch_rows, name="base"),
-        }
+        adapter, throughput = cost.timed(
+            lambda: score(loaded, tokens, batch_rows=batch_rows, name="adapter"), loaded.device
+        )
+        latency = cost.latency(loaded, tokens, evaluation.latency_rows) if evaluation.latency_rows else None
+        base = score_base(loaded, tokens, batch_rows=batch_rows, name="base")
+    timings = {
+        "batch_rows": batch_rows,
+        "throughput": throughput,
+        "latency": latency,
+        "hardware": hardware(loaded.device, loaded.identity["threads"]),
+    }
+    return {"adapter": adapter, "base": base}, timings
 
 
 def _traits(

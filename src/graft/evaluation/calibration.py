@@ -193,8 +193,8 @@ def finding(found: Calibration, drawings: Sequence[Drawing], how: Resampling) ->
         title="Calibration",
         text=(
             f"When {what} in 80 % of the rows? The mean distance from that (expected calibration error, {BINS} bins of "
-            f"equal width) is {found.equal_width.value:.3f}; perfect scores like these would show {found.by_chance:.3f} "
-            f"on {found.rows} rows by chance: {verdict} (p {found.p:.4f})."
+            f"equal width) is {found.equal_width.value:.3f}; perfect scores like these would show "
+            f"{found.by_chance:.3f} on {found.rows} rows by chance: {verdict} (p {found.p:.4f})."
         ),
         values={},
         tables={

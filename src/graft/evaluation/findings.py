@@ -167,7 +167,6 @@ def limits(
     metrics: Mapping[str, Any],
     manifest: Mapping[str, Any],
     confusion: Confusion | None,
-    calibration_error: float | None,
     *,
     pictures: bool = False,
 ) -> Iterator[str]:
@@ -192,11 +191,6 @@ def limits(
         yield f"{test['also_in_train']} test rows have the same {same} as a training row: the figures flatter it."
     if confusion is not None:
         yield from _weakest(confusion)
-    if calibration_error is not None:
-        yield (
-            f"Its scores are off by {calibration_error:.3f} on average (expected calibration error): do not read them "
-            "as probabilities without calibration."
-        )
 
 
 def _weakest(confusion: Confusion) -> Iterator[str]:

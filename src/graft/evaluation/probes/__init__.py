@@ -90,19 +90,25 @@ class Subject:
 
 
 @dataclass(frozen=True)
-__all__ = [
-    "MARKS",
-    "About",
-    "Finding",
-    "Material",
-    "Passage",
-    "Probe",
-    "Subject",
-    "as_json",
-    "every",
-    "findings",
-    "measured",
-]
+class Passage:
+    """A text of which some pieces are marked, for the report."""
+
+    title: str
+    pieces: Sequence[tuple[str, int]]
+    """The text in pieces, each with how it is marked: 1 to ``MARKS`` for, -1 to ``-MARKS`` against, 0 not at all."""
+    note: str = ""
+    """Small print: where it stands."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a finding may read besides its probe's tables; no model."""
+
+    task: Task
+    predictions: Mapping[str, Table]
+    """The prediction tables of the test rows, by system: what a drop is measured from."""
+    privacy: PrivacyConfig
+    """What no file shows of texts."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from graft.evaluation.traits import Traits
 if TYPE_CHECKING:
     import numpy as np
 
+    from graft.evaluation.report import Drawing
     from graft.tasks import Metric, Task
 
     Table = Mapping[str, np.ndarray]
@@ -44,6 +45,7 @@ __all__ = [
     "finding",
     "mask_of",
     "measure",
+    "plot_rows",
     "write_masks",
 ]
 
@@ -83,6 +85,8 @@ class Sliced:
     metric: str
     smaller_is_better: bool
     overall: float
+    level: float
+    """At which a slice is called worse, for all slices together."""
     known: Sequence[Measured]
     left_out: Sequence[tuple[str, int, str]]
     worst: Sequence[tuple[Found, Measured]] = ()
@@ -98,11 +102,15 @@ class Sliced:
         """All slices with rows to name."""
         return [one.slice for one in self.known] + [found.slice for found, _ in self.worst]
 
-    def worse(self, level: float) -> list[Measured]:
-        """Return the known slices that are worse than the rest at ``level``, corrected for all, worst first."""
-        sign = -1 if self.smaller_is_better else 1
-        found = [one for one in self.known if one.p_holm <= level and sign * one.contrast.difference.value < 0]
-        return sorted(found, key=lambda one: sign * one.contrast.difference.value)
+    @property
+    def worse(self) -> list[Measured]:
+        """Return the known slices that are shown to be worse than the rest, corrected for all, worst first."""
+        found = [one for one in self.known if one.p_holm <= self.level and self._below(one) > 0]
+        return sorted(found, key=self._below, reverse=True)
+
+    def _below(self, one: Measured) -> float:
+        """Return by how much a slice is worse than the rest."""
+        return one.contrast.difference.value * (1 if self.smaller_is_better else -1)
 
     def as_json(self) -> dict[str, Any]:
         """Return what metrics.json holds."""
@@ -150,6 +158,7 @@ def measure(task: Task, table: Table, traits: Traits, config: SlicesConfig, how:
         metric=metric.name,
         smaller_is_better=not metric.greater_is_better,
         overall=float(metric.function(table)),
+        level=1 - how.confidence,
         known=measured,
         left_out=cut.left_out,
         worst=[(one, _confirmed(metric, table, one, how)) for one in searched.found] if searched else [],
@@ -240,10 +249,28 @@ def mask_of(where: Path | Table, name: str, rows: Sequence[str] | None = None) -
 # -- for people
 
 
-def finding(sliced: Sliced, how: Resampling) -> Finding:
+def plot_rows(sliced: Sliced) -> list[dict[str, Any]]:
+    """Return the known slices and the found ones, with value, interval, and whether they are shown to be worse."""
+    worse = {one.slice.name for one in sliced.worse}
+    lines = [(one, one.slice.name in worse) for one in sliced.known]
+    lines += [(one, found.confirmed) for found, one in sliced.worst]
+    return [
+        {
+            "slice": one.slice.name,
+            "rows": one.rows,
+            "value": one.value.value,
+            "low": one.value.low,
+            "high": one.value.high,
+            "worse": shown,
+        }
+        for one, shown in lines
+        if one.value.value == one.value.value
+    ]
+
+
+def finding(sliced: Sliced, how: Resampling, drawings: Sequence[Drawing] = ()) -> Finding:
     """Return the section of the report."""
-    level = 1 - how.confidence
-    worse = sliced.worse(level)
+    worse = sliced.worse
     return Finding(
         title=f"Slices, by {sliced.metric}",
         text=" ".join([*_about_known(sliced, worse, how), *_about_search(sliced, how)]),
@@ -257,6 +284,7 @@ def finding(sliced: Sliced, how: Resampling) -> Finding:
                 {"slice": name, "rows": rows, "why": why} for name, rows, why in sliced.left_out[:SHOWN_LEFT_OUT]
             ],
         },
+        drawings=drawings,
         limits=[
             f"Weaker where `{one.slice.name}`{_range(one.slice)}: {sliced.metric} {_shown(one.value.value)} on "
             f"{one.rows} test rows, {_signed(one.contrast.difference.value)} against the rest."
