@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from graft.tasks import Field
 
 __all__ = [
+    "TEST_SETS",
     "CleanStep",
     "DataConfig",
     "Problem",
@@ -52,6 +53,7 @@ __all__ = [
     "data_digests",
     "part_rows",
     "parts",
+    "parts_of_test_sets",
     "privacy_of",
     "read_part",
     "rows_of",
@@ -110,6 +112,10 @@ class DataConfig(Section):
         return Limits(self.max_line_bytes, self.max_depth, self.max_unpacked_bytes, self.max_unpacked_ratio)
 
 
+TEST_SETS = "test_sets"
+"""The folder of test sets from elsewhere, beside the splits: ``test_sets/<name>/<part files>``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One row: ``row`` by task field, typed and cleaned; ``place`` like ``data/train/part-0000.jsonl:7``."""
@@ -133,9 +139,9 @@ def parts(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"{name}: no such folder; `graft import FILE` makes it, `dvc pull` gets what data.dvc names")
     problems = [
         f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)}, {FILES} for pictures, "
-        f"and nothing else"
+        f"{TEST_SETS} for test sets from elsewhere, and nothing else"
         for path in _visible(folder)
-        if path.name not in SPLITS and not (path.name == FILES and path.is_dir())
+        if path.name not in SPLITS and not (path.name in (FILES, TEST_SETS) and path.is_dir())
     ]
     found: dict[str, list[Path]] = {}
     for split in SPLITS:
@@ -151,6 +157,35 @@ def parts(folder: Path) -> dict[str, list[Path]]:
         ]
     if problems:
         raise DataError.from_problems(f"{name}: cannot be used as a data folder", problems)
+    return found
+
+
+def parts_of_test_sets(folder: Path) -> dict[str, list[Path]]:
+    """Return the part files of each test set from elsewhere, sorted by name; none where there is no such folder.
+
+    They are no split: nothing is trained or chosen on them, so they are not in the data's digest.
+
+    Raises:
+        DataError: a set is empty or a file is of an unknown type; all together.
+    """
+    within = folder / TEST_SETS
+    if not within.is_dir():
+        return {}
+    name, found, problems = f"{folder.name}/{TEST_SETS}", dict[str, list[Path]](), list[str]()
+    for path in _visible(within):
+        if path.name == FILES and path.is_dir():
+            continue
+        files = _visible(path) if path.is_dir() else []
+        if not files:
+            problems.append(f"{name}/{path.name}: not a folder of part files, which a test set is")
+        problems += [
+            f"{name}/{path.name}/{file.name}: not a part file; {FORMATS} are read"
+            for file in files
+            if not is_readable(file) or not file.is_file()
+        ]
+        found[path.name] = files
+    if problems:
+        raise DataError.from_problems(f"{name}: cannot be used as test sets", problems)
     return found
 
 

@@ -87,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
         "graft.evaluation:evaluate",
         ("task", "data", "base", "evaluation"),
         ("data", "artifacts/tokens", "artifacts/adapter"),
-        ("artifacts/evaluation",),
+        ("artifacts/evaluation", "artifacts/cost"),
         ("base",),
     ),
     Stage(
