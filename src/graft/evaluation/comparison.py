@@ -1,4 +1,4 @@
-"""Is one system better than another on the same rows, or not worse by more than a margin? Paired tests over two tables.
+"""Paired tests over two prediction tables: is one system better than the other, or not worse by a margin.
 
 Which test depends on what the metric is made of:
 
@@ -57,8 +57,8 @@ class Comparison:
     confidence: float
     standard_error: float
     p_better: float
-    """One-sided: the chance of such a difference, or a larger one, if the candidate is worse by ``margin`` or more (with
-    no margin: not better)."""
+    """One-sided: the chance of such a difference, or a larger one, if the candidate is worse by ``margin`` or more;
+    with no margin: not better."""
     p_worse: float
     """One-sided, the other way: small where the candidate is shown to be worse by more than ``margin``."""
     test: str
@@ -202,7 +202,7 @@ def _means(gains: np.ndarray, how: Resampling, margin: float, level: float) -> d
 
 
 def sign_flips(gains: np.ndarray, draws: int, seed: int) -> float:
-    """Return P(a mean as large) of [N] differences whose signs are exchanged at random; exact where 2^N <= ``draws``."""
+    """Return P(a mean as large) of [N] differences with signs exchanged at random; exact where 2^N <= ``draws``."""
     import numpy as np
     from scipy import stats
 

@@ -1,4 +1,4 @@
-"""Two rates on the same rows: is the first better, or at least not worse by more than a margin?
+"""Two rates on the same rows: whether the first is better, or at least not worse by a margin.
 
 Notation: of N rows, the candidate alone is right on ``wins``, the reference alone on ``losses``; the difference of the
 rates is (wins - losses) / N. Without a margin only the rows that differ count, and McNemar's test in its exact form
@@ -121,7 +121,7 @@ def _tail(rows: int, margin: float, loses: float, bounds: np.ndarray, *, upper: 
 
 
 def newcombe(both: int, first: int, second: int, neither: int, confidence: float) -> tuple[float, float]:
-    """Return Newcombe's interval (Statistics in Medicine 17, 1998, p. 2635, method 10) for a difference of paired rates.
+    """Return the interval of a difference of paired rates (Newcombe, Statistics in Medicine 17, 1998, p. 2635, no. 10).
 
     It also holds when no row differs. The four counts are rows that both, only the first, only the second and neither
     of the systems has right.

@@ -1,11 +1,11 @@
 """Gates: what must not get worse while the deciding metric gets better.
 
 A gate is a non-inferiority test by a margin. *All* gates and the deciding test must pass, so nothing is corrected for
-their number: the candidate is promoted wrongly only if at least one condition fails in truth, and that one condition is
-tested at the level of the decision. So the chance of promoting a candidate that is not better, or breaks any gate, is at
-most that level, however many gates there are and however they depend on each other (an intersection-union test: Berger,
-Technometrics 24, 1982, theorem 1). What grows with their number is the chance of refusing a good candidate, which the
-margins and the rows must pay for.
+their number: a candidate is promoted wrongly only if at least one condition fails in truth, and that one condition is
+tested at the level of the decision. So the chance of promoting a candidate that is not better, or that breaks a gate,
+is at most that level, however many gates there are and however they depend on each other (an intersection-union test:
+Berger, Technometrics 24, 1982, theorem 1). What grows with their number is the chance of refusing a good candidate,
+which the margins and the rows must pay for.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class PromotionConfig(Section):
     """The chance to decide at which an ``undecided`` names the rows it needs."""
 
     decisions_per_test_set: int | None = Limit(default=None, ge=1, le=100_000)
-    """How many decisions one test set is to serve: each gets an equal share of ``alpha``. Not given: the first gets most
-    (61 %, then 15 %, 7 %, 4 %, ... of it), so that a few decisions are cheap and there is no last one."""
+    """How many decisions one test set is to serve: each gets an equal share of ``alpha``. Not given: the first gets
+    most (61 %, then 15 %, 7 %, 4 %, ... of it), so that a few decisions are cheap and there is no last one."""
 
     first_against: Literal["baselines", "base"] = "baselines"
     """What a candidate must beat where there is no champion yet: the base and every cheap predictor that evaluate

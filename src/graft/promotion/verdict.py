@@ -299,9 +299,7 @@ def _needed(bouts: Sequence[_Bout], gates: Sequence[Gate], policy: Policy, level
     return None if None in found or not found else max(one for one in found if one is not None)
 
 
-def _reason(
-    bout: _Bout, gates: Sequence[Gate], says: Says, policy: Policy, level: float, needed: int | None
-) -> str:
+def _reason(bout: _Bout, gates: Sequence[Gate], says: Says, policy: Policy, level: float, needed: int | None) -> str:
     c = bout.comparison
     mean = f", mean of {c.repeats} seeds (own adapter {bout.own:+.4f})" if c.repeats > 1 else ""
     facts = (
@@ -309,7 +307,7 @@ def _reason(
         f"{c.difference:+.4f} ({100 * c.confidence:.3g} % interval {c.low:+.4f} to {c.high:+.4f}), one-sided p = "
         f"{bout.p:.2g}"
     )
-    parts = [f"{facts}{_conclusion(bout, gates, says, policy, level, needed)}"]
+    parts = [f"{facts}{_conclusion(bout, says, policy, level, needed)}"]
     broken = [gate.said for gate in gates if gate.state != "held"]
     if broken:
         parts.append(f"Gates that do not hold: {'; '.join(broken)}.")
@@ -318,9 +316,7 @@ def _reason(
     return " ".join(parts)
 
 
-def _conclusion(
-    bout: _Bout, gates: Sequence[Gate], says: Says, policy: Policy, level: float, needed: int | None
-) -> str:
+def _conclusion(bout: _Bout, says: Says, policy: Policy, level: float, needed: int | None) -> str:
     """Return what follows from the numbers, from the sign between p and the level on."""
     c, won = bout.comparison, _won(bout, policy, level)
     worse_by = f"worse by {policy.margin:g} or more" if policy.margin else "worse"
