@@ -64,8 +64,9 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.evaluation.seeds import further
     from graft.generation import described_base
-    from graft.tokenization import read_manifest
+    from graft.tokenization import read_manifest, read_tokens
 
     loaded = artifact.load(
         workspace.adapter,
@@ -79,6 +80,7 @@ def evaluate(
     fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
     test = list(rows_of(workspace.data, "test", fields, data, aside))
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
+    others = further(workspace, loaded, read_tokens(workspace.tokens, "test"), batch_rows=evaluation.batch_rows)
     probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
@@ -96,6 +98,7 @@ def evaluate(
             generated=described_base(loaded.model) if loaded.task.generates else {},
             privacy=data.privacy,
             probed=probed,
+            further=others,
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.evaluation import plots, prediction, probes, report
+from graft.evaluation import plots, prediction, probes, report, seeds
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
@@ -41,6 +41,7 @@ def assess(
     generated: Mapping[str, str],
     privacy: PrivacyConfig,
     probed: Mapping[str, Mapping[str, Table]],
+    further: Mapping[int, Table],
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -57,6 +58,7 @@ def assess(
         generated: what the base itself decides of generated text, for the report; empty where the task generates none.
         privacy: what no file shows of texts; metrics are of the texts as they are.
         probed: what was measured beside the test rows: tables by probe and system.
+        further: prediction tables of other seeds of the same training, by seed.
 
     Returns:
         The content of metrics.json.
@@ -66,6 +68,8 @@ def assess(
     how = {**how, **generated}
     metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
     metrics |= {"measured": how} if how else {}
+    if further:
+        metrics |= {"repeats": seeds.spread(task, {identity["seed"]: adapter, **further})}
     comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
     confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
@@ -110,6 +114,9 @@ def assess(
     for system, table in tables.items():
         shown = prediction.without_private(table, privacy, words)
         prediction.write(folder / "predictions" / f"{system}.parquet", shown)
+    for seed, table in further.items():
+        shown = prediction.without_private(table, privacy, words)
+        prediction.write(folder / "predictions" / seeds.FOLDER / f"seed-{seed}.parquet", shown)
     for probe, by_system in probed.items():
         for system, table in by_system.items():
             shown = prediction.without_private(table, privacy)

@@ -150,7 +150,7 @@ def _mcnemar_detectable(rows: int, differ: float, level: float, power: float) ->
     low, high = 0.0, differ
     if mcnemar_power(rows, differ, 0.0, level) < power:
         return None
-    for _ in range(30):
+    for _ in range(14):
         middle = (low + high) / 2
         enough = mcnemar_power(rows, (differ + middle) / 2, (differ - middle) / 2, level) >= power
         low, high = (low, middle) if enough else (middle, high)
