@@ -88,7 +88,10 @@ def test_outputs_are_the_workspace_s_places() -> None:
     workspace = Workspace(ROOT)
     places = {
         getattr(workspace, name).relative_to(ROOT).as_posix()
-        for name in ("validation", "data_docs", "quarantine", "tokens", "adapter", "training", "evaluation", "package")
+        for name in (
+            *("validation", "data_docs", "quarantine", "tokens"),
+            *("adapter", "training", "repeats", "evaluation", "package"),
+        )
     }
     assert {path for stage in STAGES for path in stage.writes} == places
 

@@ -69,7 +69,8 @@ def promote(
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
             verdict = tested(case, task, data, evaluation, promotion)
-            decision = _carry_out(case, "promote", overruled(case, verdict, approve, reason))
+            final = replace(overruled(case, verdict, approve, reason), test=verdict.test)
+            decision = _carry_out(case, "promote", final)
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())
     return decision
@@ -132,6 +133,7 @@ def _carry_out(case: Case, kind: Kind, decision: Decision) -> Decision:
         why=" ".join([decision.reason, *decision.notes]),
         adapter=case.candidate.adapter or "",
         evidence=decision.evidence,
+        test=decision.test,
         previous=case.previous,
     )
     run_id = journal.open_entry(case.connection, case.tracking, case.workspace, entry)

@@ -46,6 +46,8 @@ class Entry:
     adapter: str = ""
     """The digest of the candidate's adapter."""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    test: str = ""
+    """The digest of the test rows that the decision looked at; ``evidence["level"]`` is what it spent on them."""
     previous: str = FIRST
     """The key of the entry before this one."""
     at_ms: int = 0
@@ -95,6 +97,7 @@ def open_entry(connection: Connection, config: TrackingConfig, workspace: Worksp
         "decision.who": entry.who,
         "decision.why": entry.why,
         "decision.adapter": entry.adapter,
+        "decision.test": entry.test,
         "decision.previous": entry.previous,
         "mlflow.user": entry.who,
         "mlflow.source.name": "graft promote" if entry.kind == "promote" else f"graft {entry.kind}",
@@ -180,6 +183,7 @@ def _entry(run: Any) -> Entry:
         why=tags["decision.why"],
         adapter=tags["decision.adapter"],
         evidence=dict(run.data.metrics),
+        test=tags.get("decision.test", ""),
         previous=tags["decision.previous"],
         at_ms=int(run.info.start_time),
         state=STATES.get(run.info.status, "overtaken"),
