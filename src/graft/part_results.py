@@ -168,7 +168,8 @@ class PartResults:
 @contextlib.contextmanager
 def _own_code_first() -> Iterator[None]:
     """Let processes that start here import this ``graft``: they are given ``sys.path``, and MLflow puts the code that
-    travels with a model, a part of another ``graft``, in front there as soon as a model is loaded."""
+    travels with a model, a part of another ``graft``, in front there as soon as a model is loaded.
+    """
     before = list(sys.path)
     sys.path.insert(0, str(Path(__file__).parents[1]))
     try:

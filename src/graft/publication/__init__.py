@@ -23,6 +23,7 @@ from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.profiles import pin_champion
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
+from graft.publication.reconciling import reconcile, standing
 from graft.registration import RegistrationConfig
 from graft.tasks import Field, TaskConfig
 from graft.tracking import RunContext, TrackingConfig
@@ -41,7 +42,9 @@ __all__ = [
     "publish",
     "published",
     "receipts",
+    "reconcile",
     "rollback",
+    "standing",
     "sync",
 ]
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graft.evaluation import EvaluationConfig
     from graft.promotion import Verdict
     from graft.tracking.journal import Entry
+    from graft.tracking.ledger import Ledger
     from graft.tracking.registry import Version
     from graft.tracking.server import Connection
 
@@ -53,6 +54,8 @@ class Decision:
     notes: tuple[str, ...] = ()
     journal: str = ""
     """The id of the journal's run; empty where nothing was decided."""
+    number: int = 0
+    """Its number in the journal."""
 
     @property
     def moved(self) -> bool:
@@ -78,7 +81,11 @@ class Case:
     candidate: Version
     champion: Version | None
     history: list[Entry]
+    """The entries that stand, the newest first."""
     who: str
+    book: Ledger
+    finished: tuple[Entry, ...] = ()
+    """Those of them that a crash left and that were finished now."""
 
     @property
     def before(self) -> str | None:
@@ -91,26 +98,37 @@ class Case:
         return self.history[0].key if self.history else FIRST
 
     @property
+    def journaled(self) -> str | None:
+        """The version that the journal says is champion."""
+        return self.history[0].after if self.history else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Tell of an alias that was moved by hand."""
-        journaled = self.history[0].after if self.history else None
-        if journaled == self.before:
+        if self.journaled == self.before:
             return ()
         return (
-            f"champion was moved outside Graft: the journal says {_said(journaled)}, MLflow says {_said(self.before)}",
+            f"champion was moved outside Graft: the journal says {_said(self.journaled)}, MLflow says "
+            f"{_said(self.before)}",
         )
 
 
 def case_of(
     connection: Connection, workspace: Workspace, tracking: TrackingConfig, candidate: Version, who: str
 ) -> Case:
-    """Return the case of a candidate; open journal entries that a crash left are settled on the way."""
+    """Return the case of a candidate; a decision that a crash left unfinished is finished on the way.
+
+    Raises:
+        PromotionConflict: there is one, and the alias was moved by hand meanwhile.
+    """
+    from graft.publication.carrying import settle
     from graft.tracking import journal, registry
 
+    book = journal.open_ledger(connection, tracking, workspace, candidate.name)
+    history, finished = settle(book)
     champion = registry.champion(connection, candidate.name)
-    number = champion.version if champion else None
-    history = journal.settle(connection, tracking, workspace, candidate.name, number)
-    return Case(connection, workspace, tracking, candidate, champion, history, who or getpass.getuser())
+    who = who or getpass.getuser()
+    return Case(connection, workspace, tracking, candidate, champion, history, who, book, tuple(finished))
 
 
 def tested(
@@ -164,9 +182,8 @@ def overruled(case: Case, decision: Decision, approve: bool, reason: str) -> Dec
         return _decided(case, "rejected", why, against, decision.evidence)
     if approve:
         why = f"approved by {case.who}: {reason.strip()} ({decision.reason})"
-        return (
-            decision if decision.verdict == "promote" else _decided(case, "approved", why, against, decision.evidence)
-        )
+        verdict = "promote" if decision.verdict == "promote" else "approved"
+        return _decided(case, verdict, why, against, decision.evidence)
     if case.candidate.review == "approved" and decision.verdict == "undecided":
         why = f"a reviewer set review = approved on version {number}; {decision.reason}"
         return _decided(case, "approved", why, against, decision.evidence)
@@ -176,6 +193,9 @@ def overruled(case: Case, decision: Decision, approve: bool, reason: str) -> Dec
             f"{last.who} rolled {name} back from version {number} ({last.why}); to promote it again: "
             f"`graft promote --approve --reason ...`"
         )
+        return _decided(case, "undecided", why, against, decision.evidence)
+    if decision.verdict == "promote" and number == case.journaled != case.before:
+        why = f"{case.notes[0]}; to promote it again: `graft promote --approve --reason ...`"
         return _decided(case, "undecided", why, against, decision.evidence)
     return decision
 
