@@ -138,7 +138,7 @@ def move_alias(book: Ledger, entry: Entry) -> None:
 def tell_versions(book: Ledger, entry: Entry) -> None:
     """Leave tags and a line in the description of the version that was decided on, and of the champion."""
     entries = journal.standing(journal.read(book))
-    for number in dict.fromkeys(one for one in (entry.candidate, entry.after) if one):
+    for number in dict.fromkeys(one for one in (entry.candidate, entry.after if entry.moved else None) if one):
         about = [one for one in entries if number in (one.candidate, one.after if one.moved else None)]
         with contextlib.suppress(InputError):  # the version was deleted meanwhile; the journal stands
             version = registry.get(book.connection, book.name, number)
