@@ -102,8 +102,8 @@ def evaluate(
 
 def score_adapter(
     folder: Path, workspace: Workspace, *, data: DataConfig, batch_rows: int, device: str = "auto", name: str = "score"
-) -> dict[str, np.ndarray]:
-    """Return the prediction table of any adapter (a champion from the registry) on this project's test rows.
+) -> probes.Subject:
+    """Load any adapter (a champion from the registry) and score it on this project's test rows.
 
     It reads the raw rows as it was trained to: with its own cleaning, tokenizer, length and labels, on its own base.
 
@@ -115,6 +115,9 @@ def score_adapter(
         batch_rows: rows per forward pass.
         device: ``auto``, ``cpu`` or ``cuda``.
         name: starts the progress lines.
+
+    Returns:
+        The loaded adapter with its prediction table: what else it is asked needs no second load.
 
     Raises:
         IntegrityError: the adapter or its base is not what its identity says.
@@ -140,7 +143,8 @@ def score_adapter(
     encoded = loaded.task.encode(loaded.config, rows, loaded.processor, loaded.state, longest)
     tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
     with artifact.reproducible(loaded.identity["threads"]):
-        return score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
+        table = score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
+    return probes.Subject("champion", loaded, table, batch_rows)
 
 
 def _scored(

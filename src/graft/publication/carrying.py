@@ -158,13 +158,14 @@ def decision_of(entry: Entry) -> Decision:
         who=entry.who,
         against=entry.against,
         evidence=entry.evidence,
+        test=entry.test,
         journal=entry.run_id,
         number=entry.number,
     )
 
 
 def _entry(case: Case, kind: Kind, decision: Decision) -> Entry:
-    return Entry(
+    entry = Entry(
         name=decision.name,
         kind=kind,
         verdict=decision.verdict,
@@ -176,9 +177,11 @@ def _entry(case: Case, kind: Kind, decision: Decision) -> Entry:
         adapter=case.candidate.adapter or "",
         against=decision.against,
         evidence=decision.evidence,
+        test=decision.test,
         previous=case.previous,
         number=1 + (case.history[0].number if case.history else 0),
     )
+    return journal.as_recorded(entry, case.workspace)
 
 
 def _check_alias(case: Case, written: Entry) -> None:

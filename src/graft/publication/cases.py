@@ -1,38 +1,44 @@
-"""What a decision is made on: the paired test between candidate and champion, then what people say to it.
+"""What a decision is made on: the tests between candidate and champion, then what people say to it.
 
-The champion is scored here and now, on its own base, on the current test rows: numbers that it got on other rows
-prove nothing. A reviewer's tag, an approval by name and a rollback that still stands overrule the test.
+A reviewer's tag, an approval by name and a rollback that still stands overrule the test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import math
+import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft import tasks
 from graft.data import DataConfig
 from graft.errors import DataError, IntegrityError, ResourceMissing
 from graft.identity import digest_folder
 from graft.promotion import PromotionConfig
+from graft.publication import measuring
 from graft.tasks import TaskConfig
 from graft.tracking import TrackingConfig
 from graft.workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from graft.evaluation import EvaluationConfig
-    from graft.promotion import Verdict
+    from graft.promotion.spending import Grant
+    from graft.promotion.verdict import Verdict
     from graft.tracking.journal import Entry
     from graft.tracking.ledger import Ledger
     from graft.tracking.registry import Version
     from graft.tracking.server import Connection
 
-EVIDENCE = ("rows", "candidate", "champion", "difference", "low", "high", "p", "rows_needed")
+EVIDENCE = (
+    *("rows", "candidate", "champion", "difference", "low", "high", "p", "rows_needed", "detectable"),
+    *("level", "spent", "left", "decision_number", "repeats", "seed_error"),
+)
+_NO_METRIC_NAME = re.compile(r"[^\w./ -]")
+"""What MLflow does not take in the name of a metric."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Decision:
     who: str = ""
     against: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    test: str = ""
+    """The digest of the test rows that were looked at; empty where none were."""
     notes: tuple[str, ...] = ()
     journal: str = ""
     """The id of the journal's run; empty where nothing was decided."""
@@ -134,37 +142,92 @@ def case_of(
 def tested(
     case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, promotion: PromotionConfig
 ) -> Decision:
-    """Return what the paired test says, before people have their say."""
-    from graft.evaluation import prediction
-    from graft.promotion import decide
+    """Return what the tests say, before people have their say.
 
-    one, folder = tasks.get(task.name), case.workspace.evaluation / "predictions"
+    A champion that cannot be scored is no verdict on the candidate: undecided, and nothing of the test set's error
+    budget is spent.
+
+    Raises:
+        ConfigError: a metric or gate that asks for what is not there.
+    """
     against = f"champion version {case.before}" if case.champion else "the base"
     try:
-        other = _champion_table(case, data, evaluation) if case.champion else prediction.read(folder / "base.parquet")
-        verdict = decide(
-            prediction.read(folder / "adapter.parquet"),
-            other,
-            one.metric(promotion.metric or one.headline),
-            alpha=promotion.alpha,
-            resampling=evaluation,
-            against=against,
-        )
+        with _reference(case, task, data, evaluation, against) as reference:
+            return _tested(case, task, data, evaluation, promotion, reference)
     except (DataError, IntegrityError, ResourceMissing) as error:
         if case.champion is None:
             raise
         why = f"{against} cannot be scored on the current test rows: {error}"
         return _decided(case, "undecided", why, against)
-    return _decided(case, verdict.decision, verdict.reason, against, _numbers(verdict))
 
 
-def _champion_table(case: Case, data: DataConfig, evaluation: EvaluationConfig) -> dict[str, np.ndarray]:
+def _tested(
+    case: Case,
+    task: TaskConfig,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+    promotion: PromotionConfig,
+    reference: measuring.Reference,
+) -> Decision:
+    """Return the verdict as a decision, at the level that the test set's error budget grants."""
+    from graft.promotion.spending import grant
+    from graft.promotion.verdict import verdict
+
+    candidate, repeats = measuring.candidate_tables(case.workspace)
+    opponents = measuring.opponents(case.workspace, task, reference, case.champion is None, promotion)
+    metrics = measuring.metrics_of(task, promotion)
+    gates = list(measuring.gates(case.workspace, task, data, promotion, reference, candidate))
+
+    def at(granted: Grant) -> Verdict:
+        return verdict(
+            candidate,
+            opponents,
+            metrics,
+            policy=promotion,
+            granted=granted,
+            how=evaluation,
+            gates=gates,
+            repeats=repeats,
+        )
+
+    digest = measuring.test_digest(case.workspace, task, data)
+    found = _asked_before(case, digest, promotion, at)
+    if found is None:
+        found = at(grant(measuring.looks(case.history, digest), promotion.alpha, promotion.decisions_per_test_set))
+    return replace(_decided(case, found.decision, found.reason, found.against, evidence_of(found)), test=digest)
+
+
+def _asked_before(
+    case: Case, digest: str, promotion: PromotionConfig, at: Callable[[Grant], Verdict]
+) -> Verdict | None:
+    """Return the verdict at the level it was given when the same was asked before; None where it was not."""
+    from graft.promotion.spending import grant
+
+    before = measuring.on_test(case.history, digest)
+    for number, entry in enumerate(before):
+        if (entry.adapter, entry.before) != (case.candidate.adapter, case.before):
+            continue
+        looked = measuring.looks(case.history, digest)[:number]
+        granted = grant(looked, promotion.alpha, promotion.decisions_per_test_set)
+        found = at(replace(granted, level=entry.evidence["level"]))
+        if measuring.question(evidence_of(found)) == measuring.question(entry.evidence):
+            return found
+    return None
+
+
+@contextlib.contextmanager
+def _reference(
+    case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, name: str
+) -> Iterator[measuring.Reference]:
+    """Yield what the candidate is held against: the champion, loaded once and scored, or the base."""
     from graft.evaluation import score_adapter
 
-    assert case.champion is not None
+    if case.champion is None:
+        yield measuring.BaseOnDisk(case.workspace.evaluation)
+        return
     with tempfile.TemporaryDirectory(prefix="graft-champion-") as temporary:
         folder = fetch(case.connection, case.champion, Path(temporary))
-        return score_adapter(
+        subject = score_adapter(
             folder,
             case.workspace,
             data=data,
@@ -172,6 +235,7 @@ def _champion_table(case: Case, data: DataConfig, evaluation: EvaluationConfig) 
             device=evaluation.device,
             name=f"champion (version {case.champion.version})",
         )
+        yield measuring.Champion(subject, name, case.workspace, task, data, evaluation)
 
 
 def overruled(case: Case, decision: Decision, approve: bool, reason: str) -> Decision:
@@ -206,7 +270,9 @@ def _decided(
     number = case.candidate.version
     after = number if verdict in ("promote", "approved") else case.before
     return Decision(
-        case.candidate.name, verdict, number, case.before, after, reason, case.who, against, evidence or {}, case.notes
+        *(case.candidate.name, verdict, number, case.before, after, reason, case.who, against),
+        evidence=evidence or {},
+        notes=case.notes,
     )
 
 
@@ -235,9 +301,18 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
     return folder
 
 
-def _numbers(verdict: Verdict) -> dict[str, float]:
-    found = verdict.as_json()
-    return {name: float(found[name]) for name in EVIDENCE if found.get(name) is not None}
+def evidence_of(verdict: Verdict) -> dict[str, float]:
+    """Return the numbers of a verdict that the journal keeps; of each gate its p value."""
+    found = {name: getattr(verdict, name) for name in EVIDENCE}
+    found |= {f"p {gate.name}": gate.p for gate in verdict.gates}
+    if verdict.gates:
+        found |= {"gates": len(verdict.gates), "gates_held": sum(gate.state == "held" for gate in verdict.gates)}
+    names = {name: _NO_METRIC_NAME.sub("_", name) for name in found}
+    return {
+        names[name]: float(f"{value:.8g}")
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _said(version: str | None) -> str:

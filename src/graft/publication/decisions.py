@@ -74,7 +74,8 @@ def promote(
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
             verdict = tested(case, task, data, evaluation, promotion)
-            decision = carry_out(case, "promote", overruled(case, verdict, approve, reason))
+            final = replace(overruled(case, verdict, approve, reason), test=verdict.test)
+            decision = carry_out(case, "promote", final)
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())
     return decision

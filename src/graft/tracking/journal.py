@@ -56,6 +56,8 @@ class Entry:
     against: str = ""
     """What it was compared with."""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    test: str = ""
+    """The digest of the test rows that the decision looked at; ``evidence["level"]`` is what it spent on them."""
     previous: str = FIRST
     """The key of the entry before this one."""
     clone: str = ""
@@ -137,12 +139,17 @@ def last_champion(entries: list[Entry]) -> str | None:
 
 def write(book: Ledger, workspace: Workspace, entry: Entry) -> Entry:
     """Find or create the run of ``entry``; it stands only when it has its slot (``claim``)."""
-    evidence = {name: float(value) for name, value in entry.evidence.items() if math.isfinite(value)}
-    entry = replace(entry, why=entry.why[:WHY_CHARACTERS], clone=home_digest(workspace), evidence=evidence)
+    entry = as_recorded(entry, workspace)
     title = f"{entry.name} v{entry.candidate}: {entry.verdict}"
     run = find_or_create(book.connection, book.experiment, entry.key, name=title, tags=_tags(entry))
     Curves(book.connection, run.info.run_id).write_values(entry.evidence)
     return replace(entry, run_id=str(run.info.run_id), at_ms=int(run.info.start_time))
+
+
+def as_recorded(entry: Entry, workspace: Workspace) -> Entry:
+    """Return an entry as it will be read back: numbers that MLflow keeps, a text that fits, the clone."""
+    evidence = {name: float(value) for name, value in entry.evidence.items() if math.isfinite(value)}
+    return replace(entry, why=entry.why[:WHY_CHARACTERS], clone=home_digest(workspace), evidence=evidence)
 
 
 def claim(book: Ledger, entry: Entry) -> Entry:
@@ -211,6 +218,7 @@ def _tags(entry: Entry) -> dict[str, str]:
         "decision.why": entry.why,
         "decision.adapter": entry.adapter,
         "decision.against": entry.against,
+        "decision.test": entry.test,
         "decision.previous": entry.previous,
         HOME: entry.clone,
         "mlflow.user": entry.who,
@@ -234,6 +242,7 @@ def _entry(run: Any) -> Entry:
         adapter=tags.get("decision.adapter", ""),
         against=tags.get("decision.against", ""),
         evidence=dict(run.data.metrics),
+        test=tags.get("decision.test", ""),
         previous=tags.get("decision.previous", ""),
         clone=tags.get(HOME, ""),
         at_ms=int(run.info.start_time),
