@@ -18,7 +18,7 @@ from graft.adapters.section import AdapterConfig
 from graft.base import BaseConfig
 from graft.config import Section
 from graft.publication import notes
-from graft.publication.cases import Decision
+from graft.publication.cases import Answer, Decision
 from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.profiles import pin_champion
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graft.tracking.server import Connection
 
 __all__ = [
+    "Answer",
     "Decision",
     "Receipt",
     "follower_facts",

@@ -179,7 +179,7 @@ def _entry(case: Case, kind: Kind, decision: Decision) -> Entry:
         evidence=decision.evidence,
         test=decision.test,
         previous=case.previous,
-        number=1 + (case.history[0].number if case.history else 0),
+        number=case.number,
     )
     return journal.as_recorded(entry, case.workspace)
 

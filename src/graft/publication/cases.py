@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data import DataConfig
-from graft.errors import DataError, IntegrityError, ResourceMissing
+from graft.errors import DataError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.identity import digest_folder
 from graft.promotion import PromotionConfig
 from graft.publication import measuring
@@ -48,7 +48,8 @@ class Decision:
     name: str
     verdict: str
     """``promote``, ``reject``, ``undecided``, ``approved`` (by people, over the test), ``rejected`` (by people),
-    ``champion already``, ``rollback``."""
+    ``expired`` (by nobody in time), ``waiting`` (for people; nothing is decided yet), ``champion already``,
+    ``rollback``, ``adopt``, ``restore``."""
     candidate: str
     """The version it is about."""
     before: str | None
@@ -104,6 +105,11 @@ class Case:
         from graft.tracking.journal import FIRST
 
         return self.history[0].key if self.history else FIRST
+
+    @property
+    def number(self) -> int:
+        """The number that a decision on this case has in the journal."""
+        return 1 + (self.history[0].number if self.history else 0)
 
     @property
     def journaled(self) -> str | None:
@@ -238,30 +244,71 @@ def _reference(
         yield measuring.Champion(subject, name, case.workspace, task, data, evaluation)
 
 
-def overruled(case: Case, decision: Decision, approve: bool, reason: str) -> Decision:
-    """Return the decision after people: a reviewer's tag, an approval by name, a rollback that still stands."""
-    name, number, against = case.candidate.name, case.candidate.version, decision.against
-    if case.candidate.review == "rejected":
-        why = f"a reviewer set review = rejected on version {number}; {decision.reason}"
-        return _decided(case, "rejected", why, against, decision.evidence)
-    if approve:
-        why = f"approved by {case.who}: {reason.strip()} ({decision.reason})"
-        verdict = "promote" if decision.verdict == "promote" else "approved"
-        return _decided(case, verdict, why, against, decision.evidence)
-    if case.candidate.review == "approved" and decision.verdict == "undecided":
-        why = f"a reviewer set review = approved on version {number}; {decision.reason}"
-        return _decided(case, "approved", why, against, decision.evidence)
-    last = case.history[0] if case.history else None
-    if decision.verdict == "promote" and last and last.kind == "rollback" and last.before == number:
-        why = (
-            f"{last.who} rolled {name} back from version {number} ({last.why}); to promote it again: "
-            f"`graft promote --approve --reason ...`"
+@dataclass(frozen=True)
+class Answer:
+    """What a person said to a decision; or that nobody did in time."""
+
+    says: Literal["approve", "reject", "expire"]
+    reason: str
+    number: int | None = None
+    """The number in the journal that the decision was to have when the person saw it; None: as things stand now."""
+
+
+def overruled(case: Case, decision: Decision, answer: Answer | None) -> Decision:
+    """Return the decision after people: a reviewer's tag, an answer by name, a rollback that still stands.
+
+    Raises:
+        PromotionConflict: something was decided since the person saw what they answered to.
+    """
+    if answer and answer.number not in (None, case.number):
+        raise PromotionConflict(
+            f"{case.candidate.name}: decision {answer.number} was asked about, and {case.number - 1} are journaled by "
+            "now; decide again on what is champion now"
         )
-        return _decided(case, "undecided", why, against, decision.evidence)
-    if decision.verdict == "promote" and number == case.journaled != case.before:
-        why = f"{case.notes[0]}; to promote it again: `graft promote --approve --reason ...`"
-        return _decided(case, "undecided", why, against, decision.evidence)
-    return decision
+    verdict, why = _last_word(case, decision, answer)
+    if verdict == decision.verdict and why == decision.reason:
+        return decision
+    return replace(_decided(case, verdict, why, decision.against, decision.evidence), test=decision.test)
+
+
+def _last_word(case: Case, decision: Decision, answer: Answer | None) -> tuple[str, str]:
+    """Return verdict and reason."""
+    name, number, last = case.candidate.name, case.candidate.version, case.history[0] if case.history else None
+    promotes = decision.verdict == "promote"
+    again = "to promote it again: `graft promote --approve --reason ...`"
+    if case.candidate.review == "rejected":
+        return "rejected", f"a reviewer set review = rejected on version {number}; {decision.reason}"
+    if answer and answer.says == "reject":
+        return "rejected", f"rejected by {case.who}: {answer.reason} ({decision.reason})"
+    if answer and answer.says == "expire":
+        return "expired", f"{answer.reason} ({decision.reason})"
+    if answer:
+        why = f"approved by {case.who}: {answer.reason} ({decision.reason})"
+        return "promote" if promotes else "approved", why
+    if case.candidate.review == "approved" and decision.verdict in ("undecided", "promote"):
+        why = f"a reviewer set review = approved on version {number}; {decision.reason}"
+        return "promote" if promotes else "approved", why
+    if promotes and last and last.kind == "rollback" and last.before == number:
+        return "undecided", f"{last.who} rolled {name} back from version {number} ({last.why}); {again}"
+    if promotes and number == case.journaled != case.before:
+        return "undecided", f"{case.notes[0]}; {again}"
+    return decision.verdict, decision.reason
+
+
+def waits(case: Case, decision: Decision, answer: Answer | None, promotion: PromotionConfig) -> bool:
+    """Return whether a promotion needs a person's approval and has none."""
+    asked = answer is not None or case.candidate.review == "approved"
+    return promotion.approval == "required" and decision.moved and not asked
+
+
+def waiting(decision: Decision, case: Case) -> Decision:
+    """Return a decision that waits for a person; it is not journaled before it is taken."""
+    why = (
+        f"the tests say {decision.verdict}, and promotion.approval is required: answer the form in the Prefect UI, run "
+        f"`graft promote --approve --reason ...`, or set review = approved on the version in MLflow and run `graft "
+        f"promote` ({decision.reason})"
+    )
+    return replace(decision, verdict="waiting", after=decision.before, reason=why, number=case.number)
 
 
 def _decided(

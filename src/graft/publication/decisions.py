@@ -15,7 +15,7 @@ from graft.data import DataConfig
 from graft.errors import InputError, PromotionConflict, ResourceMissing
 from graft.promotion import PromotionConfig
 from graft.publication.carrying import carry_out, decision_of
-from graft.publication.cases import Case, Decision, case_of, fetch, overruled, tested
+from graft.publication.cases import Answer, Case, Decision, case_of, fetch, overruled, tested, waiting, waits
 from graft.publication.receipts import place, write_decision
 from graft.registration import RegistrationConfig
 from graft.tasks import TaskConfig
@@ -43,10 +43,12 @@ def promote(
     approve: bool = False,
     reason: str = "",
     who: str = "",
+    answer: Answer | None = None,
 ) -> Decision:
     """Decide whether the published adapter on disk becomes champion, and move the alias if so.
 
-    ``approve`` lets a named person overrule a refusal, with a ``reason``, both journaled.
+    ``approve`` lets a named person overrule a refusal, with a ``reason``, both journaled; ``answer`` is what a person
+    said to a decision that they were shown.
 
     Raises:
         InputError: ``approve`` without a reason.
@@ -59,6 +61,7 @@ def promote(
 
     if approve and not reason.strip():
         raise InputError("--approve: needs --reason: it is kept in the journal of decisions")
+    answer = Answer("approve", reason.strip()) if approve else answer
     facts = read(workspace)
     connection = connect(tracking, workspace)
     with reported(connection.uri):
@@ -74,8 +77,11 @@ def promote(
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
             verdict = tested(case, task, data, evaluation, promotion)
-            final = replace(overruled(case, verdict, approve, reason), test=verdict.test)
-            decision = carry_out(case, "promote", final)
+            final = overruled(case, verdict, answer)
+            if waits(case, final, answer, promotion):
+                decision = waiting(final, case)
+            else:
+                decision = carry_out(case, "promote", final)
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())
     return decision
