@@ -197,14 +197,11 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
         IntegrityError: its bytes differ from the digest in the version's tag, or the version is not Graft's.
     """
     from graft.artifact import verified
-    from graft.tracking.models import download
+    from graft.tracking.models import download, location
 
     if version.adapter is None:
         raise IntegrityError(f"{version.uri}: has no tag graft.adapter: Graft did not publish it")
-    location = version.source
-    if version.model_id:
-        location = connection.client.get_logged_model(version.model_id).artifact_location
-    folder = download(connection, location, "artifacts/adapter", to)
+    folder = download(connection, location(connection, version), "artifacts/adapter", to)
     found = digest_folder(folder)
     if found != version.adapter:
         raise IntegrityError(

@@ -11,7 +11,7 @@ from graft.tracking import RunContext
 
 SHOWN_DIGEST = 12
 TABLE_METRICS = 4
-VERSION_CONTEXT = ("graft.git_commit", "graft.dvc_lock", "graft.prefect_run")
+VERSION_CONTEXT = ("graft.git_commit", "graft.git_remote", "graft.dvc_lock", "graft.prefect_run")
 
 
 def run_tags(facts: Facts, context: RunContext) -> dict[str, str]:

@@ -68,10 +68,14 @@ class RunContext:
     dvc_lock: str | None = None
     """sha256 of dvc.lock."""
 
+    git_remote: str | None = None
+    """Where others find the commit: the git remote's address, without credentials."""
+
     def tags(self) -> dict[str, str]:
         """Return what is known as MLflow tags."""
         known = {
             "graft.git_commit": self.git_commit,
+            "graft.git_remote": self.git_remote,
             "mlflow.source.git.commit": self.git_commit,
             "graft.prefect_run": self.prefect_run,
             "graft.prefect_url": self.prefect_url,
