@@ -63,6 +63,7 @@ ORDER = (
         "training",
         "evaluation",
         "promotion",
+        "provenance",
         "tracking",
     ),
     *(

@@ -88,3 +88,35 @@ def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {one['stage']}: {one['path']}: md5 {old} recorded, {new} now"
         for name, (old, new) in list(difference["fields"].items())[:SHOWN_FIELDS]:
             yield f"  identity.{name}: {shown(old)} recorded, {shown(new)} now"
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft provenance models:/review-topic@champion", "what it was made from, who signed it, whether that holds"),
+        ("graft provenance models:/review-topic/3 --json", "the statement too, for scripts"),
+    ),
+)
+def provenance(
+    reference: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/NUMBER.")],
+    as_json: JSON = False,
+) -> None:
+    """Print what a version was made from and who signed that, and verify it against the adapter's bytes.
+
+    Exit code 6 where the signature does not hold, or where keys are trusted and none of them signed.
+    """
+    from graft import params
+    from graft.cli import printing
+    from graft.errors import IntegrityError
+    from graft.publication.provenances import examined
+    from graft.workspace import suggested
+
+    place = workspace()
+    found = examined(place, reference, tracking=params.load(place.params).tracking)
+    if as_json:
+        printing.as_json(found.as_json())
+    else:
+        for line in found.lines():
+            print(suggested(line))
+    if found.state == "refused":
+        raise typer.Exit(IntegrityError.exit_code)

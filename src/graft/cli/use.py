@@ -177,7 +177,7 @@ def _fetched(place: Workspace, reference: str) -> Path:
     from graft.identity import digest_folder
     from graft.publication.decisions import fetch
     from graft.reproduction import parsed
-    from graft.tracking import registry
+    from graft.tracking import provenances, registry
     from graft.tracking.server import connect, reported
     from graft.workspace import replaced
 
@@ -190,6 +190,8 @@ def _fetched(place: Workspace, reference: str) -> Path:
             with replaced(folder) as new, tempfile.TemporaryDirectory(dir=place.store, prefix=".fetch-") as temporary:
                 for path in fetch(connection, version, Path(temporary)).iterdir():
                     path.rename(new / path.name)
+        else:  # the bytes are known, and the key may have been revoked since
+            provenances.check(connection, version, folder)
     return folder
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from graft.evaluation.overview import format_cell
 from graft.publication.facts import Facts
 from graft.tracking import RunContext
+from graft.tracking.provenances import NOBODY
 
 SHOWN_DIGEST = 12
 TABLE_METRICS = 4
@@ -60,14 +61,16 @@ def run_note(facts: Facts, context: RunContext) -> str:
     return "\n\n".join([_result(facts), table(facts), _proven(facts), _origin(facts, context)]) + "\n"
 
 
-def version_note(facts: Facts, context: RunContext, name: str) -> str:
+def version_note(facts: Facts, context: RunContext, name: str, signers: str) -> str:
     """Return the version's description."""
     use = (
         f'`mlflow.pyfunc.load_model("models:/{name}/<version>").predict(...)` takes a table with the text columns of '
         f"the signature. The base is not part of the model: it is found by its digest "
         f"(`{facts.identity['base']['digest'][:SHOWN_DIGEST]}…`), see `GRAFT_BASES`."
     )
-    return f"{run_note(facts, context)}\n{use}\n"
+    made_of = "what it was made from: `graft provenance models:/NAME/NUMBER`"
+    proof = f"Signed by key {signers}; {made_of}." if signers != NOBODY else f"**Not signed** by anybody; {made_of}."
+    return f"{run_note(facts, context)}\n{use}\n\n{proof}\n"
 
 
 def model_note(description: str, name: str, task: str, base: str) -> str:

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from graft.identity import digest_file, digest_folder
 from graft.repository import Repository
 from graft.reproduction.clones import clean_clone
 from graft.reproduction.environments import PYTHON_VARIABLE, Environment, environment_of_clone
-from graft.reproduction.records import Recorded, commit_of, parsed, recorded, tags_of
+from graft.reproduction.records import Recorded, commit_of, parsed, recorded, signed_commit, tags_of
 from graft.reproduction.verdicts import VERDICT, Equivalence, Margin, Output, equivalence, first_difference, outputs
 from graft.workspace import Workspace, read_json, write_json
 
@@ -69,7 +69,8 @@ def reproduce(
 
     Raises:
         InputError: no such version, or it names a git remote that this repository does not have.
-        IntegrityError: the version does not record what it was made from, or data is not what was recorded.
+        IntegrityError: the version does not record what it was made from, nobody trusted signed it, or data is not what
+            was recorded.
         ResourceMissing: the registry, the commit, the data, the base or the environment is not there.
         GraftError: a stage failed.
     """
@@ -80,7 +81,9 @@ def reproduce(
     connection = connect(tracking, workspace)
     with reported(connection.uri):
         version = registry.get(connection, name, number)
+        signed = signed_commit(connection, version)
         of = recorded(connection, version)
+        of = replace(of, commit=signed) if signed else of
     receipt = rebuild(workspace, of, options=options, on_line=on_line)
     with reported(connection.uri):
         reproductions.record(connection, tracking, workspace, version, receipt)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.errors import GraftError, InputError, IntegrityError, shown
+from graft.errors import GraftError, IntegrityError
+from graft.tracking.registry import parsed
 from graft.workspace import read_json
+
+__all__ = ["Recorded", "commit_of", "parsed", "recorded", "signed_commit", "tags_of"]
 
 if TYPE_CHECKING:
     from graft.tracking.registry import Version
     from graft.tracking.server import Connection
 
-REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<number>\d+)|(?P<alias>@[^/@]+))")
+ADAPTER = "artifacts/adapter"
 PREDICTIONS = "evaluation/predictions/adapter.parquet"
 """Of a run's artifacts: the adapter's prediction table over the test rows."""
 
@@ -44,18 +46,6 @@ class Recorded:
         return self.identity.get("environment") if self.identity else None
 
 
-def parsed(reference: str) -> tuple[str, str]:
-    """Return the name, and the number or ``@alias``, of a model reference.
-
-    Raises:
-        InputError: it is not of that form.
-    """
-    found = REFERENCE.fullmatch(reference)
-    if found is None:
-        raise InputError(f"{shown(reference)}: must be models:/NAME@ALIAS or models:/NAME/NUMBER")
-    return found["name"], found["number"] or found["alias"]
-
-
 def recorded(connection: Connection, version: Version) -> Recorded:
     """Read what the registry records about a version.
 
@@ -70,7 +60,7 @@ def recorded(connection: Connection, version: Version) -> Recorded:
         raise _unrecorded(version, "adapter digest (tag graft.adapter)")
     identity = None
     with tempfile.TemporaryDirectory(prefix="graft-identity-") as folder, contextlib.suppress(GraftError):
-        path = "artifacts/adapter/identity.json"
+        path = f"{ADAPTER}/identity.json"
         identity = read_json(models.download(connection, models.location(connection, version), path, Path(folder)))
 
     def predictions(folder: Path) -> Path:
@@ -85,6 +75,28 @@ def recorded(connection: Connection, version: Version) -> Recorded:
         dvc_lock=tags.get("graft.dvc_lock"),
         predictions=predictions if version.run_id else None,
     )
+
+
+def signed_commit(connection: Connection, version: Version) -> str | None:
+    """Return the commit that a version's signed statement names; None where no key is trusted.
+
+    Where keys are trusted it counts, and not the tag: whoever can write the registry can write a tag, and the commit
+    says what code will run.
+
+    Raises:
+        IntegrityError: the version has no valid signature, or its statement names no commit.
+    """
+    from graft.tracking import models, provenances
+
+    if not connection.trust.config.public_keys:
+        return None
+    with tempfile.TemporaryDirectory(prefix="graft-signed-") as folder:
+        place = models.location(connection, version)
+        signed = provenances.check(connection, version, models.download(connection, place, ADAPTER, Path(folder)))
+    commit = signed.dependencies.get("commit") if signed else None
+    if commit is None:
+        raise IntegrityError(f"{version.uri}: its signed statement names no commit, so it cannot be rebuilt")
+    return commit
 
 
 def commit_of(connection: Connection, version: Version) -> str:

@@ -21,6 +21,7 @@ from pydantic import Field as Limit
 
 from graft.config import Section
 from graft.errors import ConfigError, shown
+from graft.provenance import SigningConfig
 
 if TYPE_CHECKING:
     from graft.workspace import Workspace
@@ -54,6 +55,9 @@ class TrackingConfig(Section):
     artifacts: str | None = None
     """Where a newly made experiment keeps its files (``s3://bucket/path``, or a folder, relative to the clone) if the
     URI is a database; default: ``artifacts`` beside an SQLite file. A server decides for itself."""
+
+    signing: SigningConfig = SigningConfig()
+    """Who signs what is published, and whose signature a version needs."""
 
 
 @dataclass(frozen=True)

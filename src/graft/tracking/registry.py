@@ -7,12 +7,13 @@ server the window is the few milliseconds between the read and the write; what s
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graft.errors import InputError, PromotionConflict
+from graft.errors import InputError, PromotionConflict, shown
 from graft.tracking.server import Connection
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "graft.adapter"
 MODEL_URI = "models:/"
+REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<number>\d+)|(?P<alias>@[^/@]+))")
 CANDIDATE, CHAMPION = "candidate", "champion"
 REVIEW = "review"
 """The tag that reviewers set in the MLflow UI: ``approved`` or ``rejected``."""
@@ -49,6 +51,18 @@ class Version:
         """What a reviewer set in the UI: ``approved``, ``rejected`` or None."""
         value = self.tags.get(REVIEW, "").strip().lower()
         return value if value in ("approved", "rejected") else None
+
+
+def parsed(reference: str) -> tuple[str, str]:
+    """Return the name, and the number or ``@alias``, of a model reference.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    found = REFERENCE.fullmatch(reference)
+    if found is None:
+        raise InputError(f"{shown(reference)}: must be models:/NAME@ALIAS or models:/NAME/NUMBER")
+    return found["name"], found["number"] or found["alias"]
 
 
 def ensure_model(connection: Connection, name: str, *, description: str, tags: Mapping[str, str]) -> None:
