@@ -597,3 +597,94 @@ def test_server_over_http_takes_run_version_and_decisions(trained: Any, tmp_path
         assert rollback(second).after == "1"
     finally:
         server.end()
+
+
+# -- signed
+
+
+def signing(workspace: Workspace, key: str | None, *trusted: str) -> dict[str, Any]:
+    """Return the tracking section of a project with keys that the test made beside it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    from graft.provenance import SigningConfig
+
+    keys = workspace.root.parent / "keys"
+    for name in filter(None, (key, *trusted)):
+        if not (keys / f"{name}.pem").exists():
+            keys.mkdir(exist_ok=True)
+            made = Ed25519PrivateKey.generate()
+            private = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            (keys / f"{name}.pem").write_bytes(private)
+            public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            (keys / f"{name}.pub").write_bytes(public)
+    config = SigningConfig(
+        key=str(keys / f"{key}.pem") if key else None, public_keys=tuple(f"../keys/{name}.pub" for name in trusted)
+    )
+    return {"tracking": params.load(workspace.params).tracking.model_copy(update={"signing": config})}
+
+
+def fetched(workspace: Workspace, tracking: Any, number: str, to: Path) -> Path:
+    from graft.publication.decisions import fetch
+
+    connection = connect(tracking, workspace)
+    return fetch(connection, registry.get(connection, NAME, number), to)
+
+
+def test_versions_are_signed_later_too_and_only_signed_ones_are_used(trained: Any, tmp_path: Path) -> None:
+    from graft.publication.provenances import examined
+
+    workspace, other = trained("a"), trained("b")
+    both = [signing(one, "ada", "ada") for one in (workspace, other)]
+    unsigned = publish(workspace)
+    assert everything(workspace).versions[0].tags["graft.signed_by"] == "nobody"
+    assert examined(workspace, f"models:/{NAME}/1", **signing(workspace, None)).state == "unsigned"
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        fetched(workspace, both[0]["tracking"], "1", tmp_path / "first")
+    assert publish(workspace, **both[0]).version == unsigned.version
+    assert len(everything(workspace).versions[0].tags["graft.signed_by"]) == 16
+    assert fetched(workspace, both[0]["tracking"], "1", tmp_path / "second").is_dir()
+    found = examined(workspace, f"models:/{NAME}/1", **both[0])
+    assert found.state == "signed"
+    assert found.statement is not None
+    assert found.statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"] == "c" * 40
+    # A second key adds its signature; then the first is revoked.
+    publish(workspace, **signing(workspace, "bea", "bea"))
+    assert len(everything(workspace).versions[0].tags["graft.signed_by"].split(", ")) == 2
+    assert fetched(workspace, signing(workspace, None, "bea")["tracking"], "1", tmp_path / "third").is_dir()
+    with pytest.raises(IntegrityError, match="which is none of the keys"):
+        fetched(workspace, signing(workspace, None, "eve")["tracking"], "1", tmp_path / "fourth")
+    # A publisher without a key leaves what was signed.
+    publish(workspace, RunContext(git_commit="f" * 40))
+    assert examined(workspace, f"models:/{NAME}/1", **both[0]).state == "signed"
+
+
+def test_a_forged_registry_does_not_pass_where_keys_are_trusted(trained: Any, tmp_path: Path) -> None:
+    """Whoever can write the registry changes adapter, identity and tag together: digests agree, the signature not."""
+    from graft.publication.provenances import examined
+
+    workspace = trained("a")
+    signed = signing(workspace, "ada", "ada")
+    publish(workspace, **signed)
+    models = tmp_path / "mlflow" / "store" / "artifacts" / "models"
+    (place,) = (path.parent for path in models.rglob("adapter/identity.json"))
+    identity = read_json(place / "identity.json")
+    write_json(place / "identity.json", identity | {"seed": 99})
+    connection = connected(workspace)
+    connection.client.set_model_version_tag(NAME, "1", "graft.adapter", digest_folder(place))
+    assert fetched(workspace, signing(workspace, None)["tracking"], "1", tmp_path / "trusting").is_dir()
+    with pytest.raises(IntegrityError, match=r"identity.json: sha256 [0-9a-f]{16}, the statement says"):
+        fetched(workspace, signed["tracking"], "1", tmp_path / "careful")
+    assert examined(workspace, f"models:/{NAME}/1", **signed).state == "refused"
+
+
+def test_rollback_refuses_an_unsigned_version(trained: Any, monkeypatch: Any) -> None:
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    promote(second, approve=True, reason="newer")
+    loaded = params.load(second.params)
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        publication.rollback(second, registration=loaded.registration, who="ada", **signing(second, "ada", "ada"))
+    assert registry.champion_number(connected(first), NAME) == "2"

@@ -249,6 +249,7 @@ def _context(place: Workspace) -> RunContext:
     made = _maker(place) or {"commit": repository.snapshot()}
     return RunContext(
         git_commit=made["commit"],
+        git_remote=repository.shared_address(),
         prefect_run=made.get("flow_run"),
         prefect_url=made.get("url"),
         dvc_lock=digest_file(place.dvc_lock),

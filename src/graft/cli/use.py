@@ -1,4 +1,4 @@
-"""Commands that use a version: predict, merge, reproduce."""
+"""Commands that use a version: predict, merge."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _fetched(place: Workspace, reference: str) -> Path:
     from graft.identity import digest_folder
     from graft.publication.decisions import fetch
     from graft.reproduction import parsed
-    from graft.tracking import registry
+    from graft.tracking import provenances, registry
     from graft.tracking.server import connect, reported
     from graft.workspace import replaced
 
@@ -190,6 +190,8 @@ def _fetched(place: Workspace, reference: str) -> Path:
             with replaced(folder) as new, tempfile.TemporaryDirectory(dir=place.store, prefix=".fetch-") as temporary:
                 for path in fetch(connection, version, Path(temporary)).iterdir():
                     path.rename(new / path.name)
+        else:  # the bytes are known, and the key may have been revoked since
+            provenances.check(connection, version, folder)
     return folder
 
 
@@ -235,38 +237,3 @@ def merge(
         print(note)
     print(f"digest {found.digest}")
     print(f"as the base of another project: base.source: {found.folder.resolve()}")
-
-
-@app.command(
-    rich_help_panel=REVIEW,
-    epilog=examples(
-        ("graft reproduce models:/review-topic@champion", "a clean clone of its commit, trained anew, compared"),
-        ("graft reproduce models:/review-topic/3 --json", "the receipt, for scripts"),
-    ),
-)
-def reproduce(
-    reference: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/NUMBER.")],
-    as_json: JSON = False,
-) -> None:
-    """Rebuild a version from its recorded commit, without any cache, and compare the bytes."""
-    import sys
-
-    from graft import params
-    from graft.cli import printing
-    from graft.errors import IntegrityError
-    from graft.reproduction import reproduce as rebuild
-
-    place = workspace()
-    receipt = rebuild(
-        place,
-        reference,
-        tracking=params.load(place.params).tracking,
-        on_line=lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True),
-    )
-    if as_json:
-        printing.as_json(receipt)
-    else:
-        said = "the same bytes" if receipt["identical"] else "DIFFERENT bytes"
-        print(f"{reference}: {said} (adapter {receipt['rebuilt'][:16]})")
-    if not receipt["identical"]:
-        raise typer.Exit(IntegrityError.exit_code)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError, ResourceMissing
+from graft.provenance import Trust
 from graft.tracking import TrackingConfig, artifact_location, resolve_uri, set_environment
 from graft.workspace import Workspace, locked
 
@@ -43,6 +44,8 @@ class Connection:
     uri: str
     client: MlflowClient
     locks: Path
+    trust: Trust = Trust()  # noqa: RUF009 (frozen)
+    """Whose signature a version needs, and who signs."""
 
     def link(self, fragment: str) -> str:
         """Return the page ``fragment`` (``experiments/1/runs/…``) in MLflow's UI; relative where no server runs."""
@@ -67,7 +70,7 @@ def connect(config: TrackingConfig, workspace: Workspace) -> Connection:
     check_reachable(uri)
     locks = workspace.home / ".graft" / "locks"
     with locked(locks / "mlflow-store.lock", purpose="open the MLflow store", wait_seconds=MIGRATION_SECONDS):
-        return Connection(uri, _open(uri), locks)
+        return Connection(uri, _open(uri), locks, Trust(config.signing, workspace.root, workspace.repository))
 
 
 def _open(uri: str) -> MlflowClient:
