@@ -147,8 +147,8 @@ def test_predict_answers_with_the_adapter_and_with_the_version(clone: Clone, tmp
         assert head.startswith("note,text,predicted_label,predicted_score")
         assert [row.split(",")[0] for row in rows] == ["a", "b", "c"]
         assert "note: new.csv:4: the text is empty; the answer is about nothing" in done.stderr
-        told = "version 1 of toy-topic): the champion, by the last decision of this clone"
-        assert (told in done.stderr) == (not place)
+        told = r"version 1 of toy-topic\); (it is the champion|there is no champion), by what this clone knows"
+        assert bool(re.search(told, done.stderr)) == (not place)
         assert all(row.split(",")[2] in ("animals", "cooking", "weather") for row in rows)
 
 

@@ -337,7 +337,7 @@ def test_checks_whose_result_changed_come_from_the_verdicts_of_both_runs(clone: 
         assert [(one.check, one.column, one.before, one.after) for one in again.checks or ()] == [
             ("in_set", "label", "passed (warn)", "1 failed (warn)"),
             ("regex", "text", "passed (fail)", "1 failed (fail)"),
-            ("quarantine", "train", "0 rows", "1 rows"),
+            ("quarantine", "train", "0 rows", "1 row"),
         ]
     assert diff(clone, old, old).checks == []
 

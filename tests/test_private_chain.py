@@ -217,7 +217,7 @@ def test_a_classifiers_chain_writes_nothing_private(tmp_path: Path, tiny_base: P
     clone.params(validation={"severity": {"private_data": "quarantine"}, "max_quarantined_share": 0.5})
     assert clone.graft("run", "--add-data") == 0, clone.printed[-2:]
     assert clone.leaks() == {}
-    assert "<EMAIL_1>" in (clone.workspace.quarantine / "train" / "part-0000.jsonl.jsonl").read_text()
+    assert "<EMAIL_1>" in (clone.workspace.quarantine / "train" / "part-0000.jsonl").read_text()
     clone.params(data={"clean": ["whitespace", "redact"]}, validation={"severity": {"private_data": "fail"}})
     assert clone.graft("run") == 0, clone.printed[-2:]
     assert clone.leaks() == {}

@@ -17,9 +17,9 @@ from graft import params, publication, registration, stages
 from graft.errors import InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
 from graft.identity import digest_folder
-from graft.publication import receipts
 from graft.publication.profiles import described_pin
-from graft.publication.receipts import Receipt, champion_known, published
+from graft.publication.receipts import Receipt, champion_known, published, write_decision
+from graft.publication.receipts import write as write_receipt
 from graft.tracking import RunContext, TrackingConfig, journal, registry
 from graft.tracking.curves import read_lines
 from graft.tracking.server import Connection, connect
@@ -296,11 +296,11 @@ def test_champion_known_is_of_the_last_decision_and_of_this_model_and_server_alo
     assert champion_known(workspace, name=NAME, tracking=tracking) is None
     for number, (uri, name) in enumerate([(tracking.uri, NAME)] * 2 + [(tracking.uri, "other"), ("sqlite:///b", NAME)]):
         held = Receipt(uri, name, f"{number}", "key", "run", "url", f"{number}", "url", "content")
-        receipts.write(workspace, held)
+        write_receipt(workspace, held)
     for adapter, after in (("1", "1"), ("0", "0"), ("2", "2"), ("3", "3")):
         for held in publication.receipts(workspace):
             if held.adapter == adapter:
-                receipts.write_decision(workspace, held.place, {"after": after})
+                write_decision(workspace, held.place, {"after": after})
     assert champion_known(workspace, name=NAME, tracking=tracking) == "0"
 
 

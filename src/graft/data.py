@@ -46,12 +46,15 @@ __all__ = [
     "DataConfig",
     "Problem",
     "Record",
+    "Schema",
     "clean",
     "cleaned_as",
     "data_digest",
     "data_digests",
+    "part_files",
     "part_rows",
     "parts",
+    "pictures_among",
     "privacy_of",
     "read_part",
     "rows_of",
@@ -134,12 +137,12 @@ def parts(folder: Path) -> dict[str, list[Path]]:
     problems = [
         f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)}, {FILES} for pictures, "
         f"and nothing else"
-        for path in _visible(folder)
+        for path in part_files(folder)
         if path.name not in SPLITS and not (path.name == FILES and path.is_dir())
     ]
     found: dict[str, list[Path]] = {}
     for split in SPLITS:
-        files = _visible(folder / split) if (folder / split).is_dir() else None
+        files = part_files(folder / split) if (folder / split).is_dir() else None
         if not files:
             state = "no such split" if files is None else "no part files"
             problems.append(f"{name}/{split}: {state}; put {split} rows there, or let `graft import` split the data")
@@ -154,7 +157,8 @@ def parts(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
+    """Return the files of a split's folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -168,6 +172,16 @@ def data_digests(folder: Path) -> dict[str, str]:
     found = [path for files in parts(folder).values() for path in files]
     pictures = (path for path in (folder / FILES).rglob("*") if path.is_file())
     return digest_files(folder, [*found, *pictures])
+
+
+def pictures_among(digests: Mapping[str, str], fields: Sequence[Field]) -> dict[str, str]:
+    """Return the pictures of a data folder with their digests, where rows have pictures; else nothing.
+
+    Which of them a part names is known only once it is read, so all of them decide what it holds.
+    """
+    if all(one.type != "image" for one in fields):
+        return {}
+    return {name: digest for name, digest in digests.items() if name.startswith(f"{FILES}/")}
 
 
 def rows_of(

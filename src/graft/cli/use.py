@@ -165,11 +165,11 @@ def _say_which(place: Workspace, folder: Path) -> None:
     config = params.load(place.params)
     name = found.name if found else config.registration.name
     champion = champion_known(place, name=name, tracking=config.tracking)
-    which = f"champion is version {champion}" if champion else "no champion is known here"
+    which = f"the champion is version {champion}" if champion else "there is no champion"
     if found and champion == found.version:
-        which = "the champion"
+        which = "it is the champion"
     print(
-        f"with the adapter on disk ({digest[:12]}, {version}): {which}, by the last decision of this clone; "
+        f"with the adapter on disk ({digest[:12]}, {version}); {which}, by what this clone knows: "
         f"--model models:/{name}@champion asks the registry",
         file=sys.stderr,
         flush=True,

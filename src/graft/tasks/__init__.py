@@ -74,6 +74,11 @@ class Field:
     """The text field that answers stand in: it may move them."""
 
 
+def label_of(fields: Sequence[Field]) -> str | None:
+    """Return the field that holds the one label of a row, if there is one."""
+    return next((one.name for one in fields if one.type == "label"), None)
+
+
 @dataclass(frozen=True)
 class RowProblem:
     """One thing wrong with one row."""

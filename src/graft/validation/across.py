@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from graft.tasks import Field
     from graft.validation.inspecting import Inspected
 
-LEAKAGE, DUPLICATES, CONTRADICTIONS = "leakage", "near_duplicates", "contradictions"
+KINDS = LEAKAGE, CONTRADICTIONS, DUPLICATES = "leakage", "contradictions", "near_duplicates"
+"""In the order in which they are said: what makes a score worthless first."""
 PORTION_ROWS = 1 << 18
 UNIQUE = "expect_column_values_to_be_unique"
 
@@ -37,6 +38,7 @@ class Alike:
     """Rows of one part that are like earlier ones in one way: how many, and what the first of them have wrong."""
 
     part: int
+    kind: str
     severity: Severity
     rows: int
     problems: list[Problem]
@@ -144,12 +146,12 @@ def equal(
     for line in lines.iter_rows(named=True) if len(lines) else ():
         at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
         expected = _expected(line["kind"], SPLITS[line["of_split"]], what, exact=line["exact"])
-        found_words = f"another than at {other}" if line["kind"] == CONTRADICTIONS else f"that of {other}"
+        found_words = f"another label than {other}" if line["kind"] == CONTRADICTIONS else f"the {what} of {other}"
         key = line["part"], line["kind"], line["of_split"], line["exact"]
         problems[key].append(Problem(at, column, expected, found_words))
     for key, count in sorted(counts.items()):
         ordered = sorted(problems[key], key=lambda one: order_of(one.place))
-        yield Alike(key[0], follows[key[1]], count, ordered)
+        yield Alike(key[0], key[1], follows[key[1]], count, ordered)
 
 
 def _earlier(rows: pl.DataFrame) -> pl.DataFrame:
@@ -256,12 +258,12 @@ def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> I
     for line in lines.iter_rows(named=True):
         at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
         kind = DUPLICATES if line["split"] == line["of_split"] else LEAKAGE
-        found = f"nearly that of {other} (likeness {line['similarity']:.2f})"
+        found = f"nearly the text of {other} (likeness {line['similarity']:.2f})"
         expected = _expected(kind, line["of_split"], "text", exact=False)
         problems[line["part"], kind, SPLITS.index(line["of_split"])].append(Problem(at, column, expected, found))
     for (part, kind, _), same in sorted(problems.items()):
         if follows[kind] != "ignore":
-            yield Alike(part, follows[kind], len(same), same)
+            yield Alike(part, kind, follows[kind], len(same), same)
 
 
 def _numbered(table: pa.Table, numbers: Mapping[str, int]) -> pl.DataFrame:

@@ -31,9 +31,9 @@ from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes, short_digest
-from graft.quarantine import plain_rows
+from graft.quarantine import NAMED_PLACES, plain_rows
 from graft.reading import has_bom, order_of
-from graft.tasks import Field, Task, TaskConfig
+from graft.tasks import Field, Task, TaskConfig, label_of
 from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
@@ -45,8 +45,6 @@ from graft.workspace import read_json, write_json
 if TYPE_CHECKING:
     import polars as pl
 
-NAMED_PLACES = 5
-"""How many rows a warning names."""
 COUNTED_ROWS = 256
 PART, ROWS, SUITE, SKETCH, KEPT = "part.json", "rows.arrow", "suite.json", "sketch.safetensors", "kept.bin"
 PROFILE = "profile.json"
@@ -88,7 +86,7 @@ class Inspector:
     @property
     def label(self) -> str | None:
         """The field of the label, if rows have one."""
-        return next((one.name for one in self.fields if one.type == "label"), None)
+        return label_of(self.fields)
 
     @property
     def decides(self) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import DataConfig, Record, data_digests, parts, read_part
+from graft.data import DataConfig, Record, data_digests, parts, pictures_among, read_part
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
-from graft.pictures import FILES
 from graft.reading import by_file
 from graft.tasks import Row, Task, TaskConfig
 from graft.validation.across import in_megabytes
@@ -59,10 +58,8 @@ class Sources:
 
     @cached_property
     def _pictures(self) -> str:
-        """One digest of all pictures: which of them a part names is known only once it is read."""
-        fields = tasks.get(self.task.name).fields_of(self.task)
-        shown = any(one.type == "image" for one in fields)
-        return digest_json({name: digest for name, digest in self.digests.items() if shown and _is_picture(name)})
+        """One digest of all pictures."""
+        return digest_json(pictures_among(self.digests, tasks.get(self.task.name).fields_of(self.task)))
 
     def learning(self, without: Collection[str] = ()) -> Round:
         """Return what is to be done for the task to learn, ``without`` the rows in quarantine."""
@@ -140,10 +137,6 @@ class Sources:
     def _inspected(self, split: str, path: Path, key: str) -> Inspected:
         file = path.relative_to(self.workspace.root).as_posix()
         return Inspected(split, path, file, self._results.folder / key)
-
-
-def _is_picture(name: str) -> bool:
-    return name.startswith(f"{FILES}/")
 
 
 @dataclass
