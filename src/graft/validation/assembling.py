@@ -112,9 +112,7 @@ class Assembly:
     def across_parts(self) -> None:
         """Hold the rows of all parts to each other."""
         if self.unique:
-            counts, found = repeated_ids(
-                self.inspected, self.unique, self.data, self._most_named, self.data.privacy.in_message
-            )
+            counts, found = repeated_ids(self.inspected, self.unique, self.data, self._most_named)
             for number, count in counts.items():
                 self._settle(self.inspected[number], found.get(number, []), self.unique.severity, count)
             self.repeated = counts.total()
