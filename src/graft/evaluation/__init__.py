@@ -18,6 +18,7 @@ from graft.cleaning import text_steps
 from graft.config import Section
 from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
+from graft.evaluation import probes
 from graft.evaluation.overview import Row, format_table, summary
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
@@ -78,6 +79,7 @@ def evaluate(
     fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
     test = list(rows_of(workspace.data, "test", fields, data, aside))
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
+    probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
     with replaced(workspace.evaluation) as folder:
@@ -93,6 +95,7 @@ def evaluate(
             config=evaluation,
             generated=described_base(loaded.model) if loaded.task.generates else {},
             privacy=data.privacy,
+            probed=probed,
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 
@@ -156,6 +159,22 @@ def _scored(
             "adapter": score(loaded, tokens, batch_rows=batch_rows, name="adapter"),
             "base": score_base(loaded, tokens, batch_rows=batch_rows, name="base"),
         }
+
+
+def _probed(
+    workspace: Workspace,
+    loaded: LoadedAdapter,
+    tables: Mapping[str, Mapping[str, np.ndarray]],
+    test: Sequence[Record],
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+) -> dict[str, dict[str, Mapping[str, np.ndarray]]]:
+    """Return the tables of what is measured beside the test rows, of adapter and base, by probe and system."""
+    from graft import artifact
+
+    subjects = [probes.Subject(system, loaded, tables[system], evaluation.batch_rows) for system in ("adapter", "base")]
+    with artifact.reproducible(loaded.identity["threads"]):
+        return probes.measured(evaluation, subjects, probes.Material(test, data, workspace.root))
 
 
 def _references(workspace: Workspace, loaded: LoadedAdapter, table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.evaluation import plots, prediction, report
+from graft.evaluation import plots, prediction, probes, report
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
@@ -21,6 +21,8 @@ from graft.workspace import write_json, write_text
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from graft.evaluation import EvaluationConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -35,9 +37,10 @@ def assess(
     identity: Mapping[str, Any],
     adapter_digest: str,
     manifest: Mapping[str, Any],
-    config: Resampling,
+    config: EvaluationConfig,
     generated: Mapping[str, str],
     privacy: PrivacyConfig,
+    probed: Mapping[str, Mapping[str, Table]],
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -50,9 +53,10 @@ def assess(
         identity: the adapter's identity.json.
         adapter_digest: the digest of the adapter's folder.
         manifest: the token tables' manifest.json.
-        config: level of the intervals, resamples, seed.
+        config: level of the intervals, resamples, seed, and what probes are asked.
         generated: what the base itself decides of generated text, for the report; empty where the task generates none.
         privacy: what no file shows of texts; metrics are of the texts as they are.
+        probed: what was measured beside the test rows: tables by probe and system.
 
     Returns:
         The content of metrics.json.
@@ -65,6 +69,8 @@ def assess(
     comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
     confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
+    more = probes.findings(config, probed, folder / "plots")
+    metrics |= {"probes": probes.as_json(more)} if more else {}
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
@@ -82,7 +88,8 @@ def assess(
                 reliability.error if reliability else None,
                 pictures=task.processor == "image",
             )
-        ),
+        )
+        + [limit for one in more.values() for limit in one.limits],
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
@@ -97,11 +104,16 @@ def assess(
             privacy,
         ),
         drawings=drawings,
+        probes=list(more.values()),
     )
     words = {field.name for field in task.fields if field.words}
     for system, table in tables.items():
         shown = prediction.without_private(table, privacy, words)
         prediction.write(folder / "predictions" / f"{system}.parquet", shown)
+    for probe, by_system in probed.items():
+        for system, table in by_system.items():
+            shown = prediction.without_private(table, privacy)
+            prediction.write(folder / probes.FOLDER / probe / f"{system}.parquet", shown)
     write_json(folder / "metrics.json", metrics)
     write_json(
         folder / "comparison.json",

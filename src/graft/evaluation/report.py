@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from graft.evaluation.comparison import Comparison
+    from graft.evaluation.probes import Finding
 
 TEMPLATES = Path(__file__).parent / "templates"
 Details = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -70,6 +71,8 @@ class Findings:
     reliability: Reliability | None = None
     mistakes: Mistakes | None = None
     drawings: Sequence[Drawing] = ()
+    probes: Sequence[Finding] = ()
+    """What was measured beside the test rows."""
 
 
 def html(findings: Findings) -> str:
@@ -88,6 +91,7 @@ def html(findings: Findings) -> str:
             reliability=_reliability(findings.reliability) if findings.reliability else None,
             errors=findings.mistakes,
             pictures=findings.drawings,
+            probes=[_probe(one) for one in findings.probes],
             lineage={
                 "method": identity["adapter"]["method"],
                 "base": identity["base"]["source"],
@@ -198,6 +202,15 @@ def _test_note(comparisons: Mapping[str, Comparison]) -> str:
     if tests == {"mcnemar"}:
         return "Differences are tested on the same rows: McNemar's exact test, Newcombe's interval."
     return "Differences are tested on the same rows: paired bootstrap."
+
+
+def _probe(one: Finding) -> dict[str, Any]:
+    return {
+        "title": one.title,
+        "text": one.text,
+        "tables": [(title, _table(lines)) for title, lines in one.tables.items() if lines],
+        "drawings": one.drawings,
+    }
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
