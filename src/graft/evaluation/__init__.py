@@ -20,6 +20,7 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.robustness import RobustnessConfig
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field, TaskConfig
@@ -50,6 +51,9 @@ class EvaluationConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
+
+    robustness: RobustnessConfig = RobustnessConfig()
+    """Noise in the texts of test rows."""
 
 
 def evaluate(

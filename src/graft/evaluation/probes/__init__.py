@@ -69,9 +69,10 @@ class Subject:
                 stack.enter_context(self.loaded.model.disable_adapter())
             yield self.loaded.model
 
-    def predictions(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+    def predictions(self, records: Sequence[Record], what: str) -> dict[str, np.ndarray]:
         """Return the prediction table of any rows (fields as ``Material.test`` has them), in their order.
 
+        ``what`` is the probe that asks, for the progress lines.
         Targets may be absent; the task's reference columns are None or NaN then.
         """
         import pyarrow as pa
@@ -85,7 +86,9 @@ class Subject:
         )
         tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
         with self.model():
-            return score(self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=self.system)
+            return score(
+                self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=f"{what}, {self.system}"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,11 @@ class Probe(Protocol):
 
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
-    return ()
+    from graft.evaluation.probes import (
+        robustness,
+    )
+
+    return (robustness.PROBE,)
 
 
 def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Material) -> dict[str, dict[str, Table]]:
