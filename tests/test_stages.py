@@ -90,7 +90,7 @@ def test_outputs_are_the_workspace_s_places() -> None:
         getattr(workspace, name).relative_to(ROOT).as_posix()
         for name in (
             *("validation", "data_docs", "quarantine", "tokens"),
-            *("adapter", "training", "repeats", "evaluation", "package"),
+            *("adapter", "training", "repeats", "evaluation", "cost", "package"),
         )
     }
     assert {path for stage in STAGES for path in stage.writes} == places

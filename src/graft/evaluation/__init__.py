@@ -20,6 +20,7 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import cost, probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.robustness import RobustnessConfig
 from graft.evaluation.slices.section import SlicesConfig
 from graft.evaluation.traits import Traits, traits
 from graft.identity import digest_folder
@@ -66,6 +67,9 @@ class EvaluationConfig(Section):
     test_sets: tuple[str, ...] | None = None
     """Test sets from elsewhere, by their folders in ``data/test_sets``: base and adapter on each, and the drop against
     the test rows. Default: all that are there; ``[]``: none."""
+
+    robustness: RobustnessConfig = RobustnessConfig()
+    """Noise in the texts of test rows."""
 
 
 def evaluate(
