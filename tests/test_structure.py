@@ -64,6 +64,7 @@ ORDER = (
         "training",
         "evaluation",
         "promotion",
+        "provenance",
         "tracking",
     ),
     *(

@@ -47,13 +47,16 @@ __all__ = [
     "DataConfig",
     "Problem",
     "Record",
+    "Schema",
     "clean",
     "cleaned_as",
     "data_digest",
     "data_digests",
+    "part_files",
     "part_rows",
     "parts",
     "parts_of_test_sets",
+    "pictures_among",
     "privacy_of",
     "read_part",
     "rows_of",
@@ -140,12 +143,12 @@ def parts(folder: Path) -> dict[str, list[Path]]:
     problems = [
         f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)}, {FILES} for pictures, "
         f"{TEST_SETS} for test sets from elsewhere, and nothing else"
-        for path in _visible(folder)
+        for path in part_files(folder)
         if path.name not in SPLITS and not (path.name in (FILES, TEST_SETS) and path.is_dir())
     ]
     found: dict[str, list[Path]] = {}
     for split in SPLITS:
-        files = _visible(folder / split) if (folder / split).is_dir() else None
+        files = part_files(folder / split) if (folder / split).is_dir() else None
         if not files:
             state = "no such split" if files is None else "no part files"
             problems.append(f"{name}/{split}: {state}; put {split} rows there, or let `graft import` split the data")
@@ -172,10 +175,10 @@ def parts_of_test_sets(folder: Path) -> dict[str, list[Path]]:
     if not within.is_dir():
         return {}
     name, found, problems = f"{folder.name}/{TEST_SETS}", dict[str, list[Path]](), list[str]()
-    for path in _visible(within):
+    for path in part_files(within):
         if path.name == FILES and path.is_dir():
             continue
-        files = _visible(path) if path.is_dir() else []
+        files = part_files(path) if path.is_dir() else []
         if not files:
             problems.append(f"{name}/{path.name}: not a folder of part files, which a test set is")
         problems += [
@@ -189,7 +192,8 @@ def parts_of_test_sets(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
+    """Return the files of a split's folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -203,6 +207,16 @@ def data_digests(folder: Path) -> dict[str, str]:
     found = [path for files in parts(folder).values() for path in files]
     pictures = (path for path in (folder / FILES).rglob("*") if path.is_file())
     return digest_files(folder, [*found, *pictures])
+
+
+def pictures_among(digests: Mapping[str, str], fields: Sequence[Field]) -> dict[str, str]:
+    """Return the pictures of a data folder with their digests, where rows have pictures; else nothing.
+
+    Which of them a part names is known only once it is read, so all of them decide what it holds.
+    """
+    if all(one.type != "image" for one in fields):
+        return {}
+    return {name: digest for name, digest in digests.items() if name.startswith(f"{FILES}/")}
 
 
 def rows_of(

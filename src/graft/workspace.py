@@ -121,6 +121,11 @@ class Workspace:
         return self.artifacts / "training"
 
     @property
+    def repeats(self) -> Path:
+        """train: seeds.json; seed-<seed>/, the adapter of each further seed; deterministic."""
+        return self.artifacts / "repeats"
+
+    @property
     def evaluation(self) -> Path:
         """evaluate: metrics.json, predictions/*.parquet, plots/, report.html, model_card.md."""
         return self.artifacts / "evaluation"

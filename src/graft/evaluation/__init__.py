@@ -20,6 +20,7 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import cost, probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.robustness import RobustnessConfig
 from graft.evaluation.slices.section import SlicesConfig
 from graft.evaluation.traits import Traits, traits
 from graft.identity import digest_folder
@@ -67,6 +68,9 @@ class EvaluationConfig(Section):
     """Test sets from elsewhere, by their folders in ``data/test_sets``: base and adapter on each, and the drop against
     the test rows. Default: all that are there; ``[]``: none."""
 
+    robustness: RobustnessConfig = RobustnessConfig()
+    """Noise in the texts of test rows."""
+
 
 def evaluate(
     workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig
@@ -80,8 +84,9 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.evaluation.seeds import further
     from graft.generation import described_base
-    from graft.tokenization import read_manifest
+    from graft.tokenization import read_manifest, read_tokens
 
     loaded = artifact.load(
         workspace.adapter,
@@ -97,6 +102,7 @@ def evaluate(
     texts = [_text(record, fields) for record in test]
     known = _traits(workspace, test, texts, fields, data, evaluation)
     tables, timings = _scored(workspace, loaded, test, evaluation)
+    others = further(workspace, loaded, read_tokens(workspace.tokens, "test"), batch_rows=evaluation.batch_rows)
     probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
@@ -117,14 +123,15 @@ def evaluate(
             probed=probed,
             traits=known,
             cost=cost.facts(workspace.adapter),
+            further=others,
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 
 
 def score_adapter(
     folder: Path, workspace: Workspace, *, data: DataConfig, batch_rows: int, device: str = "auto", name: str = "score"
-) -> dict[str, np.ndarray]:
-    """Return the prediction table of any adapter (a champion from the registry) on this project's test rows.
+) -> probes.Subject:
+    """Load any adapter (a champion from the registry) and score it on this project's test rows.
 
     It reads the raw rows as it was trained to: with its own cleaning, tokenizer, length and labels, on its own base.
 
@@ -136,6 +143,9 @@ def score_adapter(
         batch_rows: rows per forward pass.
         device: ``auto``, ``cpu`` or ``cuda``.
         name: starts the progress lines.
+
+    Returns:
+        The loaded adapter with its prediction table: what else it is asked needs no second load.
 
     Raises:
         IntegrityError: the adapter or its base is not what its identity says.
@@ -161,7 +171,8 @@ def score_adapter(
     encoded = loaded.task.encode(loaded.config, rows, loaded.processor, loaded.state, longest)
     tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
     with artifact.reproducible(loaded.identity["threads"]):
-        return score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
+        table = score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
+    return probes.Subject("champion", loaded, table, batch_rows)
 
 
 def _scored(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.evaluation import plots, prediction, probes, report
+from graft.evaluation import plots, prediction, probes, report, seeds
 from graft.evaluation.analyses import analyse
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
@@ -45,6 +45,7 @@ def assess(
     probed: Mapping[str, Mapping[str, Table]],
     traits: Traits,
     cost: Mapping[str, int],
+    further: Mapping[int, Table],
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -63,6 +64,7 @@ def assess(
         probed: what was measured beside the test rows: tables by probe and system.
         traits: what is known of each row, for slices and groups.
         cost: what the adapter takes that no clock measures (``adapter_bytes``, ``adapter_parameters``).
+        further: prediction tables of other seeds of the same training, by seed.
 
     Returns:
         The content of metrics.json.
@@ -72,6 +74,8 @@ def assess(
     how = {**how, **generated}
     metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
     metrics |= {"measured": how} if how else {}
+    if further:
+        metrics |= {"repeats": seeds.spread(task, {identity["seed"]: adapter, **further})}
     comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
@@ -107,6 +111,9 @@ def assess(
     for system, table in tables.items():
         shown = prediction.without_private(table, privacy, words)
         prediction.write(folder / "predictions" / f"{system}.parquet", shown)
+    for seed, table in further.items():
+        shown = prediction.without_private(table, privacy, words)
+        prediction.write(folder / "predictions" / seeds.FOLDER / f"seed-{seed}.parquet", shown)
     for probe, by_system in probed.items():
         for system, table in by_system.items():
             shown = prediction.without_private(table, privacy, words)

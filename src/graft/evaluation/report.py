@@ -381,6 +381,7 @@ def _lineage(identity: Mapping[str, Any], adapter_digest: str) -> list[tuple[str
         ("seed", str(identity["seed"])),
         ("trained on", f"{identity['device']}, {identity['threads']} threads"),
         ("versions", versions),
+        ("signature", "made, or not, when the version is published: `graft provenance models:/NAME/NUMBER`"),
     ]
 
 

@@ -70,9 +70,10 @@ class Subject:
                 stack.enter_context(self.loaded.model.disable_adapter())
             yield self.loaded.model
 
-    def predictions(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+    def predictions(self, records: Sequence[Record], what: str) -> dict[str, np.ndarray]:
         """Return the prediction table of any rows (fields as ``Material.test`` has them), in their order.
 
+        ``what`` is the probe that asks, for the progress lines.
         Targets may be absent; the task's reference columns are None or NaN then.
         """
         import pyarrow as pa
@@ -86,7 +87,9 @@ class Subject:
         )
         tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
         with self.model():
-            return score(self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=self.system)
+            return score(
+                self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=f"{what}, {self.system}"
+            )
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,9 @@ class Probe(Protocol):
 
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
-    from graft.evaluation.probes.test_sets import Generalisation
+    from graft.evaluation.probes import robustness, test_sets
 
-    return (Generalisation(),)
+    return (test_sets.PROBE, robustness.PROBE)
 
 
 def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Material) -> dict[str, dict[str, Table]]:

@@ -54,7 +54,7 @@ class Generalisation:
             records = _records(files, material, subject)
             if not records:
                 raise DataError(f"data/{TEST_SETS}/{name}: no rows to score")
-            table = dict(subject.predictions(records))
+            table = dict(subject.predictions(records, f"test set {name}"))
             found.append(table | {SET: np.full(len(records), name, dtype=object), "score": _scores(metric, table)})
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
@@ -217,3 +217,6 @@ def _text(found: Mapping[str, _Measured], metric: Metric) -> str:
     if drop.value > 0:
         return f"{said} No drop is more than chance may make; the largest is {drop.value:.3f}, on {worst.name}."
     return f"{said} On none is the adapter worse than on the test rows."
+
+
+PROBE = Generalisation()
