@@ -17,7 +17,9 @@ from graft.checks import check
 from graft.data import data_digest, parts, parts_of_test_sets
 from graft.errors import ConfigError, DataError
 from graft.evaluation.contrasts import newcombe
+from graft.evaluation.overview import systems as summary_systems
 from graft.evaluation.prediction import read
+from graft.evaluation.slices import mask_of
 from graft.identity import digest_files
 from graft.importing import import_data
 from graft.workspace import Workspace, read_json
@@ -137,6 +139,34 @@ def test_a_bad_row_is_refused_at_its_line_before_training(copy: Workspace) -> No
     assert "data/test_sets/far/b.jsonl:18" in text
     assert digest_files(copy.validation) == before
     assert "far/b.jsonl:16" in (copy.failed / "validate" / "report.json").read_text()
+
+
+def test_a_row_that_came_after_validate_is_refused_by_evaluate(copy: Workspace) -> None:
+    before = digest_files(copy.evaluation)
+    with (copy.data / "test_sets" / "far" / "b.jsonl").open("a") as file:
+        file.write('{"text": "some words here", "label": "sports"}\n')
+    with pytest.raises(DataError, match=r"far/b\.jsonl:16: label: expected one of animals, cooking, weather, found"):
+        stages.run("evaluate", copy)
+    assert digest_files(copy.evaluation) == before
+
+
+def test_the_stage_measures_slices_and_groups_by_column(copy: Workspace) -> None:
+    slices = {"columns": ["label"], "least_rows": 2}
+    set_evaluation(copy, slices=slices, groups=["label"], test_sets=[], robustness={"rows": 0})
+    stages.run("evaluate", copy)
+    metrics = read_json(copy.evaluation / "metrics.json")
+    table = read(copy.evaluation / "predictions" / "adapter.parquet")
+    labels = sorted(("animals", "cooking", "weather"))
+    for number, name in enumerate(labels):
+        mask = mask_of(copy.evaluation, f"label={name}", table["row"].tolist())
+        assert mask.tolist() == (table["reference"] == number).tolist()
+        expected = accuracy_score(table["reference"][mask], table["prediction"][mask])
+        assert metrics["groups"]["label"]["groups"][f"label={name}"]["value"] == pytest.approx(expected, abs=1e-6)
+        assert metrics["slices"]["known"][f"label={name}"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert set(summary_systems(metrics)) == {"adapter", "base", "majority", "tfidf"}
+    set_evaluation(copy, slices={"columns": ["lable"]})
+    with pytest.raises(DataError, match=r"evaluation\.slices\.columns: no test row has the column 'lable'.*'label'"):
+        stages.run("evaluate", copy)
 
 
 def test_what_is_no_test_set_is_refused(copy: Workspace) -> None:
