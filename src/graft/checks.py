@@ -429,12 +429,17 @@ def _has_cuda() -> bool:
 def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
     from graft import tasks
 
-    if not {"task", "promotion"} <= sections.keys() or sections["promotion"].metric is None:
+    if not {"task", "promotion"} <= sections.keys():
         return
-    try:
-        tasks.get(sections["task"].name).metric(sections["promotion"].metric)
-    except ConfigError as error:
-        yield Finding("promotion", "fail", f"promotion.metric: {error}", error.exit_code)
+    task, promotion = tasks.get(sections["task"].name), sections["promotion"]
+    asked = [("promotion.metric", name) for name in promotion.metrics]
+    gates = enumerate(promotion.gates)
+    asked += [(f"promotion.gates[{number}].metric", gate.metric) for number, gate in gates if gate.metric]
+    for path, name in asked:
+        try:
+            task.metric(name)
+        except ConfigError as error:
+            yield Finding("promotion", "fail", f"{path}: {error}", error.exit_code)
 
 
 def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
