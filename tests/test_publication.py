@@ -348,7 +348,7 @@ def test_reviewers_tag_in_the_ui_is_heard(trained: Any, review: str, approve: bo
 
 
 def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
-    from graft.publication import cases
+    from graft.publication import decisions
 
     first, second = trained("a"), trained("b")
     publish(first)
@@ -358,14 +358,14 @@ def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any,
     client.set_registered_model_alias(NAME, "champion", "2")
     noted = promote(first)
     assert "moved outside Graft: the journal says version 1, MLflow says version 2" in noted.notes[0]
-    score = cases._champion_table
+    real = decisions.tested
 
     def slow(*arguments: Any) -> Any:
-        table = score(*arguments)
+        decision = real(*arguments)
         client.delete_registered_model_alias(NAME, "champion")
-        return table
+        return decision
 
-    monkeypatch.setattr(cases, "_champion_table", slow)
+    monkeypatch.setattr(decisions, "tested", slow)
     with pytest.raises(PromotionConflict, match="champion is not set by now"):
         promote(first, approve=True, reason="again")
     assert "overtaken" in [one.state for one in entries(first)]

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from graft.artifact import LoadedAdapter, load, predict
+from graft.errors import IntegrityError
+from graft.identity import digest_folder
 
 
 class AdapterModel(PythonModel):  # type: ignore[misc]
@@ -29,11 +32,14 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         """Load and verify the adapter on its base.
 
         Raises:
-            IntegrityError: a file, the base or a tensor is not what the identity says.
+            IntegrityError: a file, the base or a tensor is not what the identity says, or the identity itself is not
+                the one that was published.
             ResourceMissing: the base is nowhere; the message names its digest.
         """
+        folder = Path(context.artifacts["adapter"])
+        refuse_changed(folder)
         self.loaded = load(
-            Path(context.artifacts["adapter"]),
+            folder,
             Path.cwd(),
             device=os.environ.get("GRAFT_DEVICE", "cpu"),
             trust_remote_code=os.environ.get("GRAFT_TRUST_REMOTE_CODE") == "1",
@@ -53,6 +59,24 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         values = [given] if isinstance(given, str | dict) else list(given)
         first = next(field.name for field in self.loaded.task.fields_of(self.loaded.config) if not field.target)
         return [value if isinstance(value, dict) else {first: value} for value in values]
+
+
+def refuse_changed(adapter: Path) -> None:
+    """Compare the adapter with the digest that the model's ``MLmodel`` file has of it; models of old have none.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    description = adapter.parents[1] / "MLmodel"
+    if not description.is_file():
+        return
+    metadata = yaml.safe_load(description.read_text(encoding="utf-8")).get("metadata") or {}
+    published = metadata.get("graft.adapter")
+    if published and digest_folder(adapter) != published:
+        raise IntegrityError(
+            f"{adapter}: has digest {digest_folder(adapter)[:12]} and was published as {published[:12]}: a file was "
+            "changed; take the model from the registry again"
+        )
 
 
 def _missing(value: Any) -> bool:
