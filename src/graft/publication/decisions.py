@@ -26,6 +26,8 @@ __all__ = ["Decision", "fetch", "promote", "rollback"]
 if TYPE_CHECKING:
     from graft.evaluation import EvaluationConfig
     from graft.tracking.journal import Kind
+    from graft.tracking.registry import Version
+    from graft.tracking.server import Connection
 
 
 def promote(
@@ -48,6 +50,7 @@ def promote(
     Raises:
         InputError: ``approve`` without a reason.
         ResourceMissing: MLflow is not reachable, or the adapter was not published.
+        IntegrityError: the candidate in the registry is not what was published, or lacks a signature that is asked for.
         PromotionConflict: the alias moved meanwhile.
     """
     from graft.publication.facts import read
@@ -68,8 +71,10 @@ def promote(
             said = f"version {held} is champion already"
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
-            verdict = tested(case, task, data, evaluation, promotion)
-            decision = _carry_out(case, "promote", overruled(case, verdict, approve, reason))
+            verdict = overruled(case, tested(case, task, data, evaluation, promotion), approve, reason)
+            if verdict.moved:
+                check_artifact(connection, candidate)
+            decision = _carry_out(case, "promote", verdict)
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())
     return decision
@@ -104,8 +109,7 @@ def rollback(
         case = replace(case, candidate=target)
         if target.version == current.version:
             raise InputError(f"{name}: version {target.version} is champion already")
-        with tempfile.TemporaryDirectory(prefix="graft-rollback-") as temporary:
-            fetch(connection, target, Path(temporary))
+        check_artifact(connection, target)
         why = reason or f"rolled back from version {current.version}"
         decision = Decision(
             name, "rollback", target.version, current.version, target.version, why, case.who, notes=case.notes
@@ -115,6 +119,16 @@ def rollback(
         if one.adapter:
             write_decision(workspace, place(connection.uri, name, one.adapter), done.as_json())
     return done
+
+
+def check_artifact(connection: Connection, version: Version) -> None:
+    """Download a version's adapter and check that it is the one that was published.
+
+    Raises:
+        IntegrityError: its bytes differ.
+    """
+    with tempfile.TemporaryDirectory(prefix="graft-check-") as temporary:
+        fetch(connection, version, Path(temporary))
 
 
 def _carry_out(case: Case, kind: Kind, decision: Decision) -> Decision:
