@@ -116,6 +116,7 @@ def history(
     from graft import params
     from graft.cli import printing
     from graft.tracking import journal
+    from graft.tracking.reproductions import reproductions
     from graft.tracking.server import connect, reported
     from graft.workspace import suggested
 
@@ -123,12 +124,14 @@ def history(
     config = params.load(place.params)
     connection = connect(config.tracking, place)
     with reported(connection.uri):
+        rebuilt = reproductions(connection, config.tracking, place, config.registration.name)[:limit]
         entries = journal.history(connection, config.tracking, place, config.registration.name)[:limit]
     if as_json:
         printing.as_json([dataclasses.asdict(one) for one in entries])
         return
     if not entries:
         print(suggested(f"{config.registration.name}: no decision yet; `graft promote` takes one"))
+        _print_rebuilt(rebuilt)
         return
     rows = []
     for one in entries:
@@ -136,6 +139,17 @@ def history(
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at_ms / 1000))
         rows.append([day, one.candidate, one.verdict, moved, one.who, one.why])
     printing.table(["when", "version", "verdict", "champion", "who", "why"], rows)
+    _print_rebuilt(rebuilt)
+
+
+def _print_rebuilt(found: list[dict[str, str]]) -> None:
+    """Print the receipts of reproductions, which decide nothing."""
+    from graft.cli import printing
+
+    if found:
+        print()
+        rows = [[one[name] for name in ("on", "version", "verdict", "who", "reason")] for one in found]
+        printing.table(["rebuilt on", "version", "verdict", "who", "reason"], rows)
 
 
 @app.command(
