@@ -56,6 +56,7 @@ ORDER = (
     ),
     *(
         "base",
+        "hardware",
         "token_checks",
         "tokenization",
         "adapters",

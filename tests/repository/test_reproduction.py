@@ -409,5 +409,5 @@ def test_reproduce_reads_the_registry_and_keeps_its_receipt_there(
     client.set_model_version_tag("toy", "1", "graft.dvc_lock", "0" * 64)
     receipt = reproduce(clone, "models:/toy/1", tracking=tracking, on_line=quiet)
     assert (receipt["verdict"], receipt["equivalence"]["how"]) == ("equivalent", "same answers")
-    found = reproductions.reproductions(connection, tracking, clone, "toy")
+    found = reproductions.reproductions(connection, "toy")
     assert sorted(one["verdict"] for one in found) == ["equivalent", "identical"]

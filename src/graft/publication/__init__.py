@@ -18,11 +18,12 @@ from graft.adapters.section import AdapterConfig
 from graft.base import BaseConfig
 from graft.config import Section
 from graft.publication import notes
-from graft.publication.cases import Decision
+from graft.publication.cases import Answer, Decision
 from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.profiles import pin_champion
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
+from graft.publication.reconciling import reconcile, standing
 from graft.registration import RegistrationConfig
 from graft.tasks import Field, TaskConfig
 from graft.tracking import RunContext, TrackingConfig
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from graft.tracking.server import Connection
 
 __all__ = [
+    "Answer",
     "Decision",
     "Receipt",
     "follower_facts",
@@ -41,7 +43,9 @@ __all__ = [
     "publish",
     "published",
     "receipts",
+    "reconcile",
     "rollback",
+    "standing",
     "sync",
 ]
 

@@ -222,6 +222,11 @@ class Repository:
         """
         self.dvc.verify_outputs(stages)
 
+    def restore(self, stages: Sequence[str]) -> None:
+        """Put the outputs of ``stages`` back as dvc.lock records them, where the cache has them."""
+        for stage in stages:
+            self.dvc.restore(stage)
+
     def run_stage(
         self,
         stage: str,

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.identity import digest_json
-from graft.tracking import TrackingConfig, registry
-from graft.tracking.journal import SUFFIX
+from graft.tracking import TrackingConfig, ledger, registry
 from graft.tracking.registry import Version
 from graft.tracking.runs import end, find_or_create
-from graft.tracking.server import Connection, experiment_id
+from graft.tracking.server import Connection
 from graft.workspace import Workspace
 
 FILE = "receipt.json"
@@ -24,7 +23,7 @@ def record(
     connection: Connection, config: TrackingConfig, workspace: Workspace, version: Version, receipt: Mapping[str, Any]
 ) -> str:
     """Keep a receipt; return the id of its run."""
-    experiment = experiment_id(connection, config, workspace, SUFFIX)
+    experiment = ledger.find_or_create(connection, config, workspace, version.name).experiment
     adapter, environment = receipt["adapter"], receipt["environment"]
     tags = {
         "reproduction.model": version.name,
@@ -61,18 +60,16 @@ def record(
     return str(run.info.run_id)
 
 
-def reproductions(
-    connection: Connection, config: TrackingConfig, workspace: Workspace, name: str
-) -> list[dict[str, str]]:
+def reproductions(connection: Connection, name: str) -> list[dict[str, str]]:
     """Return what was rebuilt of a registered model, the newest first: version, verdict, reason, who, on, ..."""
-    if connection.client.get_experiment_by_name(config.experiment + SUFFIX) is None:
+    book = ledger.find(connection, name)
+    if book is None:
         return []
-    experiment = experiment_id(connection, config, workspace, SUFFIX)
     found: list[Any] = []
     token = None
     while True:
         page = connection.client.search_runs(
-            [experiment], f"tags.`reproduction.model` = '{name}'", max_results=500, page_token=token
+            [book.experiment], f"tags.`reproduction.model` = '{name}'", max_results=500, page_token=token
         )
         found.extend(page)
         token = page.token

@@ -161,7 +161,7 @@ def reported(uri: str) -> Iterator[None]:
         raise ResourceMissing(f"MLflow at {shown_uri(uri)}: {_first_line(error)}; {LATER}") from error
 
 
-def experiment_id(connection: Connection, config: TrackingConfig, workspace: Workspace, suffix: str = "") -> str:
+def experiment_id(connection: Connection, config: TrackingConfig, workspace: Workspace) -> str:
     """Find or create the experiment; its files lie at an explicit place, not below the current directory.
 
     Raises:
@@ -169,7 +169,7 @@ def experiment_id(connection: Connection, config: TrackingConfig, workspace: Wor
     """
     from mlflow.exceptions import MlflowException
 
-    name = config.experiment + suffix
+    name = config.experiment
     found = connection.client.get_experiment_by_name(name)
     if found is None:
         location = artifact_location(config, connection.uri, workspace)
