@@ -448,6 +448,16 @@ def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any,
     assert "overtaken" in [one.state for one in entries(first)]
 
 
+def test_promote_checks_the_candidate_in_the_registry(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    for path in (tmp_path / "mlflow" / "store" / "artifacts" / "models").rglob("adapter_config.json"):
+        path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: its adapter has digest"):
+        promote(workspace)
+    assert registry.champion_number(connected(workspace), NAME) is None
+
+
 def test_rollback_checks_the_artifact_first(trained: Any, tmp_path: Path) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
@@ -755,11 +765,17 @@ def test_a_forged_registry_does_not_pass_where_keys_are_trusted(trained: Any, tm
     assert examined(workspace, f"models:/{NAME}/1", **signed).state == "refused"
 
 
-def test_rollback_refuses_an_unsigned_version(trained: Any, monkeypatch: Any) -> None:
+def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
+    loaded = params.load(first.params)
+    names = ("task", "data", "evaluation", "registration", "promotion")
+    sections = {name: getattr(loaded, name) for name in names} | signing(first, "ada", "ada")
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        publication.promote(first, who="ada", **sections)
+    assert registry.champion_number(connected(first), NAME) is None
     promote(first)
-    publish(second)
+    publish(second, **signing(second, "ada", "ada"))
     promote(second, approve=True, reason="newer")
     loaded = params.load(second.params)
     with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
