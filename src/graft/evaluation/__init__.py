@@ -20,6 +20,8 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.explanations import ExplanationsConfig
+from graft.evaluation.probes.forgetting import ForgettingConfig
 from graft.evaluation.probes.robustness import RobustnessConfig
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
@@ -54,6 +56,12 @@ class EvaluationConfig(Section):
 
     robustness: RobustnessConfig = RobustnessConfig()
     """Noise in the texts of test rows."""
+
+    forgetting: ForgettingConfig = ForgettingConfig()
+    """General text with the adapter on and off."""
+
+    explanations: ExplanationsConfig = ExplanationsConfig()
+    """Which words drove the answers to some rows."""
 
 
 def evaluate(

@@ -141,10 +141,16 @@ class Probe(Protocol):
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
     from graft.evaluation.probes import (
+        explanations,
+        forgetting,
         robustness,
     )
 
-    return (robustness.PROBE,)
+    return (
+        robustness.PROBE,
+        forgetting.PROBE,
+        explanations.PROBE,
+    )
 
 
 def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Material) -> dict[str, dict[str, Table]]:
