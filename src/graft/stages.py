@@ -93,7 +93,7 @@ STAGES: tuple[Stage, ...] = (
         ("data", "artifacts/tokens", "artifacts/adapter"),
         ("artifacts/evaluation",),
         ("base",),
-        files=("evaluation.forgetting.text",),
+        files=("evaluation.behaviour", "evaluation.forgetting.text"),
     ),
     Stage(
         "register",

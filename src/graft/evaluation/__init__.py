@@ -20,6 +20,7 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.counterfactuals import CounterfactualsConfig
 from graft.evaluation.probes.explanations import ExplanationsConfig
 from graft.evaluation.probes.forgetting import ForgettingConfig
 from graft.evaluation.probes.robustness import RobustnessConfig
@@ -57,6 +58,12 @@ class EvaluationConfig(Section):
     robustness: RobustnessConfig = RobustnessConfig()
     """Noise in the texts of test rows."""
 
+    behaviour: str | None = Limit(default=None, min_length=1)
+    """A YAML file of behavioural tests, relative to params.yaml and inside the repository (``behaviour.yaml``)."""
+
+    counterfactuals: CounterfactualsConfig = CounterfactualsConfig()
+    """Names and gendered words swapped in test rows."""
+
     forgetting: ForgettingConfig = ForgettingConfig()
     """General text with the adapter on and off."""
 
@@ -76,6 +83,7 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.evaluation.probes import behaviour
     from graft.generation import described_base
     from graft.tokenization import read_manifest
 
@@ -88,6 +96,7 @@ def evaluate(
     )
     manifest = read_manifest(workspace.tokens)
     _check(manifest, loaded.identity)
+    behaviour.check(evaluation, loaded, workspace.root)
     fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
     test = list(rows_of(workspace.data, "test", fields, data, aside))
     tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)

@@ -141,6 +141,8 @@ class Probe(Protocol):
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
     from graft.evaluation.probes import (
+        behaviour,
+        counterfactuals,
         explanations,
         forgetting,
         robustness,
@@ -148,6 +150,8 @@ def every() -> tuple[Probe, ...]:
 
     return (
         robustness.PROBE,
+        behaviour.PROBE,
+        counterfactuals.PROBE,
         forgetting.PROBE,
         explanations.PROBE,
     )

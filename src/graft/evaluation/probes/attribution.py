@@ -141,18 +141,15 @@ def _places(
     loaded: LoadedAdapter, record: Record, encoded: Mapping[str, Any], limit: int
 ) -> list[tuple[int, int, int, int, int]] | None:
     """Return each own token: its line and column in the batch, and text, start and end of what it stands for."""
+    if not loaded.processor.is_fast:
+        return None
     texts = [record.row[name] for name in ("text", "text_pair") if record.row.get(name)]
     apart = encoded.get("windows") is not None
     given = [(text,) for text in texts] if apart else [tuple(texts)]
     ids: list[int] = []
     found = []
     for line, some in enumerate(given):
-        try:
-            tokens = loaded.processor(
-                *some, truncation=True, max_length=limit, return_offsets_mapping=True, verbose=False
-            )
-        except NotImplementedError:  # a tokenizer written in Python
-            return None
+        tokens = loaded.processor(*some, truncation=True, max_length=limit, return_offsets_mapping=True, verbose=False)
         ids += tokens["input_ids"]
         owners = zip(tokens.sequence_ids(), tokens["offset_mapping"], strict=True)
         found += [

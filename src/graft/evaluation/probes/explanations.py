@@ -36,10 +36,10 @@ LARGEST_GAP = 0.1
 class ExplanationsConfig(Section):
     """Which words drove the answers to some test rows."""
 
-    rows: int = Limit(default=10, ge=0, le=1000)
+    rows: int = Limit(default=6, ge=0, le=1000)
     """How many rows: half of them the worst errors, the others a seeded sample. 0: none."""
 
-    steps: int = Limit(default=24, ge=8, le=1000)
+    steps: int = Limit(default=16, ge=8, le=1000)
     """Points on the path of integrated gradients; the report says by how much the words miss the whole."""
 
 

@@ -223,9 +223,9 @@ def similarity(
             list(texts), truncation=True, max_length=limit, return_special_tokens_mask=True, verbose=False
         ).special_tokens_mask
     ]
-    now = _states(loaded, texts, limit, batch_rows)
     with loaded.model.disable_adapter():
         before = _states(loaded, texts, limit, batch_rows)
+    now = before if getattr(loaded.model, "switched_off", False) else _states(loaded, texts, limit, batch_rows)
     middle = np.concatenate([states[places] for states, places in zip(before, own, strict=True)]).mean(0)
     alike = [
         _cosines(one[places] - middle, other[places] - middle)
