@@ -10,6 +10,7 @@ table, and their tokens alone, beside those of a ``datasets`` data set on the sa
 Seconds are CPU seconds; printed are medians of ``--repeats`` and the ratios that are aimed at.
 
     .venv/bin/python benchmarks/tokenization.py [--tokenizer FOLDER] [--rows 10000 100000 1000000] [--part-rows 50000]
+    .venv/bin/python benchmarks/tokenization.py --ours --in-memory --rows 5000000
 """
 
 from __future__ import annotations
@@ -108,16 +109,8 @@ def batches(rows: list[Any], size: int = BATCH_ROWS) -> Iterator[list[Any]]:
         yield rows[start : start + size]
 
 
-def tokenizing(count: int, base: Path, repeats: int) -> str:
-    """Return a line: rows a second of the three ways."""
-    import datasets
-
-    from graft.data import Record
-
-    dice, ours = random.Random(0), encoder(base)
-    rows = [row(number, dice) for number in range(count)]
-    records = [Record({**one, "text_pair": None}, f"data/a.jsonl:{at}", one["id"]) for at, one in enumerate(rows, 1)]
-    texts, table, tokenizer = [one["text"] for one in rows], datasets.Dataset.from_list(rows), ours.processor
+def columns_of(tokenizer: Any) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+    """Return what ``datasets.map`` makes of a batch."""
     numbers = {label: number for number, label in enumerate(LABELS)}
 
     def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -128,6 +121,19 @@ def tokenizing(count: int, base: Path, repeats: int) -> str:
             "label": [numbers[one] for one in batch["label"]],
         }
 
+    return columns
+
+
+def tokenizing(count: int, base: Path, repeats: int) -> str:
+    """Return a line: rows a second of the three ways."""
+    import datasets
+
+    from graft.data import Record
+
+    dice, ours = random.Random(0), encoder(base)
+    rows = [row(number, dice) for number in range(count)]
+    records = [Record({**one, "text_pair": None}, f"data/a.jsonl:{at}", one["id"]) for at, one in enumerate(rows, 1)]
+    texts, table, tokenizer = [one["text"] for one in rows], datasets.Dataset.from_list(rows), ours.processor
     with tempfile.TemporaryDirectory() as temporary:
         folder, backend = Path(temporary), tokenizer.backend_tokenizer
         found = in_turn(
@@ -136,7 +142,7 @@ def tokenizing(count: int, base: Path, repeats: int) -> str:
                 "limit": lambda: drained(map(backend.encode_batch_fast, batches(texts))),
                 "smaller": lambda: drained(map(backend.encode_batch_fast, batches(texts, SMALL_ROWS))),
                 "map": lambda: table.map(
-                    columns,
+                    columns_of(tokenizer),
                     batched=True,
                     remove_columns=["text"],
                     load_from_cache_file=False,
@@ -197,19 +203,9 @@ def plain(folder: Path) -> None:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "base")
-    numbers = {label: number for number, label in enumerate(LABELS)}
-
-    def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(batch["text"], truncation=True, max_length=LIMIT_TOKENS)["input_ids"]
-        return {
-            "input_ids": ids,
-            "length": [len(one) for one in ids],
-            "label": [numbers[one] for one in batch["label"]],
-        }
-
     files = {split: sorted(map(str, (folder / "data" / split).glob("*.jsonl"))) for split in SPLITS}
     found = datasets.load_dataset("json", data_files=files, cache_dir=str(folder / "cache"))
-    found.map(columns, batched=True, remove_columns=["text"])
+    found.map(columns_of(tokenizer), batched=True, remove_columns=["text"])
 
 
 def timed(name: str, folder: Path) -> dict[str, float]:
@@ -235,8 +231,8 @@ def child(name: str, folder: Path) -> None:
     print(json.dumps({"seconds": wall, "cpu": cpu, "peak": max(own, children) / 1024}))
 
 
-def whole(count: int, part_rows: int, base: Path) -> Iterator[str]:
-    """Yield a line for each way through files."""
+def whole(count: int, part_rows: int, base: Path, ours: bool) -> Iterator[str]:
+    """Yield a line for each way through files; ``ours``: without those of others."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         project(folder, count, part_rows, base)
@@ -247,7 +243,7 @@ def whole(count: int, part_rows: int, base: Path) -> Iterator[str]:
             "its reader alone": "reader",
             "load_dataset, map": "peer",
         }
-        for label, name in ways.items():
+        for label, name in list(ways.items())[: 3 if ours else 4]:
             found = timed(name, folder)
             rates = f"{count / found['cpu']:,.0f} | {size / found['cpu']:.1f}"
             yield f"| {count:,} | {label} | {found['seconds']:.1f} | {rates} | {found['peak']:,.0f} |"
@@ -306,6 +302,7 @@ def main() -> None:
     parser.add_argument("--in-memory", type=int, nargs="*", default=[10_000, 50_000], help="rows of the first table")
     parser.add_argument("--part-rows", type=int, default=50_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ours", action="store_true", help="of whole stages, ours alone (5,000,000 rows)")
     parser.add_argument("--child", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -326,7 +323,7 @@ def main() -> None:
         print(*reading(20_000, base, given.repeats), sep="\n", flush=True)
         print("\n| rows | way | wall s | rows a CPU second | MB a CPU second | peak MB |\n|---|---|---|---|---|---|")
         for count in given.rows:
-            for line in whole(count, given.part_rows, base):
+            for line in whole(count, given.part_rows, base, given.ours):
                 print(line, flush=True)
 
 

@@ -57,6 +57,7 @@ PARAMS: dict[str, Any] = {
     },
     "evaluation": {"resamples": 200},
     "registration": {"name": "toy-topic"},
+    "promotion": {"first_against": "base"},  # TF-IDF has every toy row right
     "tracking": {"experiment": "toy-topic"},
 }
 

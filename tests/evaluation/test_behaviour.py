@@ -16,7 +16,7 @@ from graft.data import DataConfig
 from graft.errors import ConfigError
 from graft.evaluation import EvaluationConfig
 from graft.evaluation.prediction import read as read_table
-from graft.evaluation.probes import Material, Subject
+from graft.evaluation.probes import About, Material, Subject
 from graft.evaluation.probes.behaviour import PROBE, _judged
 from graft.evaluation.probes.behaviour_tests import (
     Directional,
@@ -26,7 +26,10 @@ from graft.evaluation.probes.behaviour_tests import (
     cases_of,
     read,
 )
+from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace, read_json
+
+ABOUT = About(tasks.get("text_classification"), {}, PrivacyConfig())
 
 LABELS = {"labels": ["animals", "cooking", "weather"]}
 FILE = """\
@@ -212,7 +215,7 @@ def test_cases_are_asked_as_predict_asks_and_rates_have_wilson_s_interval(evalua
     before, after = artifact.predict(loaded, [{"text": text} for text in table["text"][10].split(" → ")])
     change = after["scores"]["weather"] - before["scores"]["weather"]
     assert table["score"][10] == (change >= -0.05)
-    found = PROBE.finding(config, {"adapter": table}, tmp_path)
+    found = PROBE.finding(config, {"adapter": table}, tmp_path, ABOUT)
     rate = found.values["adapter"]["words_give_it_away_pass_share"]
     expected = binomtest(int(table["score"][:6].sum()), 6).proportion_ci(0.95, "wilson")
     assert (rate.low, rate.high) == (pytest.approx(expected.low), pytest.approx(expected.high))

@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import binomtest
 
 from graft.errors import DataError
-from graft.evaluation.comparison import aligned, compare, paired_rates
+from graft.evaluation.comparison import aligned, compare
 from graft.evaluation.intervals import Drawn
+from graft.evaluation.rates import newcombe as paired_rates
 from graft.tasks import Metric
 
 Table = dict[str, np.ndarray]

@@ -10,13 +10,16 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from graft import artifact
+from graft import artifact, tasks
 from graft.data import DataConfig, Record
 from graft.evaluation import EvaluationConfig
-from graft.evaluation.probes import Material, Subject
+from graft.evaluation.probes import About, Material, Subject
 from graft.evaluation.probes.counterfactuals import PROBE, CounterfactualsConfig, Swapper
 from graft.evaluation.probes.terms import DEFAULTS
+from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace
+
+ABOUT = About(tasks.get("text_classification"), {}, PrivacyConfig())
 
 GENDER = Swapper(DEFAULTS["women_men"])
 NAMES = Swapper(DEFAULTS["womens_mens_names"])
@@ -94,7 +97,7 @@ def test_answers_before_and_after_are_those_of_predict(evaluated: Workspace, tmp
     # Cats are the first group: the score of the row as theirs less that as the dogs'. Row 3 is of both.
     expected = [-change[0], change[1], np.nan, -change[3]]
     np.testing.assert_allclose(table["change"], expected, atol=1e-6)
-    found = PROBE.finding(config, {"adapter": table}, tmp_path)
+    found = PROBE.finding(config, {"adapter": table}, tmp_path, ABOUT)
     flips = found.values["adapter"]["cats_dogs_flip_share"]
     bounds = binomtest(int(table["flipped"].sum()), 4).proportion_ci(0.95, "wilson")
     assert (flips.value, flips.low) == (table["flipped"].mean(), pytest.approx(bounds.low))

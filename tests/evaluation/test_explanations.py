@@ -16,12 +16,14 @@ from graft import artifact, params, stages, tasks
 from graft.data import DataConfig, Record
 from graft.evaluation import EvaluationConfig
 from graft.evaluation.prediction import read
-from graft.evaluation.probes import MARKS, Material, Subject
+from graft.evaluation.probes import MARKS, About, Material, Subject
 from graft.evaluation.probes.attribution import attribution, log_odds, not_explained, pieces_of
 from graft.evaluation.probes.explanations import PROBE, SAMPLED, WORST, ExplanationsConfig
 from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace, read_json, write_json
 from tests.conftest import validated, write_project, write_rows
+
+ABOUT = About(tasks.get("text_classification"), {}, PrivacyConfig())
 
 TEXT = "the cat with a small tail barks today"
 MAIL = "ann" + "@example.org"
@@ -177,8 +179,8 @@ def test_nothing_private_is_in_the_table_or_the_report(evaluated: Workspace, tmp
     table = PROBE.measure(config, subject, material)
     assert "example" not in json.dumps([list(one) for one in table["pieces"]])
     assert "<EMAIL>" in table["pieces"][0]
-    found = PROBE.finding(config, {"adapter": table}, tmp_path)
-    assert ("<EMAIL>" in text for text, _ in found.passages[0].pieces)
+    found = PROBE.finding(config, {"adapter": table}, tmp_path, ABOUT)
+    assert "<EMAIL>" in [text for text, _ in found.passages[0].pieces]
     assert np.isfinite(found.values["adapter"]["missed_share"].value)
 
 

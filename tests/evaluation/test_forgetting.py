@@ -19,16 +19,19 @@ from transformers import (
     BertForMaskedLM,
 )
 
-from graft import artifact, projects, stages
+from graft import artifact, projects, stages, tasks
 from graft.data import DataConfig
 from graft.errors import ConfigError
 from graft.evaluation import EvaluationConfig
 from graft.evaluation.prediction import read
-from graft.evaluation.probes import Material, Subject
+from graft.evaluation.probes import About, Material, Subject
 from graft.evaluation.probes.forgetting import MEASURES, PROBE, STATES, ForgettingConfig, perplexity
 from graft.evaluation.probes.general_text import TEXTS
+from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace, read_json
 from tests.conftest import validated, write_project
+
+ABOUT = About(tasks.get("text_classification"), {}, PrivacyConfig())
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +116,7 @@ def test_only_the_adapter_makes_a_difference(classifier: Workspace) -> None:
 def test_finding_says_what_was_forgotten(classifier: Workspace, tmp_path: Path) -> None:
     adapter, _, config = measured(classifier, "adapter", 0.5)
     tables = {"adapter": adapter, "base": measured(classifier, "base", 0.5)[0]}
-    found = PROBE.finding(config, tables, tmp_path)
+    found = PROBE.finding(config, tables, tmp_path, ABOUT)
     for system, table in tables.items():
         mean = (table["score"] * table["tokens"]).sum() / table["tokens"].sum()
         assert found.values[system]["perplexity"].value == pytest.approx(math.exp(-mean * math.log(2)))
@@ -122,7 +125,7 @@ def test_finding_says_what_was_forgotten(classifier: Workspace, tmp_path: Path) 
     assert change.low <= change.value <= change.high
     assert MEASURES["encoder"] in found.text
     worse = {"adapter": {**tables["base"], "score": tables["base"]["score"] - np.array([0.9, 1.0, 1.1, 1.0])}}
-    said = PROBE.finding(config, worse | {"base": tables["base"]}, tmp_path)
+    said = PROBE.finding(config, worse | {"base": tables["base"]}, tmp_path, ABOUT)
     assert said.limits[0].startswith("It forgets: perplexity on general text goes from ")
     assert said.values["adapter"]["change_bits_per_token"].value == pytest.approx(-1)
 

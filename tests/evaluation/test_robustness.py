@@ -15,10 +15,11 @@ from graft import artifact, stages, tasks
 from graft.data import DataConfig, Record
 from graft.evaluation import EvaluationConfig
 from graft.evaluation.prediction import read
-from graft.evaluation.probes import Material, Subject
+from graft.evaluation.probes import About, Material, Subject
 from graft.evaluation.probes.perturbations import NEIGHBOURS, PERTURBATIONS, of_words
 from graft.evaluation.probes.robustness import PROBE, RobustnessConfig, changes
 from graft.evaluation.probes.rows import asked_texts, row_scores, sample
+from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace, read_json
 
 TEXT = "Return the number of items, e.g. 3.5 in a list; don't raise anything."
@@ -148,7 +149,8 @@ def test_the_change_is_paired_and_rows_left_alone_do_not_count(tmp_path: Path) -
     assert (found.rows, found.difference) == (40, pytest.approx((1 - 9) / 40))
     assert (found.only_reference, found.only_candidate) == (9, 1)
     assert found.p_worse == pytest.approx(11 / 1024)  # 9 or 10 of 10 rows that differ, each by a fair coin
-    said = PROBE.finding(config, {"adapter": table_of(clean, noisy)}, tmp_path)
+    about = About(tasks.get("text_classification"), {}, PrivacyConfig())
+    said = PROBE.finding(config, {"adapter": table_of(clean, noisy)}, tmp_path, about)
     assert said.values["adapter"]["typos_change"].value == pytest.approx(-0.2)
     assert said.values["adapter"]["typos_change"].high < 0
     assert said.limits == [f"Noise costs: typos changes the mean row score (accuracy) by {found.difference:+.3f} "
@@ -188,7 +190,7 @@ def test_the_stage_writes_the_scores_of_noisy_rows(evaluated: Workspace) -> None
         chosen = (one["kind"] == "typos") & np.isfinite(one["score"])
         expected = (one["score"] - one["clean"])[chosen].mean()
         assert metrics[system]["typos_change"]["value"] == pytest.approx(expected, abs=1e-6)
-    assert "<h2>Robustness</h2>" in (evaluated.evaluation / "report.html").read_text()
+    assert ">Robustness</h2>" in (evaluated.evaluation / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("section", "reason"), [({"rows": 0}, "off"), ({"kinds": ()}, "off"), ({}, None)])

@@ -1,37 +1,44 @@
-"""What a decision is made on: the paired test between candidate and champion, then what people say to it.
+"""What a decision is made on: the tests between candidate and champion, then what people say to it.
 
-The champion is scored here and now, on its own base, on the current test rows: numbers that it got on other rows
-prove nothing. A reviewer's tag, an approval by name and a rollback that still stands overrule the test.
+A reviewer's tag, an approval by name and a rollback that still stands overrule the test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import math
+import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from graft import tasks
 from graft.data import DataConfig
-from graft.errors import DataError, IntegrityError, ResourceMissing
+from graft.errors import DataError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.identity import digest_folder
 from graft.promotion import PromotionConfig
+from graft.publication import measuring
 from graft.tasks import TaskConfig
 from graft.tracking import TrackingConfig
 from graft.workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from graft.evaluation import EvaluationConfig
-    from graft.promotion import Verdict
+    from graft.promotion.spending import Grant
+    from graft.promotion.verdict import Verdict
     from graft.tracking.journal import Entry
+    from graft.tracking.ledger import Ledger
     from graft.tracking.registry import Version
     from graft.tracking.server import Connection
 
-EVIDENCE = ("rows", "candidate", "champion", "difference", "low", "high", "p", "rows_needed")
+EVIDENCE = (
+    *("rows", "candidate", "champion", "difference", "low", "high", "p", "rows_needed", "detectable"),
+    *("level", "spent", "left", "decision_number", "repeats", "seed_error"),
+)
+_NO_METRIC_NAME = re.compile(r"[^\w./ -]")
+"""What MLflow does not take in the name of a metric."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Decision:
     name: str
     verdict: str
     """``promote``, ``reject``, ``undecided``, ``approved`` (by people, over the test), ``rejected`` (by people),
-    ``champion already``, ``rollback``."""
+    ``expired`` (by nobody in time), ``waiting`` (for people; nothing is decided yet), ``champion already``,
+    ``rollback``, ``adopt``, ``restore``."""
     candidate: str
     """The version it is about."""
     before: str | None
@@ -50,9 +58,13 @@ class Decision:
     who: str = ""
     against: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    test: str = ""
+    """The digest of the test rows that were looked at; empty where none were."""
     notes: tuple[str, ...] = ()
     journal: str = ""
     """The id of the journal's run; empty where nothing was decided."""
+    number: int = 0
+    """Its number in the journal."""
 
     @property
     def moved(self) -> bool:
@@ -78,7 +90,11 @@ class Case:
     candidate: Version
     champion: Version | None
     history: list[Entry]
+    """The entries that stand, the newest first."""
     who: str
+    book: Ledger
+    finished: tuple[Entry, ...] = ()
+    """Those of them that a crash left and that were finished now."""
 
     @property
     def before(self) -> str | None:
@@ -91,62 +107,133 @@ class Case:
         return self.history[0].key if self.history else FIRST
 
     @property
+    def number(self) -> int:
+        """The number that a decision on this case has in the journal."""
+        return 1 + (self.history[0].number if self.history else 0)
+
+    @property
+    def journaled(self) -> str | None:
+        """The version that the journal says is champion."""
+        return self.history[0].after if self.history else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Tell of an alias that was moved by hand."""
-        journaled = self.history[0].after if self.history else None
-        if journaled == self.before:
+        if self.journaled == self.before:
             return ()
         return (
-            f"champion was moved outside Graft: the journal says {_said(journaled)}, MLflow says {_said(self.before)}",
+            f"champion was moved outside Graft: the journal says {_said(self.journaled)}, MLflow says "
+            f"{_said(self.before)}",
         )
 
 
 def case_of(
     connection: Connection, workspace: Workspace, tracking: TrackingConfig, candidate: Version, who: str
 ) -> Case:
-    """Return the case of a candidate; open journal entries that a crash left are settled on the way."""
+    """Return the case of a candidate; a decision that a crash left unfinished is finished on the way.
+
+    Raises:
+        PromotionConflict: there is one, and the alias was moved by hand meanwhile.
+    """
+    from graft.publication.carrying import settle
     from graft.tracking import journal, registry
 
+    book = journal.open_ledger(connection, tracking, workspace, candidate.name)
+    history, finished = settle(book)
     champion = registry.champion(connection, candidate.name)
-    number = champion.version if champion else None
-    history = journal.settle(connection, tracking, workspace, candidate.name, number)
-    return Case(connection, workspace, tracking, candidate, champion, history, who or getpass.getuser())
+    who = who or getpass.getuser()
+    return Case(connection, workspace, tracking, candidate, champion, history, who, book, tuple(finished))
 
 
 def tested(
     case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, promotion: PromotionConfig
 ) -> Decision:
-    """Return what the paired test says, before people have their say."""
-    from graft.evaluation import prediction
-    from graft.promotion import decide
+    """Return what the tests say, before people have their say.
 
-    one, folder = tasks.get(task.name), case.workspace.evaluation / "predictions"
+    A champion that cannot be scored is no verdict on the candidate: undecided, and nothing of the test set's error
+    budget is spent.
+
+    Raises:
+        ConfigError: a metric or gate that asks for what is not there.
+    """
     against = f"champion version {case.before}" if case.champion else "the base"
     try:
-        other = _champion_table(case, data, evaluation) if case.champion else prediction.read(folder / "base.parquet")
-        verdict = decide(
-            prediction.read(folder / "adapter.parquet"),
-            other,
-            one.metric(promotion.metric or one.headline),
-            alpha=promotion.alpha,
-            resampling=evaluation,
-            against=against,
-        )
+        with _reference(case, task, data, evaluation, against) as reference:
+            return _tested(case, task, data, evaluation, promotion, reference)
     except (DataError, IntegrityError, ResourceMissing) as error:
         if case.champion is None:
             raise
         why = f"{against} cannot be scored on the current test rows: {error}"
         return _decided(case, "undecided", why, against)
-    return _decided(case, verdict.decision, verdict.reason, against, _numbers(verdict))
 
 
-def _champion_table(case: Case, data: DataConfig, evaluation: EvaluationConfig) -> dict[str, np.ndarray]:
+def _tested(
+    case: Case,
+    task: TaskConfig,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+    promotion: PromotionConfig,
+    reference: measuring.Reference,
+) -> Decision:
+    """Return the verdict as a decision, at the level that the test set's error budget grants."""
+    from graft.promotion.spending import grant
+    from graft.promotion.verdict import verdict
+
+    candidate, repeats = measuring.candidate_tables(case.workspace)
+    opponents = measuring.opponents(case.workspace, task, reference, case.champion is None, promotion)
+    metrics = measuring.metrics_of(task, promotion)
+    gates = list(measuring.gates(case.workspace, task, data, promotion, reference, candidate))
+
+    def at(granted: Grant) -> Verdict:
+        return verdict(
+            candidate,
+            opponents,
+            metrics,
+            policy=promotion,
+            granted=granted,
+            how=evaluation,
+            gates=gates,
+            repeats=repeats,
+        )
+
+    digest = measuring.test_digest(case.workspace, task, data)
+    found = _asked_before(case, digest, promotion, at)
+    if found is None:
+        found = at(grant(measuring.looks(case.history, digest), promotion.alpha, promotion.decisions_per_test_set))
+    return replace(_decided(case, found.decision, found.reason, found.against, evidence_of(found)), test=digest)
+
+
+def _asked_before(
+    case: Case, digest: str, promotion: PromotionConfig, at: Callable[[Grant], Verdict]
+) -> Verdict | None:
+    """Return the verdict at the level it was given when the same was asked before; None where it was not."""
+    from graft.promotion.spending import grant
+
+    before = measuring.on_test(case.history, digest)
+    for number, entry in enumerate(before):
+        if (entry.adapter, entry.before) != (case.candidate.adapter, case.before):
+            continue
+        looked = measuring.looks(case.history, digest)[:number]
+        granted = grant(looked, promotion.alpha, promotion.decisions_per_test_set)
+        found = at(replace(granted, level=entry.evidence["level"]))
+        if measuring.question(evidence_of(found)) == measuring.question(entry.evidence):
+            return found
+    return None
+
+
+@contextlib.contextmanager
+def _reference(
+    case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, name: str
+) -> Iterator[measuring.Reference]:
+    """Yield what the candidate is held against: the champion, loaded once and scored, or the base."""
     from graft.evaluation import score_adapter
 
-    assert case.champion is not None
+    if case.champion is None:
+        yield measuring.BaseOnDisk(case.workspace.evaluation)
+        return
     with tempfile.TemporaryDirectory(prefix="graft-champion-") as temporary:
         folder = fetch(case.connection, case.champion, Path(temporary))
-        return score_adapter(
+        subject = score_adapter(
             folder,
             case.workspace,
             data=data,
@@ -154,30 +241,74 @@ def _champion_table(case: Case, data: DataConfig, evaluation: EvaluationConfig) 
             device=evaluation.device,
             name=f"champion (version {case.champion.version})",
         )
+        yield measuring.Champion(subject, name, case.workspace, task, data, evaluation)
 
 
-def overruled(case: Case, decision: Decision, approve: bool, reason: str) -> Decision:
-    """Return the decision after people: a reviewer's tag, an approval by name, a rollback that still stands."""
-    name, number, against = case.candidate.name, case.candidate.version, decision.against
+@dataclass(frozen=True)
+class Answer:
+    """What a person said to a decision; or that nobody did in time."""
+
+    says: Literal["approve", "reject", "expire"]
+    reason: str
+    number: int | None = None
+    """The number in the journal that the decision was to have when the person saw it; None: as things stand now."""
+
+
+def overruled(case: Case, decision: Decision, answer: Answer | None) -> Decision:
+    """Return the decision after people: a reviewer's tag, an answer by name, a rollback that still stands.
+
+    Raises:
+        PromotionConflict: something was decided since the person saw what they answered to.
+    """
+    if answer and answer.number not in (None, case.number):
+        raise PromotionConflict(
+            f"{case.candidate.name}: decision {answer.number} was asked about, and {case.number - 1} are journaled by "
+            "now; decide again on what is champion now"
+        )
+    verdict, why = _last_word(case, decision, answer)
+    if verdict == decision.verdict and why == decision.reason:
+        return decision
+    return replace(_decided(case, verdict, why, decision.against, decision.evidence), test=decision.test)
+
+
+def _last_word(case: Case, decision: Decision, answer: Answer | None) -> tuple[str, str]:
+    """Return verdict and reason."""
+    name, number, last = case.candidate.name, case.candidate.version, case.history[0] if case.history else None
+    promotes = decision.verdict == "promote"
+    again = "to promote it again: `graft promote --approve --reason ...`"
     if case.candidate.review == "rejected":
-        why = f"a reviewer set review = rejected on version {number}; {decision.reason}"
-        return _decided(case, "rejected", why, against, decision.evidence)
-    if approve:
-        why = f"approved by {case.who}: {reason.strip()} ({decision.reason})"
-        return (
-            decision if decision.verdict == "promote" else _decided(case, "approved", why, against, decision.evidence)
-        )
-    if case.candidate.review == "approved" and decision.verdict == "undecided":
+        return "rejected", f"a reviewer set review = rejected on version {number}; {decision.reason}"
+    if answer and answer.says == "reject":
+        return "rejected", f"rejected by {case.who}: {answer.reason} ({decision.reason})"
+    if answer and answer.says == "expire":
+        return "expired", f"{answer.reason} ({decision.reason})"
+    if answer:
+        why = f"approved by {case.who}: {answer.reason} ({decision.reason})"
+        return "promote" if promotes else "approved", why
+    if case.candidate.review == "approved" and decision.verdict in ("undecided", "promote"):
         why = f"a reviewer set review = approved on version {number}; {decision.reason}"
-        return _decided(case, "approved", why, against, decision.evidence)
-    last = case.history[0] if case.history else None
-    if decision.verdict == "promote" and last and last.kind == "rollback" and last.before == number:
-        why = (
-            f"{last.who} rolled {name} back from version {number} ({last.why}); to promote it again: "
-            f"`graft promote --approve --reason ...`"
-        )
-        return _decided(case, "undecided", why, against, decision.evidence)
-    return decision
+        return "promote" if promotes else "approved", why
+    if promotes and last and last.kind == "rollback" and last.before == number:
+        return "undecided", f"{last.who} rolled {name} back from version {number} ({last.why}); {again}"
+    if promotes and number == case.journaled != case.before:
+        return "undecided", f"{case.notes[0]}; {again}"
+    return decision.verdict, decision.reason
+
+
+def waits(case: Case, decision: Decision, answer: Answer | None, promotion: PromotionConfig) -> bool:
+    """Return whether a promotion needs a person's approval and has none."""
+    asked = answer is not None or case.candidate.review == "approved"
+    return promotion.approval == "required" and decision.moved and not asked
+
+
+def waiting(decision: Decision, case: Case) -> Decision:
+    """Return a decision that waits for a person; it is not journaled before it is taken."""
+    why = (
+        f"the tests say {decision.verdict}, and promotion.approval is required: answer the form in the Prefect UI, run "
+        f"`graft promote --approve --reason ...`, or set review = approved on the version in MLflow and run `graft "
+        f"promote` ({decision.reason})"
+    )
+    return replace(decision, verdict="waiting", after=decision.before, reason=why, number=case.number)
 
 
 def _decided(
@@ -186,7 +317,9 @@ def _decided(
     number = case.candidate.version
     after = number if verdict in ("promote", "approved") else case.before
     return Decision(
-        case.candidate.name, verdict, number, case.before, after, reason, case.who, against, evidence or {}, case.notes
+        *(case.candidate.name, verdict, number, case.before, after, reason, case.who, against),
+        evidence=evidence or {},
+        notes=case.notes,
     )
 
 
@@ -194,17 +327,16 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
     """Download a version's adapter to ``to`` and check that it is the one that was published; return its folder.
 
     Raises:
-        IntegrityError: its bytes differ from the digest in the version's tag, or the version is not Graft's.
+        IntegrityError: its bytes differ from the digest in the version's tag, the version is not Graft's, or it has no
+            valid signature though ``tracking.signing.public_keys`` names keys.
     """
     from graft.artifact import verified
-    from graft.tracking.models import download
+    from graft.tracking import provenances
+    from graft.tracking.models import download, location
 
     if version.adapter is None:
         raise IntegrityError(f"{version.uri}: has no tag graft.adapter: Graft did not publish it")
-    location = version.source
-    if version.model_id:
-        location = connection.client.get_logged_model(version.model_id).artifact_location
-    folder = download(connection, location, "artifacts/adapter", to)
+    folder = download(connection, location(connection, version), "artifacts/adapter", to)
     found = digest_folder(folder)
     if found != version.adapter:
         raise IntegrityError(
@@ -212,12 +344,22 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
             f"artifact store was changed; publish it again from its commit (`graft reproduce`)"
         )
     verified(folder)
+    provenances.check(connection, version, folder)
     return folder
 
 
-def _numbers(verdict: Verdict) -> dict[str, float]:
-    found = verdict.as_json()
-    return {name: float(found[name]) for name in EVIDENCE if found.get(name) is not None}
+def evidence_of(verdict: Verdict) -> dict[str, float]:
+    """Return the numbers of a verdict that the journal keeps; of each gate its p value."""
+    found = {name: getattr(verdict, name) for name in EVIDENCE}
+    found |= {f"p {gate.name}": gate.p for gate in verdict.gates}
+    if verdict.gates:
+        found |= {"gates": len(verdict.gates), "gates_held": sum(gate.state == "held" for gate in verdict.gates)}
+    names = {name: _NO_METRIC_NAME.sub("_", name) for name in found}
+    return {
+        names[name]: float(f"{value:.8g}")
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _said(version: str | None) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.evaluation import EvaluationConfig
     from graft.evaluation.report import Drawing
+    from graft.tasks import Task
 
     Table = Mapping[str, np.ndarray]
 
@@ -103,6 +104,17 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a finding may read besides its probe's tables; no model."""
+
+    task: Task
+    predictions: Mapping[str, Table]
+    """The prediction tables of the test rows, by system: what a drop is measured from."""
+    privacy: PrivacyConfig
+    """What no file shows of texts."""
+
+
+@dataclass(frozen=True)
 class Finding:
     """What a probe says: numbers for metrics.json, and a section of the report."""
 
@@ -134,7 +146,7 @@ class Probe(Protocol):
     def measure(self, config: EvaluationConfig, subject: Subject, material: Material) -> Table:
         """Ask one system; the same seed and rows ask every system the same."""
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:
         """Say what the tables show; pictures and CSV files go to ``plots``, an existing folder."""
 
 
@@ -146,9 +158,11 @@ def every() -> tuple[Probe, ...]:
         explanations,
         forgetting,
         robustness,
+        test_sets,
     )
 
     return (
+        test_sets.PROBE,
         robustness.PROBE,
         behaviour.PROBE,
         counterfactuals.PROBE,
@@ -167,9 +181,13 @@ def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Ma
     return found
 
 
-def findings(config: EvaluationConfig, tables: Mapping[str, Mapping[str, Table]], plots: Path) -> dict[str, Finding]:
+def findings(
+    config: EvaluationConfig, tables: Mapping[str, Mapping[str, Table]], plots: Path, about: About
+) -> dict[str, Finding]:
     """Return what each measured probe says, by its name."""
-    return {probe.name: probe.finding(config, tables[probe.name], plots) for probe in every() if probe.name in tables}
+    return {
+        probe.name: probe.finding(config, tables[probe.name], plots, about) for probe in every() if probe.name in tables
+    }
 
 
 def as_json(found: Mapping[str, Finding]) -> dict[str, Any]:
@@ -180,4 +198,16 @@ def as_json(found: Mapping[str, Finding]) -> dict[str, Any]:
     }
 
 
-__all__ = ["MARKS", "Finding", "Material", "Passage", "Probe", "Subject", "as_json", "every", "findings", "measured"]
+__all__ = [
+    "MARKS",
+    "About",
+    "Finding",
+    "Material",
+    "Passage",
+    "Probe",
+    "Subject",
+    "as_json",
+    "every",
+    "findings",
+    "measured",
+]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graft.evaluation.findings import percent, shortened
 from graft.evaluation.intervals import Interval, wilson
 from graft.evaluation.overview import label
-from graft.evaluation.probes import Finding, Material, Subject
+from graft.evaluation.probes import About, Finding, Material, Subject
 from graft.evaluation.probes.behaviour_tests import (
     ANSWERS,
     AnswerKind,
@@ -81,7 +81,7 @@ class Behaviour:
         found = {name: np.array(values, dtype=object) for name, values in columns.items()}
         return {**found, "score": np.array([float(line[0]) for line in lines])}
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:  # noqa: ARG002
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
         rates = {system: pass_rates(table, config.confidence) for system, table in tables.items()}
         first = next(iter(tables.values()))
         kinds = dict(zip(first["test"], first["kind"], strict=True))

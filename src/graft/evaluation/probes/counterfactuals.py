@@ -22,7 +22,7 @@ from graft.errors import shown
 from graft.evaluation.findings import percent
 from graft.evaluation.intervals import Interval, interval, wilson
 from graft.evaluation.overview import label
-from graft.evaluation.probes import Finding, Material, Subject
+from graft.evaluation.probes import About, Finding, Material, Subject
 from graft.evaluation.probes.rows import asked_texts, no_texts, picked, sample, score_metric
 from graft.evaluation.probes.terms import DEFAULTS
 
@@ -125,7 +125,7 @@ class Counterfactuals:
             "score": -np.abs(change),
         }
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:  # noqa: ARG002
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
         values: dict[str, dict[str, Interval]] = {}
         lines: list[dict[str, Any]] = []
         for system, table in tables.items():

@@ -16,7 +16,7 @@ from pydantic import Field as Limit
 from graft.config import Section
 from graft.evaluation.findings import said, shortened, worst_rows
 from graft.evaluation.intervals import Interval
-from graft.evaluation.probes import MARKS, Finding, Material, Passage, Subject
+from graft.evaluation.probes import MARKS, About, Finding, Material, Passage, Subject
 from graft.evaluation.probes.attribution import EXPLAINED, attribution, not_explained
 from graft.evaluation.probes.rows import row_metric, sample
 
@@ -85,7 +85,7 @@ class Explanations:
         columns = {name: np.fromiter(values, dtype=object, count=len(values)) for name, values in objects.items()}
         return {**columns, **{name: np.array(values, dtype=np.float64) for name, values in numbers.items()}}
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:  # noqa: ARG002
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
         import numpy as np
 
         table = tables["adapter"]

@@ -18,7 +18,7 @@ from graft.config import Section
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.intervals import Interval, Taken, interval, resample
 from graft.evaluation.overview import label
-from graft.evaluation.probes import Finding, Material, Subject, language
+from graft.evaluation.probes import About, Finding, Material, Subject, language
 from graft.evaluation.probes.files import lines_of, project_file
 from graft.evaluation.probes.general_text import TEXTS
 from graft.evaluation.probes.rows import picked, sample, score_metric
@@ -100,7 +100,7 @@ class Forgetting:
             "score": scores,
         }
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:  # noqa: ARG002
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
         import numpy as np
 
         first = next(iter(tables.values()))

@@ -20,7 +20,7 @@ from graft.data import Record
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.intervals import Interval
 from graft.evaluation.overview import label
-from graft.evaluation.probes import Finding, Material, Subject
+from graft.evaluation.probes import About, Finding, Material, Subject
 from graft.evaluation.probes.perturbations import OF_WORDS, PERTURBATIONS, Kind, of_words
 from graft.evaluation.probes.rows import asked_texts, no_texts, picked, row_metric, row_scores, sample, score_metric
 
@@ -104,7 +104,7 @@ class Robustness:
             "score": scores,
         }
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:  # noqa: ARG002
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
         found = {system: changes(table, config, "kind") for system, table in tables.items()}
         first = next(iter(tables.values()))
         metric = str(first["metric"][0])

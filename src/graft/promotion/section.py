@@ -1,0 +1,126 @@
+"""The params section of promotion: what decides, at which risk, and what must not get worse."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field as Limit
+from pydantic import model_validator
+
+from graft.config import Section
+
+
+class SliceConfig(Section):
+    """Some of the test rows: by label, by a column of the data, or by length. All that is given must hold."""
+
+    label: str | None = None
+    """Rows whose right answer is this label."""
+
+    column: str | None = None
+    """A column of the part files, with ``value``; without it, each value that has ``min_rows`` rows is a slice."""
+
+    value: str | None = None
+    """The value of ``column``."""
+
+    shorter_than_tokens: int | None = Limit(default=None, ge=2)
+    """Rows of fewer tokens."""
+
+    longer_than_tokens: int | None = Limit(default=None, ge=1)
+    """Rows of more tokens."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> SliceConfig:
+        if self.value is not None and self.column is None:
+            raise ValueError("value needs a column")
+        if not self.model_fields_set - {"value"}:
+            raise ValueError("names no rows; set label, column, shorter_than_tokens or longer_than_tokens")
+        return self
+
+
+class GateConfig(Section):
+    """One thing that must not get worse by more than a margin, whatever else got better."""
+
+    metric: str | None = None
+    """A metric of the task over the test rows (``macro_f1``, ``ece``); with ``slice`` alone: the one that decides."""
+
+    probe: str | None = None
+    """What a probe of evaluate measured item by item (``artifacts/evaluation/probes/<probe>``)."""
+
+    measure: Literal["mean", "gap"] = "mean"
+    """Of a probe: the mean of its scores, or the gap between the groups that score best and worst (bias)."""
+
+    slice: SliceConfig | None = None
+    """Which test rows; all where not given."""
+
+    margin: float = Limit(gt=0)
+    """What the candidate may be worse by, in the unit of the metric."""
+
+    min_rows: int = Limit(default=30, ge=2)
+    """A slice of fewer rows is not tested: it could not pass."""
+
+    @model_validator(mode="after")
+    def _one_question(self) -> GateConfig:
+        if self.probe is not None and (self.metric is not None or self.slice is not None):
+            raise ValueError("a probe has no metric and no slice; make two gates of it")
+        if self.probe is None and self.metric is None and self.slice is None:
+            raise ValueError("names nothing to hold; set metric, slice or probe")
+        if self.measure == "gap" and self.probe is None:
+            raise ValueError("measure: gap is of a probe with groups; set probe")
+        return self
+
+
+class PromotionConfig(Section):
+    """When a candidate becomes champion."""
+
+    automatic: bool = True
+    """Whether a pipeline run ends with a promotion decision; else `graft promote` takes it."""
+
+    metric: str | tuple[str, ...] | None = None
+    """The metric that decides; the task's headline metric where not given. Of several, being better by any one is
+    enough; their number is paid for (Holm)."""
+
+    aim: Literal["better", "not_worse"] = "better"
+    """``better``: the candidate must be shown to be better. ``not_worse``: it is enough to be shown not to be worse by
+    ``margin`` (a smaller or cheaper model, a retraining on fresh data)."""
+
+    margin: float = Limit(default=0.0, ge=0)
+    """With ``aim: not_worse``: what the candidate may be worse by, in the unit of the metric (0.01: one point)."""
+
+    alpha: float = Limit(default=0.05, gt=0, lt=0.5)
+    """The largest accepted chance of promoting, in all decisions on one test set together, a candidate that is not
+    better, or that breaks a gate."""
+
+    power: float = Limit(default=0.8, ge=0.5, lt=1)
+    """The chance to decide at which an ``undecided`` names the rows it needs."""
+
+    decisions_per_test_set: int | None = Limit(default=None, ge=1, le=100_000)
+    """How many decisions one test set is to serve: each gets an equal share of ``alpha``. Not given: the first gets
+    most (61 %, then 15 %, 7 %, 4 %, ... of it), so that a few decisions are cheap and there is no last one."""
+
+    first_against: Literal["baselines", "base"] = "baselines"
+    """What a candidate must beat where there is no champion yet: the base and every cheap predictor that evaluate
+    scored, or the base alone."""
+
+    gates: tuple[GateConfig, ...] = ()
+    """What must not get worse; all of them must hold."""
+
+    approval: Literal["none", "required"] = "none"
+    """``required``: what the tests would promote waits for a person: the form in the Prefect UI, `graft promote
+    --approve`, or the tag ``review = approved`` in the MLflow UI."""
+
+    approval_hours: float = Limit(default=72.0, gt=0, le=24 * 365)
+    """How long the form in the Prefect UI waits; a reminder comes half way. Then the decision is ``expired``, which is
+    as undecided."""
+
+    @model_validator(mode="after")
+    def _margin_has_its_aim(self) -> PromotionConfig:
+        if self.aim == "better" and self.margin:
+            raise ValueError("margin is what a candidate may be worse by; set aim: not_worse too, or no margin")
+        if self.aim == "not_worse" and not self.margin:
+            raise ValueError("aim: not_worse needs a margin above 0")
+        return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that decide; empty: the task's headline metric."""
+        return () if self.metric is None else (self.metric,) if isinstance(self.metric, str) else self.metric
