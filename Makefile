@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format venv ui worker lock dvc.yaml schema clean
+.PHONY: demo test test-slow test-nightly check format venv ui worker lock dvc.yaml schema clean
 
 demo: $(READY)
 	@$(BIN)/graft run
@@ -17,8 +17,11 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -q -m "slow" --timeout 900 --ignore tests/adapters
-	@$(BIN)/python -m pytest -q -m "slow" --timeout 900 -n 2 tests/adapters
+	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 --ignore tests/adapters
+	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 -n 2 tests/adapters
+
+test-nightly: $(READY)
+	@$(BIN)/python -m pytest -q -m "nightly"
 
 check: $(READY)
 	@$(BIN)/ruff format --check .

@@ -13,6 +13,9 @@ from graft.errors import ConfigError, GateRefused, GraftError, shown
 from graft.workspace import Workspace
 from pipelines.launch import launch, said
 
+REFUSED = ("Kept", "Waiting")
+"""The states of a promotion after which the candidate is not champion."""
+
 
 def override(text: str) -> tuple[str, Any]:
     """Return the dotted path and the YAML value of ``training.epochs=5``.
@@ -100,6 +103,6 @@ def promote_main(arguments: Sequence[str]) -> int:
         from pipelines.promote import promote
 
         choice = {"approve": given.approve, "reason": given.reason, "who": given.who}
-        return lambda: GateRefused.exit_code if promote(project=workspace.name, **choice).name == "Kept" else 0
+        return lambda: GateRefused.exit_code if promote(project=workspace.name, **choice).name in REFUSED else 0
 
     return launch(workspace, load)

@@ -19,13 +19,14 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
 from graft import publication, services
-from graft.errors import GraftError, InputError, Locked, ResourceMissing
+from graft.errors import GraftError, InputError, Locked, PromotionConflict, ResourceMissing
 from graft.identity import digest_file
 from graft.publication import Decision, Receipt
 from graft.publication.refusals import record_refusal
+from graft.repository import Repository
 from graft.tracking import RunContext
 from graft.workspace import command
-from pipelines import journal, placement, reporting
+from pipelines import approval, journal, notices, placement, reporting
 from pipelines.chain import Chain
 
 RETRIES = 2
@@ -33,9 +34,14 @@ RETRY_SECONDS = [2.0, 10.0]
 
 
 def a_retry_can_help(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
-    """Return whether the failure may be gone in a few seconds: a service away, a lock held. Bad input stays bad."""
+    """Return whether the failure may be gone in a few seconds: a service away, a lock held, another decision faster.
+
+    Bad input stays bad.
+    """
     error = state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
-    return isinstance(error, ResourceMissing | Locked) and not isinstance(error, placement.DeploymentMissing)
+    return isinstance(error, ResourceMissing | Locked | PromotionConflict) and not isinstance(
+        error, placement.DeploymentMissing
+    )
 
 
 def context_of(chain: Chain) -> RunContext:
@@ -43,6 +49,7 @@ def context_of(chain: Chain) -> RunContext:
     workspace, flow_run = chain.workspace, chain.run.facts.get("flow_run")
     return RunContext(
         git_commit=chain.commit,
+        git_remote=Repository(workspace).shared_address(),
         prefect_run=flow_run,
         prefect_url=journal.page(flow_run),
         dvc_lock=digest_file(workspace.dvc_lock) if workspace.dvc_lock.is_file() else None,
@@ -166,7 +173,21 @@ def promote(chain: Chain) -> State:
     chain.decision = decision
     chain.run.update(verdict=decision.verdict, champion=decision.after)
     get_run_logger().info(f"{decision.verdict}: {decision.reason}")
-    return Completed(name="Kept" if decision.refused else "Promoted", message=f"{decision.verdict}: {decision.reason}")
+    notices.decided(decision)
+    if decision.verdict == "waiting":
+        _ask(chain, decision)
+    return Completed(name=notices.state_name(decision), message=f"{decision.verdict}: {decision.reason}")
+
+
+def _ask(chain: Chain, decision: Decision) -> None:
+    """Let the deployment that waits for people ask for the approval; this run ends."""
+    asking = approval.start(chain.workspace, decision, chain.commit or "")
+    if asking is None:
+        get_run_logger().info("nobody serves the form in the Prefect UI; `graft worker` would")
+        return
+    url = journal.page(asking)
+    get_run_logger().info(f"the form that approves or rejects: {url or asking}")
+    reporting.show_link(chain.workspace, "approval", url, "The form that approves or rejects this version")
 
 
 def outcome(chain: Chain) -> list[str]:

@@ -90,7 +90,7 @@ def test_outputs_are_the_workspace_s_places() -> None:
         getattr(workspace, name).relative_to(ROOT).as_posix()
         for name in (
             *("validation", "data_docs", "quarantine", "tokens"),
-            *("adapter", "training", "repeats", "evaluation", "package"),
+            *("adapter", "training", "repeats", "evaluation", "cost", "package"),
         )
     }
     assert {path for stage in STAGES for path in stage.writes} == places
@@ -178,7 +178,10 @@ def test_stage_with_a_bad_key_reports_it_before_anything_heavy(tmp_path: Path) -
 
 
 def test_stage_usage(tmp_path: Path) -> None:
-    assert run_stage(tmp_path, "--help").stdout.startswith("usage: graft stage NAME")
+    usage, *lines = run_stage(tmp_path, "--help").stdout.splitlines()
+    assert usage == "usage: graft stage NAME"
+    assert [line.split()[0] for line in lines] == [stage.name for stage in STAGES]
+    assert all(stage.does in line for stage, line in zip(STAGES, lines, strict=True))
     assert run_stage(tmp_path).returncode == 2
 
 

@@ -56,6 +56,7 @@ ORDER = (
     ),
     *(
         "base",
+        "hardware",
         "token_checks",
         "tokenization",
         "adapters",
@@ -63,6 +64,7 @@ ORDER = (
         "training",
         "evaluation",
         "promotion",
+        "provenance",
         "tracking",
     ),
     *(

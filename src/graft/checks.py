@@ -9,7 +9,7 @@ the data check reads the first rows of each part only; ``validate`` reads them a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -142,19 +142,21 @@ def _stages(workspace: Workspace) -> Iterator[Finding]:
 
 def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
     """Read the first rows of each part: the splits are there, the columns too, the types fit."""
-    from graft.data import parts
+    from graft.data import TEST_SETS, parts, parts_of_test_sets
 
     try:
         found = parts(workspace.data)
+        elsewhere = parts_of_test_sets(workspace.data)
     except GraftError as error:
         yield from _problems("data", error)
         return
     if not {"task", "data"} <= sections.keys():
         return
     broken = 0
-    for split in SPLITS:
+    for split in (*SPLITS, *(f"{TEST_SETS}/{name}" for name in elsewhere)):
+        files = found[split] if split in found else elsewhere[split.removeprefix(f"{TEST_SETS}/")]
         try:
-            problems = [str(one) for path in found[split] for one in _first_problems(path, workspace.root, sections)]
+            problems = [str(one) for path in files for one in _first_problems(path, workspace.root, sections)]
         except GraftError as error:
             yield _failed("data", error)
             return
@@ -163,13 +165,24 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         if len(problems) > SHOWN_BROKEN_ROWS:
             yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
     if not broken:
-        files = sum(len(one) for one in found.values())
+        count = sum(len(one) for one in found.values())
         fields = ", ".join(field.name for field in _fields(sections) if field.required) or "fields"
         yield Finding(
-            "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
+            "data", "ok", f"{count} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )
+    if elsewhere and not broken:
+        yield Finding("data", "ok", f"test sets from elsewhere: {', '.join(elsewhere)}")
+    yield from _wanted_test_sets(elsewhere, sections)
     yield from _recorded(workspace)
     yield from _provenance(workspace)
+
+
+def _wanted_test_sets(elsewhere: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say which test sets the section asks for that are not there: evaluate refuses them, after the training."""
+    for name in sections["evaluation"].test_sets or () if "evaluation" in sections else ():
+        if name not in elsewhere:
+            there = f"there are {', '.join(elsewhere)}" if elsewhere else "there is none"
+            yield Finding("data", "fail", f"evaluation.test_sets: no data/test_sets/{name}; {there}", 2)
 
 
 def _recorded(workspace: Workspace) -> Iterator[Finding]:

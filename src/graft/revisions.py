@@ -127,6 +127,11 @@ def _commit(repository: Repository, workspace: Workspace, name: str) -> str:
         repository.fetch_snapshot(commit)
         return commit
     found = repository.git.resolve(name)
+    if found is None and repository.git.head() is None:
+        raise InputError(
+            f"{shown(name)}: nothing is committed here yet, so there is no version of the data to compare with; run "
+            f"`git init`, `git add -A` and `git commit`, or give a model version (models:/NAME/3)"
+        )
     if found is None:
         raise InputError(
             f"{shown(name)}: no such git revision here; give a commit, tag or branch (`git fetch` gets others), or a "

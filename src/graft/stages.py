@@ -37,6 +37,8 @@ class Stage:
     """
 
     name: str
+    does: str
+    """What it does, in a line of help."""
     target: str
     params: tuple[str, ...]
     reads: tuple[str, ...]
@@ -58,6 +60,7 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage(
         "validate",
+        "hold every part file to the data contract",
         "graft.validation:validate",
         ("task", "data", "validation"),
         ("data",),
@@ -67,6 +70,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "tokenize",
+        "make token tables of the rows, and check them",
         "graft.tokenization:tokenize",
         ("task", "data", "base", "tokenization"),
         ("data", "artifacts/validation"),
@@ -76,6 +80,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "train",
+        "train the adapter on its frozen base",
         "graft.training:train",
         ("task", "base", "adapter", "training"),
         ("artifacts/tokens",),
@@ -84,14 +89,16 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "evaluate",
+        "score base and adapter on the test rows",
         "graft.evaluation:evaluate",
         ("task", "data", "base", "evaluation"),
         ("data", "artifacts/tokens", "artifacts/adapter", "artifacts/repeats"),
-        ("artifacts/evaluation",),
+        ("artifacts/evaluation", "artifacts/cost"),
         ("base",),
     ),
     Stage(
         "register",
+        "pack the adapter, and prove in a fresh process that it loads",
         "graft.registration:register",
         ("task", "base", "registration"),
         ("artifacts/adapter",),
@@ -175,7 +182,7 @@ def rounds(name: str, workspace: Workspace) -> Iterator[Round]:
 def main(arguments: list[str]) -> int:
     """``python -m graft stage NAME``: run one stage in the current project; return the exit code."""
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print(f"usage: graft stage NAME    ({', '.join(stage.name for stage in STAGES)})")
+        print("usage: graft stage NAME", *(f"  {stage.name:10} {stage.does}" for stage in STAGES), sep="\n")
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     end_with_parent()
     # Deprecations inside the libraries are the maintainers' business (tests show them), not a user's.

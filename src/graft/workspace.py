@@ -131,6 +131,11 @@ class Workspace:
         return self.artifacts / "evaluation"
 
     @property
+    def cost(self) -> Path:
+        """evaluate: cost.json, what was timed; travels, nothing depends on it."""
+        return self.artifacts / "cost"
+
+    @property
     def package(self) -> Path:
         """register: the model folder that is published, and proof.json."""
         return self.artifacts / "package"

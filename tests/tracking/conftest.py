@@ -19,6 +19,7 @@ import pytest
 from graft.tracking import TrackingConfig, set_environment
 from graft.tracking.server import Connection, connect
 from graft.workspace import Workspace
+from tests.postgres import cluster
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +97,10 @@ def server(tmp_path: Path, migrated_store: Path) -> Iterator[Server]:
     one.start()
     yield one
     one.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URI of an empty PostgreSQL database on a loopback port; skips where there is no PostgreSQL."""
+    with cluster() as uri:
+        yield uri

@@ -84,11 +84,11 @@ def test_interruption_in_the_second_training_costs_nothing_of_the_first(
         save(self, checkpoint)
         saved.append(self.key)
         if len(set(saved)) == 2:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("second repeat")
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints.Checkpoints, "save", save_and_end)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="second repeat"):
             stages.run("train", workspace)
     assert not workspace.adapter.exists()
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Commands about model versions: promote, rollback, history, sync."""
+"""Commands about model versions: promote, rollback, reconcile, history, sync."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import typer
 from graft.cli.app import JSON, REVIEW, app, examples, workspace
 
 if TYPE_CHECKING:
+    from graft.params import Params
     from graft.publication import Decision
+    from graft.registration import RegistrationConfig
     from graft.tracking import RunContext
+    from graft.tracking.journal import Entry
     from graft.workspace import Workspace
 
 CLOCK_SECONDS = 5.0
 """How far the clock of a run and the times of a file system may differ."""
+
+NAME = Annotated[str, typer.Argument(metavar="[NAME]", help="The registered model (default: this project's).")]
+REASON = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the journal.")]
+WHO = Annotated[str, typer.Option("--who", help="Whose decision it is (default: the user).")]
 
 
 @app.command(
@@ -26,8 +33,8 @@ CLOCK_SECONDS = 5.0
 )
 def promote(
     approve: Annotated[bool, typer.Option("--approve", help="Overrule the test; needs --reason.")] = False,
-    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the journal.")] = "",
-    who: Annotated[str, typer.Option("--who", help="Whose decision it is (default: the user).")] = "",
+    reason: REASON = "",
+    who: WHO = "",
     as_json: JSON = False,
 ) -> None:
     """Compare the candidate with the champion on the same test rows, and move the alias if it is better."""
@@ -83,11 +90,12 @@ def _said(version: str | None) -> str:
     ),
 )
 def rollback(
+    name: NAME = "",
     to: Annotated[
         str | None, typer.Option("--to", metavar="VERSION", help="The version that becomes champion.")
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the journal.")] = "",
-    who: Annotated[str, typer.Option("--who", help="Whose decision it is (default: the user).")] = "",
+    reason: REASON = "",
+    who: WHO = "",
     as_json: JSON = False,
 ) -> None:
     """Give the champion alias back to an earlier version; its adapter is checked first."""
@@ -96,9 +104,51 @@ def rollback(
     place = workspace()
     config = params.load(place.params)
     decision = publication.rollback(
-        place, registration=config.registration, tracking=config.tracking, to=to, reason=reason, who=who
+        place, registration=_named(config, name), tracking=config.tracking, to=to, reason=reason, who=who
     )
     _show(decision, as_json)
+
+
+def _named(config: Params, name: str) -> RegistrationConfig:
+    """Return the registered model that the user named, else the project's."""
+    return config.registration.model_copy(update={"name": name}) if name else config.registration
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft reconcile", "after a crash: finish the decision that stands"),
+        ("graft reconcile --adopt --reason ...", "the alias was moved by hand, and rightly: the journal takes it over"),
+        ("graft reconcile --restore --reason ...", "it was moved by hand, and wrongly: back to what the journal says"),
+    ),
+)
+def reconcile(
+    name: NAME = "",
+    adopt: Annotated[bool, typer.Option("--adopt", help="What MLflow says is right.")] = False,
+    restore: Annotated[bool, typer.Option("--restore", help="What the journal says is right.")] = False,
+    reason: REASON = "",
+    who: WHO = "",
+) -> None:
+    """Let the champion alias and the journal of decisions agree: finish what a crash left, settle what a hand moved."""
+    from graft import params, publication
+    from graft.errors import ConfigError
+    from graft.workspace import suggested
+
+    if adopt and restore:
+        raise ConfigError("graft reconcile: give --adopt or --restore, not both")
+    place = workspace()
+    config = params.load(place.params)
+    model = _named(config, name)
+    done = publication.reconcile(
+        place,
+        registration=model,
+        tracking=config.tracking,
+        way="adopt" if adopt else "restore" if restore else None,
+        reason=reason,
+        who=who,
+    )
+    for line in done or ["alias and journal agree"]:
+        print(suggested(f"{model.name}: {line}"))
 
 
 @app.command(
@@ -106,36 +156,42 @@ def rollback(
     epilog=examples(("graft history", "who moved the champion alias when, and why"), ("graft history --json", "")),
 )
 def history(
+    name: NAME = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many decisions.")] = 20,
     as_json: JSON = False,
 ) -> None:
-    """Print the journal of promotion decisions, the newest first."""
+    """Print the journal of promotion decisions, the newest first, and what is to finish."""
     import dataclasses
-    import time
 
-    from graft import params
+    from graft import params, publication
     from graft.cli import printing
-    from graft.tracking import journal
-    from graft.tracking.server import connect, reported
     from graft.workspace import suggested
 
     place = workspace()
     config = params.load(place.params)
-    connection = connect(config.tracking, place)
-    with reported(connection.uri):
-        entries = journal.history(connection, config.tracking, place, config.registration.name)[:limit]
+    model = _named(config, name)
+    found = publication.standing(place, registration=model, tracking=config.tracking)
+    entries = found.entries[:limit]
     if as_json:
         printing.as_json([dataclasses.asdict(one) for one in entries])
         return
     if not entries:
-        print(suggested(f"{config.registration.name}: no decision yet; `graft promote` takes one"))
-        return
-    rows = []
-    for one in entries:
-        moved = f"{one.before or 'none'} -> {one.after or 'none'}" if one.moved else "-"
-        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at_ms / 1000))
-        rows.append([day, one.candidate, one.verdict, moved, one.who, one.why])
-    printing.table(["when", "version", "verdict", "champion", "who", "why"], rows)
+        print(suggested(f"{model.name}: no decision yet; `graft promote` takes one"))
+    else:
+        printing.table(
+            ["no.", "when", "version", "verdict", "champion", "state", "who", "why"], [_row(one) for one in entries]
+        )
+    if problem := found.problem():
+        print(suggested(printing.styled(problem, "yellow")))
+
+
+def _row(entry: Entry) -> list[str]:
+    import time
+
+    moved = f"{entry.before or 'none'} -> {entry.after or 'none'}" if entry.moved else "-"
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.at_ms / 1000)) if entry.at_ms else "-"
+    state = f"{entry.state}, altered since" if entry.altered else entry.state
+    return [str(entry.number), day, entry.candidate, entry.verdict, moved, state, entry.who, entry.why]
 
 
 @app.command(
@@ -193,6 +249,7 @@ def _context(place: Workspace) -> RunContext:
     made = _maker(place) or {"commit": repository.snapshot()}
     return RunContext(
         git_commit=made["commit"],
+        git_remote=repository.shared_address(),
         prefect_run=made.get("flow_run"),
         prefect_url=made.get("url"),
         dvc_lock=digest_file(place.dvc_lock),

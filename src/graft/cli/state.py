@@ -61,23 +61,19 @@ def _state(place: Workspace) -> dict[str, Any]:
 
 def _registry(place: Workspace) -> dict[str, Any]:
     """Return the champion of the registered model, and the one that the journal of decisions knows."""
-    from graft import params
-    from graft.tracking import journal, registry
-    from graft.tracking.server import connect, reported
+    from graft import params, publication
     from graft.validation.champion import pinned
 
     config = params.load(place.params)
     name = config.registration.name
-    connection = connect(config.tracking, place)
-    with reported(connection.uri):
-        champion = registry.champion_number(connection, name)
-        recorded = journal.last_champion(journal.history(connection, config.tracking, place, name))
+    found = publication.standing(place, registration=config.registration, tracking=config.tracking)
     held = pinned(place)
     return {
         "model": name,
-        "champion": champion,
-        "journal": recorded,
-        "moved_by_hand": champion != recorded,
+        "champion": found.alias,
+        "journal": found.journaled,
+        "moved_by_hand": found.moved_by_hand,
+        "problem": found.problem(),
         "pinned": held.version if held and held.name == name else None,
     }
 
@@ -153,10 +149,9 @@ def _registry_line(found: dict[str, Any]) -> str:
     champion = f"champion of {found['model']} is {_version(found['champion'])}"
     if found["pinned"] != found["champion"]:
         champion += f" (sources.lock pins {_version(found['pinned'])}; `graft lock` pins it)"
-    if not found["moved_by_hand"]:
+    if not found["problem"]:
         return f"{'registry':9} {champion}, as the journal of decisions says"
-    by_hand = printing.styled("moved by hand", "yellow")
-    return f"{'registry':9} {champion}: {by_hand}, the journal has {_version(found['journal'])}"
+    return f"{'registry':9} {champion}: {printing.styled(found['problem'], 'yellow')}"
 
 
 def _version(number: str | None) -> str:

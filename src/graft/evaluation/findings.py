@@ -167,7 +167,6 @@ def limits(
     metrics: Mapping[str, Any],
     manifest: Mapping[str, Any],
     confusion: Confusion | None,
-    calibration_error: float | None,
     *,
     pictures: bool = False,
 ) -> Iterator[str]:
@@ -179,8 +178,9 @@ def limits(
             f"Measured on {test['rows']} test rows: the true {headline} on rows like these may be anywhere from "
             f"{cell['low']:.3f} to {cell['high']:.3f}."
         )
-    other = "pictures of other kinds were" if pictures else "text of other kinds was"
-    yield f"The test rows come from the same source as the training rows; {other} not measured."
+    if "test_sets" not in metrics.get("probes", {}):
+        other = "pictures of other kinds were" if pictures else "text of other kinds was"
+        yield f"The test rows come from the same source as the training rows; {other} not measured."
     if not pictures:
         yield (
             f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
@@ -191,11 +191,6 @@ def limits(
         yield f"{test['also_in_train']} test rows have the same {same} as a training row: the figures flatter it."
     if confusion is not None:
         yield from _weakest(confusion)
-    if calibration_error is not None:
-        yield (
-            f"Its scores are off by {calibration_error:.3f} on average (expected calibration error): do not read them "
-            "as probabilities without calibration."
-        )
 
 
 def _weakest(confusion: Confusion) -> Iterator[str]:

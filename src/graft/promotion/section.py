@@ -104,6 +104,14 @@ class PromotionConfig(Section):
     gates: tuple[GateConfig, ...] = ()
     """What must not get worse; all of them must hold."""
 
+    approval: Literal["none", "required"] = "none"
+    """``required``: what the tests would promote waits for a person: the form in the Prefect UI, `graft promote
+    --approve`, or the tag ``review = approved`` in the MLflow UI."""
+
+    approval_hours: float = Limit(default=72.0, gt=0, le=24 * 365)
+    """How long the form in the Prefect UI waits; a reminder comes half way. Then the decision is ``expired``, which is
+    as undecided."""
+
     @model_validator(mode="after")
     def _margin_has_its_aim(self) -> PromotionConfig:
         if self.aim == "better" and self.margin:

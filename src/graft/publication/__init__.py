@@ -18,11 +18,12 @@ from graft.adapters.section import AdapterConfig
 from graft.base import BaseConfig
 from graft.config import Section
 from graft.publication import notes
-from graft.publication.cases import Decision
+from graft.publication.cases import Answer, Decision
 from graft.publication.decisions import promote, rollback
 from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.profiles import pin_champion
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
+from graft.publication.reconciling import reconcile, standing
 from graft.registration import RegistrationConfig
 from graft.tasks import Field, TaskConfig
 from graft.tracking import RunContext, TrackingConfig
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from graft.tracking.server import Connection
 
 __all__ = [
+    "Answer",
     "Decision",
     "Receipt",
     "follower_facts",
@@ -41,7 +43,9 @@ __all__ = [
     "publish",
     "published",
     "receipts",
+    "reconcile",
     "rollback",
+    "standing",
     "sync",
 ]
 
@@ -221,15 +225,18 @@ def _version(
     context: RunContext,
 ) -> str:
     """Find or create the version of this adapter; return its number."""
-    from graft.tracking import models, registry
+    from graft.tracking import models, provenances, registry
 
-    identity, name = facts.identity, registration.name
+    identity, name, project = facts.identity, registration.name, facts.workspace.name
     logged = models.log(connection, _contents(facts), experiment=experiment, run_id=run_id)
+    signers = provenances.attach(
+        connection, logged, facts.adapter, identity, model=name, project=project, context=context
+    )
     with connection.locked(f"model-{name}", purpose=f"create a version of {name}"):
         note = notes.model_note(registration.description, name, identity["task"]["name"], identity["base"]["source"])
         registry.ensure_model(connection, name, description=note, tags={"graft.task": identity["task"]["name"]})
-        tags = notes.version_tags(facts, context)
-        description = notes.version_note(facts, context, name)
+        tags = {**notes.version_tags(facts, context), provenances.SIGNERS_TAG: signers}
+        description = notes.version_note(facts, context, name, signers)
         found = registry.find(connection, name, facts.digest)
         if found is None:
             found = registry.create(connection, name, model=logged, run_id=run_id, description=description, tags=tags)

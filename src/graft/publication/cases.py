@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data import DataConfig
-from graft.errors import DataError, IntegrityError, ResourceMissing
+from graft.errors import DataError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.identity import digest_folder
 from graft.promotion import PromotionConfig
 from graft.publication import measuring
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from graft.promotion.spending import Grant
     from graft.promotion.verdict import Verdict
     from graft.tracking.journal import Entry
+    from graft.tracking.ledger import Ledger
     from graft.tracking.registry import Version
     from graft.tracking.server import Connection
 
@@ -47,7 +48,8 @@ class Decision:
     name: str
     verdict: str
     """``promote``, ``reject``, ``undecided``, ``approved`` (by people, over the test), ``rejected`` (by people),
-    ``champion already``, ``rollback``."""
+    ``expired`` (by nobody in time), ``waiting`` (for people; nothing is decided yet), ``champion already``,
+    ``rollback``, ``adopt``, ``restore``."""
     candidate: str
     """The version it is about."""
     before: str | None
@@ -61,6 +63,8 @@ class Decision:
     notes: tuple[str, ...] = ()
     journal: str = ""
     """The id of the journal's run; empty where nothing was decided."""
+    number: int = 0
+    """Its number in the journal."""
 
     @property
     def moved(self) -> bool:
@@ -86,7 +90,11 @@ class Case:
     candidate: Version
     champion: Version | None
     history: list[Entry]
+    """The entries that stand, the newest first."""
     who: str
+    book: Ledger
+    finished: tuple[Entry, ...] = ()
+    """Those of them that a crash left and that were finished now."""
 
     @property
     def before(self) -> str | None:
@@ -99,26 +107,42 @@ class Case:
         return self.history[0].key if self.history else FIRST
 
     @property
+    def number(self) -> int:
+        """The number that a decision on this case has in the journal."""
+        return 1 + (self.history[0].number if self.history else 0)
+
+    @property
+    def journaled(self) -> str | None:
+        """The version that the journal says is champion."""
+        return self.history[0].after if self.history else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Tell of an alias that was moved by hand."""
-        journaled = self.history[0].after if self.history else None
-        if journaled == self.before:
+        if self.journaled == self.before:
             return ()
         return (
-            f"champion was moved outside Graft: the journal says {_said(journaled)}, MLflow says {_said(self.before)}",
+            f"champion was moved outside Graft: the journal says {_said(self.journaled)}, MLflow says "
+            f"{_said(self.before)}",
         )
 
 
 def case_of(
     connection: Connection, workspace: Workspace, tracking: TrackingConfig, candidate: Version, who: str
 ) -> Case:
-    """Return the case of a candidate; open journal entries that a crash left are settled on the way."""
+    """Return the case of a candidate; a decision that a crash left unfinished is finished on the way.
+
+    Raises:
+        PromotionConflict: there is one, and the alias was moved by hand meanwhile.
+    """
+    from graft.publication.carrying import settle
     from graft.tracking import journal, registry
 
+    book = journal.open_ledger(connection, tracking, workspace, candidate.name)
+    history, finished = settle(book)
     champion = registry.champion(connection, candidate.name)
-    number = champion.version if champion else None
-    history = journal.settle(connection, tracking, workspace, candidate.name, number)
-    return Case(connection, workspace, tracking, candidate, champion, history, who or getpass.getuser())
+    who = who or getpass.getuser()
+    return Case(connection, workspace, tracking, candidate, champion, history, who, book, tuple(finished))
 
 
 def tested(
@@ -220,28 +244,71 @@ def _reference(
         yield measuring.Champion(subject, name, case.workspace, task, data, evaluation)
 
 
-def overruled(case: Case, decision: Decision, approve: bool, reason: str) -> Decision:
-    """Return the decision after people: a reviewer's tag, an approval by name, a rollback that still stands."""
-    name, number, against = case.candidate.name, case.candidate.version, decision.against
+@dataclass(frozen=True)
+class Answer:
+    """What a person said to a decision; or that nobody did in time."""
+
+    says: Literal["approve", "reject", "expire"]
+    reason: str
+    number: int | None = None
+    """The number in the journal that the decision was to have when the person saw it; None: as things stand now."""
+
+
+def overruled(case: Case, decision: Decision, answer: Answer | None) -> Decision:
+    """Return the decision after people: a reviewer's tag, an answer by name, a rollback that still stands.
+
+    Raises:
+        PromotionConflict: something was decided since the person saw what they answered to.
+    """
+    if answer and answer.number not in (None, case.number):
+        raise PromotionConflict(
+            f"{case.candidate.name}: decision {answer.number} was asked about, and {case.number - 1} are journaled by "
+            "now; decide again on what is champion now"
+        )
+    verdict, why = _last_word(case, decision, answer)
+    if verdict == decision.verdict and why == decision.reason:
+        return decision
+    return replace(_decided(case, verdict, why, decision.against, decision.evidence), test=decision.test)
+
+
+def _last_word(case: Case, decision: Decision, answer: Answer | None) -> tuple[str, str]:
+    """Return verdict and reason."""
+    name, number, last = case.candidate.name, case.candidate.version, case.history[0] if case.history else None
+    promotes = decision.verdict == "promote"
+    again = "to promote it again: `graft promote --approve --reason ...`"
     if case.candidate.review == "rejected":
-        why = f"a reviewer set review = rejected on version {number}; {decision.reason}"
-        return _decided(case, "rejected", why, against, decision.evidence)
-    if approve:
-        why = f"approved by {case.who}: {reason.strip()} ({decision.reason})"
-        return (
-            decision if decision.verdict == "promote" else _decided(case, "approved", why, against, decision.evidence)
-        )
-    if case.candidate.review == "approved" and decision.verdict == "undecided":
+        return "rejected", f"a reviewer set review = rejected on version {number}; {decision.reason}"
+    if answer and answer.says == "reject":
+        return "rejected", f"rejected by {case.who}: {answer.reason} ({decision.reason})"
+    if answer and answer.says == "expire":
+        return "expired", f"{answer.reason} ({decision.reason})"
+    if answer:
+        why = f"approved by {case.who}: {answer.reason} ({decision.reason})"
+        return "promote" if promotes else "approved", why
+    if case.candidate.review == "approved" and decision.verdict in ("undecided", "promote"):
         why = f"a reviewer set review = approved on version {number}; {decision.reason}"
-        return _decided(case, "approved", why, against, decision.evidence)
-    last = case.history[0] if case.history else None
-    if decision.verdict == "promote" and last and last.kind == "rollback" and last.before == number:
-        why = (
-            f"{last.who} rolled {name} back from version {number} ({last.why}); to promote it again: "
-            f"`graft promote --approve --reason ...`"
-        )
-        return _decided(case, "undecided", why, against, decision.evidence)
-    return decision
+        return "promote" if promotes else "approved", why
+    if promotes and last and last.kind == "rollback" and last.before == number:
+        return "undecided", f"{last.who} rolled {name} back from version {number} ({last.why}); {again}"
+    if promotes and number == case.journaled != case.before:
+        return "undecided", f"{case.notes[0]}; {again}"
+    return decision.verdict, decision.reason
+
+
+def waits(case: Case, decision: Decision, answer: Answer | None, promotion: PromotionConfig) -> bool:
+    """Return whether a promotion needs a person's approval and has none."""
+    asked = answer is not None or case.candidate.review == "approved"
+    return promotion.approval == "required" and decision.moved and not asked
+
+
+def waiting(decision: Decision, case: Case) -> Decision:
+    """Return a decision that waits for a person; it is not journaled before it is taken."""
+    why = (
+        f"the tests say {decision.verdict}, and promotion.approval is required: answer the form in the Prefect UI, run "
+        f"`graft promote --approve --reason ...`, or set review = approved on the version in MLflow and run `graft "
+        f"promote` ({decision.reason})"
+    )
+    return replace(decision, verdict="waiting", after=decision.before, reason=why, number=case.number)
 
 
 def _decided(
@@ -260,17 +327,16 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
     """Download a version's adapter to ``to`` and check that it is the one that was published; return its folder.
 
     Raises:
-        IntegrityError: its bytes differ from the digest in the version's tag, or the version is not Graft's.
+        IntegrityError: its bytes differ from the digest in the version's tag, the version is not Graft's, or it has no
+            valid signature though ``tracking.signing.public_keys`` names keys.
     """
     from graft.artifact import verified
-    from graft.tracking.models import download
+    from graft.tracking import provenances
+    from graft.tracking.models import download, location
 
     if version.adapter is None:
         raise IntegrityError(f"{version.uri}: has no tag graft.adapter: Graft did not publish it")
-    location = version.source
-    if version.model_id:
-        location = connection.client.get_logged_model(version.model_id).artifact_location
-    folder = download(connection, location, "artifacts/adapter", to)
+    folder = download(connection, location(connection, version), "artifacts/adapter", to)
     found = digest_folder(folder)
     if found != version.adapter:
         raise IntegrityError(
@@ -278,6 +344,7 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
             f"artifact store was changed; publish it again from its commit (`graft reproduce`)"
         )
     verified(folder)
+    provenances.check(connection, version, folder)
     return folder
 
 

@@ -1,7 +1,7 @@
 """Promote and roll back: the alias ``champion`` moves, or does not, and the journal says why.
 
-Each decision is journaled before the alias moves and closed after it, and the alias moves only if it still names what
-the candidate was compared with. People overrule the test with a name and a reason.
+Each decision takes its place in the journal before the alias moves (``carrying.py``), and only if nothing was decided
+since it was made. People overrule the test with a name and a reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from graft.data import DataConfig
 from graft.errors import InputError, PromotionConflict, ResourceMissing
 from graft.promotion import PromotionConfig
-from graft.publication.cases import Case, Decision, case_of, fetch, overruled, tested
+from graft.publication.carrying import carry_out, decision_of
+from graft.publication.cases import Answer, Case, Decision, case_of, fetch, overruled, tested, waiting, waits
 from graft.publication.receipts import place, write_decision
 from graft.registration import RegistrationConfig
 from graft.tasks import TaskConfig
@@ -26,6 +27,8 @@ __all__ = ["Decision", "fetch", "promote", "rollback"]
 if TYPE_CHECKING:
     from graft.evaluation import EvaluationConfig
     from graft.tracking.journal import Kind
+    from graft.tracking.registry import Version
+    from graft.tracking.server import Connection
 
 
 def promote(
@@ -40,10 +43,12 @@ def promote(
     approve: bool = False,
     reason: str = "",
     who: str = "",
+    answer: Answer | None = None,
 ) -> Decision:
     """Decide whether the published adapter on disk becomes champion, and move the alias if so.
 
-    ``approve`` lets a named person overrule a refusal, with a ``reason``, both journaled.
+    ``approve`` lets a named person overrule a refusal, with a ``reason``, both journaled; ``answer`` is what a person
+    said to a decision that they were shown.
 
     Raises:
         InputError: ``approve`` without a reason.
@@ -56,6 +61,7 @@ def promote(
 
     if approve and not reason.strip():
         raise InputError("--approve: needs --reason: it is kept in the journal of decisions")
+    answer = Answer("approve", reason.strip()) if approve else answer
     facts = read(workspace)
     connection = connect(tracking, workspace)
     with reported(connection.uri):
@@ -63,14 +69,19 @@ def promote(
         if candidate is None:
             raise ResourceMissing(f"{registration.name}: the adapter on disk is not published; run `graft sync`")
         case = case_of(connection, workspace, tracking, candidate, who)
-        if case.champion and case.champion.adapter == candidate.adapter:
+        if resumed := _resumed(case, "promote", candidate.version):
+            decision = resumed
+        elif case.champion and case.champion.adapter == candidate.adapter:
             held = case.champion.version
             said = f"version {held} is champion already"
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
             verdict = tested(case, task, data, evaluation, promotion)
-            final = replace(overruled(case, verdict, approve, reason), test=verdict.test)
-            decision = _carry_out(case, "promote", final)
+            final = overruled(case, verdict, answer)
+            if waits(case, final, answer, promotion):
+                decision = waiting(final, case)
+            else:
+                decision = carry_out(case, "promote", final)
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())
     return decision
@@ -101,55 +112,42 @@ def rollback(
         if current is None:
             raise InputError(f"{name}: no champion to roll back from")
         case = case_of(connection, workspace, tracking, current, who)
+        if resumed := _resumed(case, "rollback", to):
+            return resumed
+        if case.champion is None or case.champion.version != current.version:
+            raise PromotionConflict(f"{name}: champion was moved just now; look at `graft history` and try again")
         target = registry.get(connection, name, to or _previous(case))
         case = replace(case, candidate=target)
         if target.version == current.version:
             raise InputError(f"{name}: version {target.version} is champion already")
-        with tempfile.TemporaryDirectory(prefix="graft-rollback-") as temporary:
-            fetch(connection, target, Path(temporary))
+        check_artifact(connection, target)
         why = reason or f"rolled back from version {current.version}"
         decision = Decision(
             name, "rollback", target.version, current.version, target.version, why, case.who, notes=case.notes
         )
-        done = _carry_out(case, "rollback", decision)
+        done = carry_out(case, "rollback", decision)
     for one in (current, target):
         if one.adapter:
             write_decision(workspace, place(connection.uri, name, one.adapter), done.as_json())
     return done
 
 
-def _carry_out(case: Case, kind: Kind, decision: Decision) -> Decision:
-    """Journal the decision, move the alias, close the entry, and leave tags for reviewers."""
-    from graft.tracking import journal, registry
+def check_artifact(connection: Connection, version: Version) -> None:
+    """Download a version's adapter and check that it is the one that was published.
 
-    entry = journal.Entry(
-        name=decision.name,
-        kind=kind,
-        verdict=decision.verdict,
-        candidate=decision.candidate,
-        before=decision.before,
-        after=decision.after,
-        who=decision.who,
-        why=" ".join([decision.reason, *decision.notes]),
-        adapter=case.candidate.adapter or "",
-        evidence=decision.evidence,
-        test=decision.test,
-        previous=case.previous,
-    )
-    run_id = journal.open_entry(case.connection, case.tracking, case.workspace, entry)
-    if decision.moved and decision.after is not None:
-        try:
-            registry.set_champion(case.connection, decision.name, decision.after, expected_current=decision.before)
-        except PromotionConflict:
-            journal.close(case.connection, run_id, carried_out=False)
-            raise
-    journal.close(case.connection, run_id)
-    tags = {"graft.verdict": decision.verdict, "graft.against": decision.against, "graft.decided_by": decision.who}
-    if "p" in decision.evidence:
-        tags["graft.p"] = f"{decision.evidence['p']:.3g}"
-    version = registry.get(case.connection, decision.name, decision.candidate)
-    registry.set_tags(case.connection, version, {name: value for name, value in tags.items() if value})
-    return replace(decision, journal=run_id)
+    Raises:
+        IntegrityError: its bytes differ.
+    """
+    with tempfile.TemporaryDirectory(prefix="graft-check-") as temporary:
+        fetch(connection, version, Path(temporary))
+
+
+def _resumed(case: Case, kind: Kind, version: str | None) -> Decision | None:
+    """Return the same move, taken before a crash and finished now: taking it again would be a second one."""
+    for one in case.finished:
+        if one.kind == kind and one.moved and version in (None, one.after) and one.who == case.who:
+            return decision_of(one)
+    return None
 
 
 def _previous(case: Case) -> str:

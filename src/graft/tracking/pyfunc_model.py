@@ -6,7 +6,8 @@ Hub at the pinned commit. Works where graft is not installed.
 
 Environment: ``GRAFT_BASES`` (folders, separated by colons), ``GRAFT_DEVICE`` (``cpu``, ``cuda`` or ``auto``; default
 ``cpu``), ``GRAFT_TRUST_REMOTE_CODE=1`` (lets Python code that comes with the base run: a base may need it, and no
-artifact can ask for it).
+artifact can ask for it), ``GRAFT_PUBLIC_KEYS`` (PEM files, separated by colons: an adapter without a valid signature by
+one of these keys is refused; without it, a statement beside the adapter must at least be about its files).
 """
 
 import os
@@ -18,6 +19,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from graft.artifact import LoadedAdapter, load, predict
+from graft.provenance import Trust
+from graft.provenance.signatures import check_beside
 
 
 class AdapterModel(PythonModel):  # type: ignore[misc]
@@ -29,11 +32,13 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         """Load and verify the adapter on its base.
 
         Raises:
-            IntegrityError: a file, the base or a tensor is not what the identity says.
+            IntegrityError: a file, the base or a tensor is not what the identity says, or not what was signed.
             ResourceMissing: the base is nowhere; the message names its digest.
         """
+        adapter = Path(context.artifacts["adapter"])
+        check_beside(adapter, Trust.of_environment())
         self.loaded = load(
-            Path(context.artifacts["adapter"]),
+            adapter,
             Path.cwd(),
             device=os.environ.get("GRAFT_DEVICE", "cpu"),
             trust_remote_code=os.environ.get("GRAFT_TRUST_REMOTE_CODE") == "1",

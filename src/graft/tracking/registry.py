@@ -1,18 +1,18 @@
-"""The model registry: versions found by their adapter's digest, aliases moved with a check.
+"""The model registry: versions found by their adapter's digest, aliases that follow decisions.
 
-MLflow's aliases have no compare-and-set: two promotions at once both succeed. So ``set_champion`` holds a lock of the
-clone, compares the alias with what the decision was made against, sets it and reads it back. Between clones on one
-server the window is the few milliseconds between the read and the write; what slips through is seen in the journal.
+MLflow's aliases have no compare-and-set: two promotions at once both succeed. So the alias ``champion`` decides
+nothing: it follows the journal, whose entries are ordered by the database (``ledger.py``).
 """
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graft.errors import InputError, PromotionConflict
+from graft.errors import InputError, shown
+from graft.tracking.ledger import Ledger
 from graft.tracking.server import Connection
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "graft.adapter"
 MODEL_URI = "models:/"
+REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<number>\d+)|(?P<alias>@[^/@]+))")
 CANDIDATE, CHAMPION = "candidate", "champion"
 REVIEW = "review"
 """The tag that reviewers set in the MLflow UI: ``approved`` or ``rejected``."""
@@ -37,6 +38,7 @@ class Version:
     created_ms: int
     model_id: str | None = None
     """The logged model that it holds."""
+    description: str = ""
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,6 +51,18 @@ class Version:
         """What a reviewer set in the UI: ``approved``, ``rejected`` or None."""
         value = self.tags.get(REVIEW, "").strip().lower()
         return value if value in ("approved", "rejected") else None
+
+
+def parsed(reference: str) -> tuple[str, str]:
+    """Return the name, and the number or ``@alias``, of a model reference.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    found = REFERENCE.fullmatch(reference)
+    if found is None:
+        raise InputError(f"{shown(reference)}: must be models:/NAME@ALIAS or models:/NAME/NUMBER")
+    return found["name"], found["number"] or found["alias"]
 
 
 def ensure_model(connection: Connection, name: str, *, description: str, tags: Mapping[str, str]) -> None:
@@ -128,6 +142,12 @@ def set_tags(connection: Connection, version: Version, tags: Mapping[str, str]) 
             connection.client.set_model_version_tag(version.name, version.version, key, value)
 
 
+def describe(connection: Connection, version: Version, description: str) -> None:
+    """Set the version's description if it differs."""
+    if version.description != description:
+        connection.client.update_model_version(version.name, version.version, description)
+
+
 def set_candidate(connection: Connection, version: Version) -> None:
     """Let the alias ``candidate`` name the version that was published last."""
     if CANDIDATE not in version.aliases:
@@ -140,30 +160,25 @@ def champion(connection: Connection, name: str) -> Version | None:
     return held[0] if held else None
 
 
-def set_champion(connection: Connection, name: str, version: str, *, expected_current: str | None) -> None:
-    """Move the alias ``champion`` to ``version`` if it still names ``expected_current`` (None: nothing).
+def follow_ledger(book: Ledger) -> None:
+    """Let the alias ``champion`` name the version that the newest decision says.
 
-    Raises:
-        PromotionConflict: it names another version by now, or did so right after it was set.
+    The alias cannot be moved under a condition, so a process that was held up might move it back to an old decision.
+    Whoever moves it therefore looks at the ledger again afterwards, and goes on until there is no newer decision.
     """
-    with connection.locked(f"model-{name}", purpose=f"move the champion of {name}"):
-        current = champion_number(connection, name)
-        if current != expected_current:
-            raise PromotionConflict(
-                f"{name}: champion is {_said(current)} by now, and the decision was made against "
-                f"{_said(expected_current)}; run `graft promote` again to compare with it"
-            )
-        if current == version:
+    while slots := book.slots():
+        _set_champion(book.connection, book.name, slots[-1].after)
+        if len(book.slots()) == len(slots):
             return
+
+
+def _set_champion(connection: Connection, name: str, version: str | None) -> None:
+    if champion_number(connection, name) == version:
+        return
+    if version is None:
+        connection.client.delete_registered_model_alias(name, CHAMPION)
+    else:
         connection.client.set_registered_model_alias(name, CHAMPION, version)
-        since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        connection.client.set_model_version_tag(name, version, "graft.champion_since", since)
-        after = champion_number(connection, name)
-    if after != version:
-        raise PromotionConflict(
-            f"{name}: champion was set to version {version} and is {_said(after)}; another promotion ran at the same "
-            f"time; run `graft promote` again to compare with it"
-        )
 
 
 def champion_number(connection: Connection, name: str) -> str | None:
@@ -171,10 +186,6 @@ def champion_number(connection: Connection, name: str) -> str | None:
     found = connection.client.search_registered_models(f"name = '{name}'", max_results=1)
     number = found[0].aliases.get(CHAMPION) if found else None
     return None if number is None else str(number)
-
-
-def _said(version: str | None) -> str:
-    return "not set" if version is None else f"version {version}"
 
 
 def _version(found: object, aliases: list[str]) -> Version:
@@ -189,6 +200,7 @@ def _version(found: object, aliases: list[str]) -> Version:
         source=found.source or "",
         created_ms=int(found.creation_timestamp or 0),
         model_id=found.model_id or _model_id(found.source or ""),
+        description=found.description or "",
         aliases=tuple(sorted(aliases)),
         tags=dict(found.tags),
     )

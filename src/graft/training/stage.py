@@ -14,12 +14,12 @@ from graft.adapters import AdapterConfig, AdapterSummary, attach, columns_of, de
 from graft.artifact import attention, pick_device, planned_identity, reproducible, save, verified
 from graft.base import BaseConfig, locked, quantization
 from graft.errors import ConfigError, IntegrityError, TrainingDiverged
+from graft.hardware import hardware
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.frozen import Feed, starting_at_the_head
-from graft.training.hardware import hardware
 from graft.training.loop import Inputs, Outcome, fit
 from graft.training.record import Record, lines
 from graft.training.section import TrainingConfig
