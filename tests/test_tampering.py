@@ -68,7 +68,7 @@ def predict(workspace: Workspace, version: str, place: Path) -> None:
     arguments = ["-C", str(workspace.root), "predict", "-f", str(rows), "-o", str(place / "out.jsonl")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["graft"])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit, match=r"^\d$") as ended:
             main([*arguments, "--model", f"models:/{NAME}/{version}"])
     if ended.value.code == IntegrityError.exit_code:
         raise IntegrityError("refused with exit code 6")
@@ -158,7 +158,7 @@ def test_changed_bit_is_refused(place: Path, what: str, door: str, monkeypatch: 
     if door == "adopt":
         connection.client.set_registered_model_alias(NAME, "champion", version)
     before = registry.champion_number(connection, NAME)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match=r"published as|exit code 6"):
         enter(workspace, version, place)
     assert registry.champion_number(connection, NAME) == before
 
