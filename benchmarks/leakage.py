@@ -8,7 +8,8 @@ characters), is at least ``--similar`` of 100; some of them are printed, so that
 
     .venv/bin/python benchmarks/leakage.py FOLDER... [--threshold 0.7] [--rows 100000] [--examples 5]
 
-A folder holds train.jsonl, validation.jsonl and test.jsonl. ``--rows`` adds a run on so many made rows, for the speed.
+A folder holds train.jsonl, validation.jsonl and test.jsonl; of questions about a
+context the questions are changed. ``--rows`` adds a run on so many made rows, for the speed.
 """
 
 from __future__ import annotations
@@ -124,19 +125,23 @@ def independent(one: str, other: str, unspaced: bool) -> float:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
-    texts, labels = dict[str, list[str]](), dict[str, list[str]]()
+    texts, labels = dict[str, list[str]](), dict[str, list[str | None]]()
+    about = dict[str, list[str]]()
     for split in SPLITS:
         rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-        texts[split], labels[split] = [joined(row) for row in rows], [str(row["label"]) for row in rows]
+        texts[split] = [row["question"] if "context" in row else joined(row) for row in rows]
+        labels[split] = [str(row["label"]) if "label" in row else None for row in rows]
+        about[split] = [json.dumps([row["context"], row["answers"]]) if "context" in row else "" for row in rows]
     unspaced = is_unspaced(texts["train"])
     real = len(texts["test"])
     plants = planted(texts["train"], unspaced, options.seed)
     texts["test"] += [text for _, _, text in plants]
     labels["test"] += [labels["train"][at] for _, at, _ in plants]
+    about["test"] += [about["train"][at] for _, at, _ in plants]
 
     started = time.process_time()
     parts = [
-        Part(split, split, sketch(map(Entry, range(len(texts[split])), texts[split], labels[split])))
+        Part(split, split, sketch(map(Entry, range(len(texts[split])), texts[split], labels[split], about[split])))
         for split in SPLITS
     ]
     sketched, started = time.process_time() - started, time.process_time()

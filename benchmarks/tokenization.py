@@ -109,16 +109,8 @@ def batches(rows: list[Any], size: int = BATCH_ROWS) -> Iterator[list[Any]]:
         yield rows[start : start + size]
 
 
-def tokenizing(count: int, base: Path, repeats: int) -> str:
-    """Return a line: rows a second of the three ways."""
-    import datasets
-
-    from graft.data import Record
-
-    dice, ours = random.Random(0), encoder(base)
-    rows = [row(number, dice) for number in range(count)]
-    records = [Record({**one, "text_pair": None}, f"data/a.jsonl:{at}", one["id"]) for at, one in enumerate(rows, 1)]
-    texts, table, tokenizer = [one["text"] for one in rows], datasets.Dataset.from_list(rows), ours.processor
+def columns_of(tokenizer: Any) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+    """Return what ``datasets.map`` makes of a batch."""
     numbers = {label: number for number, label in enumerate(LABELS)}
 
     def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -129,6 +121,19 @@ def tokenizing(count: int, base: Path, repeats: int) -> str:
             "label": [numbers[one] for one in batch["label"]],
         }
 
+    return columns
+
+
+def tokenizing(count: int, base: Path, repeats: int) -> str:
+    """Return a line: rows a second of the three ways."""
+    import datasets
+
+    from graft.data import Record
+
+    dice, ours = random.Random(0), encoder(base)
+    rows = [row(number, dice) for number in range(count)]
+    records = [Record({**one, "text_pair": None}, f"data/a.jsonl:{at}", one["id"]) for at, one in enumerate(rows, 1)]
+    texts, table, tokenizer = [one["text"] for one in rows], datasets.Dataset.from_list(rows), ours.processor
     with tempfile.TemporaryDirectory() as temporary:
         folder, backend = Path(temporary), tokenizer.backend_tokenizer
         found = in_turn(
@@ -137,7 +142,7 @@ def tokenizing(count: int, base: Path, repeats: int) -> str:
                 "limit": lambda: drained(map(backend.encode_batch_fast, batches(texts))),
                 "smaller": lambda: drained(map(backend.encode_batch_fast, batches(texts, SMALL_ROWS))),
                 "map": lambda: table.map(
-                    columns,
+                    columns_of(tokenizer),
                     batched=True,
                     remove_columns=["text"],
                     load_from_cache_file=False,
@@ -198,19 +203,9 @@ def plain(folder: Path) -> None:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "base")
-    numbers = {label: number for number, label in enumerate(LABELS)}
-
-    def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(batch["text"], truncation=True, max_length=LIMIT_TOKENS)["input_ids"]
-        return {
-            "input_ids": ids,
-            "length": [len(one) for one in ids],
-            "label": [numbers[one] for one in batch["label"]],
-        }
-
     files = {split: sorted(map(str, (folder / "data" / split).glob("*.jsonl"))) for split in SPLITS}
     found = datasets.load_dataset("json", data_files=files, cache_dir=str(folder / "cache"))
-    found.map(columns, batched=True, remove_columns=["text"])
+    found.map(columns_of(tokenizer), batched=True, remove_columns=["text"])
 
 
 def timed(name: str, folder: Path) -> dict[str, float]:

@@ -23,6 +23,7 @@ from graft.errors import GraftError, InputError, Locked, PromotionConflict, Reso
 from graft.identity import digest_file
 from graft.publication import Decision, Receipt
 from graft.publication.refusals import record_refusal
+from graft.repository import Repository
 from graft.tracking import RunContext
 from graft.workspace import command
 from pipelines import approval, journal, notices, placement, reporting
@@ -48,6 +49,7 @@ def context_of(chain: Chain) -> RunContext:
     workspace, flow_run = chain.workspace, chain.run.facts.get("flow_run")
     return RunContext(
         git_commit=chain.commit,
+        git_remote=Repository(workspace).shared_address(),
         prefect_run=flow_run,
         prefect_url=journal.page(flow_run),
         dvc_lock=digest_file(workspace.dvc_lock) if workspace.dvc_lock.is_file() else None,

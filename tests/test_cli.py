@@ -19,12 +19,15 @@ import yaml
 from typer.main import get_command
 
 import graft.cli
-from graft import errors, params
+from graft import errors, params, tasks
+from graft.cleaning import clean_row
 from graft.cli import GROUPS, printing
 from graft.cli.app import EXIT_CODES, app
+from graft.cli.asked import Asked
 from graft.cli.child import run_module
 from graft.cli.tables import batches, writer
 from graft.errors import DataError, InputError, Interrupted
+from graft.stages import STAGES
 from graft.tracking import resolve_uri
 from graft.validation.champion import Pin, pin
 from graft.workspace import Workspace
@@ -49,7 +52,21 @@ EXPECTED = (
         "logs",
         "cancel",
     ),
-    *("promote", "rollback", "history", "sync", "predict", "merge", "reproduce", "ui", "worker", "doctor", "gc"),
+    *(
+        "promote",
+        "rollback",
+        "history",
+        "sync",
+        "predict",
+        "merge",
+        "reproduce",
+        "provenance",
+        "diff",
+        "ui",
+        "worker",
+        "doctor",
+        "gc",
+    ),
 )
 
 
@@ -375,6 +392,37 @@ def test_run_refuses_bad_overrides_before_it_starts(
     assert invoke("-C", str(whole.root), "run", "-S", override) == 2
     assert message in capsys.readouterr().err
     assert whole.params.read_text() == before
+
+
+@pytest.mark.parametrize("other", [("--set", "training.epochs=5"), ("--commit", "HEAD")])
+def test_run_refuses_add_data_beside_what_leaves_the_files_alone(
+    whole: Workspace, capsys: pytest.CaptureFixture[str], other: tuple[str, str]
+) -> None:
+    assert invoke("-C", str(whole.root), "run", "--add-data", *other) == 2
+    said = capsys.readouterr().err
+    assert f"--add-data: not with {other[0]}" in said
+    assert "`dvc add data`" in said
+
+
+def test_stage_help_lists_the_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke("stage", "--help") == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert set(lines) >= {f"{stage.name:10} {stage.does}" for stage in STAGES}
+
+
+def test_predict_notes_what_was_redacted_and_what_is_empty_without_the_value() -> None:
+    fields = tasks.get("text_classification").fields_of(tasks.config_class("text_classification")())
+    asked = Asked({"clean": ["redact", "whitespace"]}, fields)
+    for number, text in enumerate(["a  cat", "to ada@example.com", "\u200b \n", "of bob@example.com"], start=1):
+        row = {"text": text}
+        asked.add(f"new.csv:{number}", row, clean_row(row, fields, ["redact", "whitespace"], asked.privacy))
+    assert list(asked.described()) == [
+        "2 rows (the first: new.csv:2): the model read placeholders for private data (data.clean: redact)",
+        "new.csv:3: the text is empty; the answer is about nothing",
+    ]
+    plain = Asked({"clean": []}, fields)
+    plain.add("new.csv:1", {"text": "to ada@example.com"}, {"text": "to ada@example.com"})
+    assert list(plain.described()) == []
 
 
 def test_run_refuses_what_check_finds(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,14 +138,17 @@ def test_status_says_what_is_published(clone: Clone) -> None:
 
 def test_predict_answers_with_the_adapter_and_with_the_version(clone: Clone, tmp_path: Path) -> None:
     source = tmp_path / "new.csv"
-    source.write_text("note,text\na,the cat meows\nb,boil the soup\n")
+    source.write_text("note,text\na,the cat meows\nb,boil the soup\nc,\n")
     for place in ((), ("--model", "models:/toy-topic/1")):
         out = tmp_path / "answers.csv"
         done = clone.graft("predict", "--file", str(source), "--out", str(out), *place)
         assert done.returncode == 0, done.stderr
         head, *rows = out.read_text().splitlines()
         assert head.startswith("note,text,predicted_label,predicted_score")
-        assert [row.split(",")[0] for row in rows] == ["a", "b"]
+        assert [row.split(",")[0] for row in rows] == ["a", "b", "c"]
+        assert "note: new.csv:4: the text is empty; the answer is about nothing" in done.stderr
+        told = r"version 1 of toy-topic\); (it is the champion|there is no champion), by what this clone knows"
+        assert bool(re.search(told, done.stderr)) == (not place)
         assert all(row.split(",")[2] in ("animals", "cooking", "weather") for row in rows)
 
 

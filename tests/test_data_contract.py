@@ -43,7 +43,7 @@ def run(workspace: Workspace, data: Any = None, **settings: Any) -> dict[str, An
 
 
 def aside(workspace: Workspace, split: str) -> list[dict[str, Any]]:
-    path = workspace.quarantine / split / "part.jsonl.jsonl"
+    path = workspace.quarantine / split / "part.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -73,8 +73,30 @@ def test_a_row_in_quarantine_is_kept_with_its_reasons_and_counts_nowhere(tmp_pat
     assert json.loads((workspace.quarantine / "summary.json").read_text()) == {"rows": {"test": 1}}
     assert one["place"] == "data/test/part.jsonl:5"
     assert [reason["expected"] for reason in one["reasons"]] == [expected]
-    assert one["row"] == (None if name == "readable" else {key: rows[4][key] for key in ("text", "label")})
+    assert one["row"] == rows[4]
     assert "test: 1 row in quarantine" in (workspace.data_docs / "index.html").read_text()
+
+
+def test_rows_in_quarantine_are_as_in_their_files_which_may_share_a_stem(tmp_path: Path) -> None:
+    rows = [
+        {"key": one["id"], "body": one["text"], "topic": one["label"], "more": [1, None]} for one in rows_of("test")
+    ]
+    columns = {"columns": {"id": "key", "text": "body", "label": "topic"}}
+    workspace = write(tmp_path, **dict.fromkeys(("train", "validation", "test"), rows[:-1]))
+    train = workspace.data / "train"
+    (train / "part.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*rows, rows[0] | {"body": "null"}]))
+    (train / "part.csv").write_text("topic,body,key,note\nx,NaN,7,to jane.roe@example.org\ny,a fine text,8,\n")
+    (train / "other.csv").write_text("topic,body,key\nx,null,9\ny,another fine text,10\n")
+    run(workspace, columns, severity={"placeholders": "quarantine", "unique_ids": "ignore"})
+    folder = workspace.quarantine / "train"
+    found = {
+        path.name: [json.loads(line)["row"] for line in path.read_text().splitlines()] for path in folder.iterdir()
+    }
+    assert found == {
+        "other.jsonl": [{"topic": "x", "body": "null", "key": "9"}],
+        "part.csv.jsonl": [{"topic": "x", "body": "NaN", "key": "7", "note": "to <EMAIL_1>"}],
+        "part.jsonl.jsonl": [rows[0] | {"body": "null"}],
+    }
 
 
 @pytest.mark.parametrize("name", ["min_characters", "placeholders", "unique_ids", "max_characters"])
@@ -87,8 +109,7 @@ def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
     assert "quarantined" not in verdict
     assert len(verdict["warnings"]) == 1 + (name == "max_characters")  # which is filler too
     assert verdict["warnings"][-1].startswith("test: 1 row not as expected: ")
-    found = {"unique_ids": "'train-0', which data/train/part.jsonl:1 has too", "placeholders": "'NaN'"}.get(name, "")
-    found = found.replace("train-0, which", "trai…")
+    found = {"unique_ids": "the id of data/train/part.jsonl:1", "placeholders": "'NaN'"}.get(name, "")
     assert f"{BREACHES[name][1]} (data/test/part.jsonl:5); the first has {found}" in " ".join(verdict["warnings"])
     assert len(run(workspace, severity={name: "ignore"})["warnings"]) == (name == "max_characters")
 
@@ -217,12 +238,12 @@ def test_beyond_a_size_only_equal_texts_are_looked_for_and_a_warning_says_so(tmp
     rows = rows_of("test")
     rows[2]["text"], rows[3]["text"] = "TRAIN text... 4", "train text, four and no more"
     workspace = write(tmp_path, test=rows)
-    near, leak = run(workspace, severity={"leakage": "warn"}, duplicates={"near_megabytes": 0})["warnings"]
+    leak, near = run(workspace, severity={"leakage": "warn"}, duplicates={"near_megabytes": 0})["warnings"]
     assert near.startswith(
         "nearly equal texts are not looked for: the parts have 0 MB, more than validation.duplicates"
     )
     assert leak.startswith("test: 1 row not as expected: text: a text that train does not have, nor nearly")
-    assert leak.endswith("(data/test/part.jsonl:3); the first has that of data/train/part.jsonl:5")
+    assert leak.endswith("(data/test/part.jsonl:3); the first has the text of data/train/part.jsonl:5")
     assert not list(workspace.store.rglob("sketch.safetensors"))
 
 
@@ -236,10 +257,24 @@ def test_equal_texts_are_named_once_for_each_split_that_has_them(tmp_path: Path)
     told = {one.partition(" (")[0]: one.rpartition("; ")[2] for one in warnings if "does not have" in one}
     start = "1 row not as expected: text: a text that"
     assert told == {
-        f"validation: {start} train does not have, nor nearly": "the first has that of data/train/part.jsonl:1",
-        f"test: {start} train does not have": "the first has that of data/train/part.jsonl:1",
-        f"test: {start} validation does not have, nor nearly": "the first has that of data/validation/part.jsonl:6",
+        f"validation: {start} train does not have, nor nearly": "the first has the text of data/train/part.jsonl:1",
+        f"test: {start} train does not have": "the first has the text of data/train/part.jsonl:1",
+        f"test: {start} validation does not have, nor nearly": "the first has the text of data/validation/part.jsonl:6",
     }
+
+
+def test_a_label_that_is_private_data_always_stops_the_chain_and_stands_nowhere(tmp_path: Path) -> None:
+    rows = rows_of("train")
+    rows[3]["label"] = MAIL.split()[-1]
+    workspace = write(tmp_path, train=rows)
+    with pytest.raises(DataError, match=r"data/train: 1 row with private data as label") as caught:
+        run(workspace, severity={"private_data": "ignore", "labels": "quarantine"})
+    [problem] = caught.value.problems
+    assert problem.startswith("data/train/part.jsonl:4: label: expected a label without private data")
+    assert problem.endswith("found email")
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts[-3:-1]]
+    assert not [path for path in written if b"jane.roe" in path.read_bytes()]
+    run(workspace, {"privacy": {"kinds": []}}, severity={"labels": "quarantine"})
 
 
 def test_private_data_may_be_ignored(tmp_path: Path) -> None:
@@ -301,7 +336,7 @@ def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -
     assert not workspace.validation.exists()
     folder = workspace.failed / "validate" / "quarantine"
     assert json.loads((folder / "summary.json").read_text()) == {"rows": {"train": 3}}
-    lines = (folder / "train" / "part.jsonl.jsonl").read_text().splitlines()
+    lines = (folder / "train" / "part.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"]["text"] for line in lines] == [" "] * 3
     verdict = run(workspace, severity={"min_characters": "quarantine"}, max_quarantined_share=0.3)
     assert len(verdict["quarantined"]) == 3
@@ -453,7 +488,7 @@ def test_an_expectation_about_a_part_names_the_part(tmp_path: Path) -> None:
     )
     likely = {"type": "expect_column_most_common_value_to_be_in_set", "kwargs": {"column": "label", "value_set": ["z"]}}
     [warning, *_] = run(workspace, expectations=[{**likely, "severity": "warn"}])["warnings"]
-    assert warning.startswith("train: 1 row not as expected: label: most common value to be in set")
+    assert warning.startswith("train: 1 part not as expected: label: most common value to be in set")
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,17 @@ def test_what_is_no_revision_of_the_data_is_named(
         diff(clone, name)
 
 
+@pytest.mark.parametrize("is_repository", [True, False])
+def test_before_the_first_commit_it_says_what_to_do(tmp_path: Path, is_repository: bool) -> None:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    if is_repository:
+        git(tmp_path, "init", "--quiet")
+    with pytest.raises(InputError, match=r"'HEAD': nothing is committed here yet.*`git init`, `git add -A`"):
+        diff(Workspace(tmp_path), "HEAD")
+
+
 def test_a_damaged_object_of_the_cache_is_refused(clone: Workspace) -> None:
     change(clone)
     digest = Repository(clone).dvc.present()[1]["train/part-0.jsonl"]
@@ -326,7 +337,7 @@ def test_checks_whose_result_changed_come_from_the_verdicts_of_both_runs(clone: 
         assert [(one.check, one.column, one.before, one.after) for one in again.checks or ()] == [
             ("in_set", "label", "passed (warn)", "1 failed (warn)"),
             ("regex", "text", "passed (fail)", "1 failed (fail)"),
-            ("quarantine", "train", "0 rows", "1 rows"),
+            ("quarantine", "train", "0 rows", "1 row"),
         ]
     assert diff(clone, old, old).checks == []
 

@@ -16,7 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Indel
 
-from graft.duplicates import RECIPE, ROW_BYTES, DuplicatesConfig, Entry, Part, Sketch, compare, recall, sketch
+from graft.duplicates import (
+    RECIPE,
+    ROW_BYTES,
+    DuplicatesConfig,
+    Entry,
+    Part,
+    Sketch,
+    compare,
+    normal_forms,
+    recall,
+    sketch,
+)
 from graft.duplicates.candidates import FULL_NEIGHBOURS, FULL_TURNS, Census, _pairs_of_band, similarities
 from graft.duplicates.corpus import Corpus
 from graft.duplicates.sketching import BANDS, KEPT_PIECES, SLOTS
@@ -497,3 +508,21 @@ def test_a_threshold_that_bands_cannot_serve_is_refused():
         DuplicatesConfig(threshold=0.5)
     assert recall(0.6) > 0.75
     assert recall(0.7) > 0.98
+
+
+def test_rows_about_different_things_are_never_alike_and_what_they_are_about_adds_no_likeness() -> None:
+    context, other = "a long context that many questions share by design", "another context"
+    asked = ["who wrote the first book of the series", "when did the last of the ships leave port"]
+    about = [context, context, context.upper(), other, context]
+    texts = [*asked, "Who wrote the first book of the series?", asked[0], "who wrote the first book of this series"]
+    table = compare(
+        [Part("a", "train", sketch(Entry(*one) for one in zip(range(5), texts, [None] * 5, about, strict=True)))]
+    ).table
+    found = {(one["row"], one["of_row"], one["similarity"] == 1) for one in table.to_pylist()}
+    assert found == {(2, 0, True), (4, 0, False)}
+    plain = compare(
+        [Part("a", "train", sketch(Entry(*one) for one in zip(range(5), texts, [None] * 5, strict=True)))]
+    ).table
+    assert {one["row"] for one in plain.to_pylist()} == {2, 3, 4}
+    entries = [Entry(*one) for one in zip(range(5), texts, [None] * 5, about, strict=True)]
+    assert normal_forms(entries).tolist() == [int(sketch([one]).normal[0]) for one in entries]

@@ -40,7 +40,8 @@ FILES = {
     "['remote \"shared\"']\n    url = ../../shared\n",
     ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
 }
-SMALL = {"training": {"max_steps": 4}, "data": {}, "validation": {}}
+REPEATED = {"unique_ids": "warn"}
+SMALL = {"training": {"max_steps": 4}, "data": {}, "validation": {"severity": {**REPEATED}}}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -169,6 +170,7 @@ def classified(split: str) -> list[dict[str, Any]]:
     for number, value in enumerate(PLANTED[split].values()):
         rows[number]["text"] += f" {value}"
         rows[number]["label"] = rows[number + 1]["label"]  # wrong ones are what the report shows
+        rows[number]["id"] = rows[-1 - number]["id"] = value  # a repeated one is a problem, or a warning
     return rows
 
 
@@ -190,6 +192,10 @@ UNREADABLE = (
 """Rows that hold private data and have another type, or are no JSON."""
 
 
+LABELLED = [json.dumps({"text": f"labelled {kind}", "label": value}) for kind, value in PLANTED["train"].items()]
+"""Rows whose label is private data."""
+
+
 def test_what_is_planted_is_found_by_the_search() -> None:
     for split, kinds in PLANTED.items():
         for kind, value in kinds.items():
@@ -205,7 +211,7 @@ def test_a_classifiers_chain_writes_nothing_private(tmp_path: Path, tiny_base: P
     assert clone.leaks() == {}
     report = (clone.workspace.evaluation / "report.html").read_text()
     assert re.search(r'class="text">[^<]* &lt;[A-Z_]+_1&gt;', report)
-    clone.params(validation={"severity": {"private_data": "fail"}})
+    clone.params(validation={"severity": {**REPEATED, "private_data": "fail"}})
     part = clone.workspace.data / "train" / "part-0000.jsonl"
     lines = part.read_text()
     part.write_text(lines + "".join(f"{line}\n" for line in UNREADABLE))
@@ -213,12 +219,22 @@ def test_a_classifiers_chain_writes_nothing_private(tmp_path: Path, tiny_base: P
     assert clone.leaks() == {}
     [report] = clone.workspace.failed.rglob("report.json")
     assert len(json.loads(report.read_text())["problems"]) == 3 * len(KINDS) + len(UNREADABLE)
+    part.write_text(lines + "".join(f"{line}\n" for line in LABELLED))
+    clone.params(validation={"severity": {**REPEATED, "private_data": "ignore", "labels": "quarantine"}})
+    assert clone.graft("run", "--add-data") == 2
+    assert clone.leaks() == {}
+    [report] = clone.workspace.failed.rglob("report.json")
+    messages = [one["message"] for one in json.loads(report.read_text())["problems"]]
+    assert [message.rpartition(" found ")[2] for message in messages] == list(PLANTED["train"])
+    assert all("part-0000.jsonl:" in one and "a label without private data" in one for one in messages)
     part.write_text(lines)
-    clone.params(validation={"severity": {"private_data": "quarantine"}, "max_quarantined_share": 0.5})
+    clone.params(validation={"severity": {**REPEATED, "private_data": "quarantine"}, "max_quarantined_share": 0.5})
     assert clone.graft("run", "--add-data") == 0, clone.printed[-2:]
     assert clone.leaks() == {}
-    assert "<EMAIL_1>" in (clone.workspace.quarantine / "train" / "part-0000.jsonl.jsonl").read_text()
-    clone.params(data={"clean": ["whitespace", "redact"]}, validation={"severity": {"private_data": "fail"}})
+    assert "<EMAIL_1>" in (clone.workspace.quarantine / "train" / "part-0000.jsonl").read_text()
+    clone.params(
+        data={"clean": ["whitespace", "redact"]}, validation={"severity": {**REPEATED, "private_data": "fail"}}
+    )
     assert clone.graft("run") == 0, clone.printed[-2:]
     assert clone.leaks() == {}
     verdict = json.loads((clone.workspace.validation / "verdict.json").read_text())
@@ -242,6 +258,6 @@ def test_a_chats_chain_writes_nothing_private(tmp_path: Path, own_settings: None
     assert clone.leaks() == {}
     frequent = clone.workspace.evaluation / "predictions" / "nearest.parquet"
     assert any("<EMAIL_1>" in text for text in texts_of(frequent))
-    clone.params(validation={"severity": {"private_data": "fail"}})
+    clone.params(validation={"severity": {**REPEATED, "private_data": "fail"}})
     assert clone.graft("run") == 2
     assert clone.leaks() == {}

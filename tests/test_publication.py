@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -12,14 +13,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from graft import params, publication, registration, stages
-from graft.errors import InputError, IntegrityError, PromotionConflict, ResourceMissing
+from graft.errors import ConfigError, InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
 from graft.identity import digest_folder
+from graft.publication import measuring
 from graft.publication.profiles import described_pin
-from graft.publication.receipts import published
-from graft.tracking import RunContext, journal, registry
+from graft.publication.receipts import Receipt, champion_known, published, write_decision
+from graft.publication.receipts import write as write_receipt
+from graft.tracking import RunContext, TrackingConfig, journal, registry
 from graft.tracking.curves import read_lines
 from graft.tracking.server import Connection, connect
 from graft.validation.champion import pinned_profile
@@ -78,6 +82,14 @@ def promote(workspace: Workspace, **options: Any) -> publication.Decision:
     loaded = params.load(workspace.params)
     names = ("task", "data", "evaluation", "registration", "promotion", "tracking")
     return publication.promote(workspace, **{name: getattr(loaded, name) for name in names}, who="ada", **options)
+
+
+def change(workspace: Workspace, **sections: Any) -> None:
+    """Change sections of params.yaml that no output depends on."""
+    described = yaml.safe_load(workspace.params.read_text())
+    for name, values in sections.items():
+        described[name] = {**described[name], **values}
+    workspace.params.write_text(yaml.safe_dump(described))
 
 
 def rollback(workspace: Workspace, **options: Any) -> publication.Decision:
@@ -286,6 +298,58 @@ def test_first_champion_must_beat_the_base(trained: Any) -> None:
     assert publication.receipts(workspace)[0].decision["after"] == "1"
 
 
+def known_champion(workspace: Workspace) -> str | None:
+    return champion_known(workspace, name=NAME, tracking=params.load(workspace.params).tracking)
+
+
+def test_champion_known_is_of_the_last_decision_and_of_this_model_and_server_alone(tmp_path: Path) -> None:
+    workspace, tracking = Workspace(tmp_path), TrackingConfig(uri="http://127.0.0.1:1")
+    assert champion_known(workspace, name=NAME, tracking=tracking) is None
+    for number, (uri, name) in enumerate([(tracking.uri, NAME)] * 2 + [(tracking.uri, "other"), ("sqlite:///b", NAME)]):
+        held = Receipt(uri, name, f"{number}", "key", "run", "url", f"{number}", "url", "content")
+        write_receipt(workspace, held)
+    for adapter, after in (("1", "1"), ("0", "0"), ("2", "2"), ("3", "3")):
+        for held in publication.receipts(workspace):
+            if held.adapter == adapter:
+                write_decision(workspace, held.place, {"after": after})
+    assert champion_known(workspace, name=NAME, tracking=tracking) == "0"
+
+
+def test_first_champion_must_beat_the_cheap_predictors_too(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    change(workspace, promotion={"first_against": "baselines"})
+    refused = promote(workspace)
+    assert refused.refused
+    assert refused.against == "TF-IDF + logistic regression"
+
+
+def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    slices = [
+        {"slice": {"label": "weather"}, "margin": 0.5, "min_rows": 5},
+        {"metric": "log_loss", "slice": {"longer_than_tokens": 3}, "margin": 0.5},
+    ]
+    change(workspace, promotion={"gates": [*slices[:1], {"probe": "forgetting", "margin": 0.1}]})
+    with pytest.raises(ConfigError, match="probe 'forgetting': evaluate did not measure it of the adapter"):
+        promote(workspace)
+    change(workspace, promotion={"gates": [{"slice": {"label": "sea"}, "margin": 0.5}]})
+    with pytest.raises(
+        ConfigError, match=r"promotion.gates\[0\].slice.label: .*the labels are animals, cooking, weather"
+    ):
+        promote(workspace)
+    change(workspace, promotion={"gates": [{**slices[1], "min_rows": 99}]})
+    with pytest.raises(ConfigError, match=r"promotion.gates\[0\].slice: 15 test rows, fewer than its min_rows, 99"):
+        promote(workspace)
+    assert entries(workspace) == []
+    change(workspace, promotion={"gates": [slices[0], {**slices[1], "min_rows": 5}]})
+    decision = promote(workspace)
+    assert decision.verdict == "promote"
+    assert decision.evidence["gates"] == decision.evidence["gates_held"] == 2
+    assert {"p accuracy of label weather", "p log_loss of tokens above 3"} <= decision.evidence.keys()
+
+
 def test_promote_needs_a_published_version(trained: Any) -> None:
     with pytest.raises(ResourceMissing, match="not published; run `graft sync`"):
         promote(trained("a"))
@@ -298,15 +362,28 @@ def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any
     publish(second)
     refused = promote(second)
     assert refused.refused
+    assert known_champion(second) == "1"
     assert refused.verdict in ("undecided", "reject")
     assert refused.against == "champion version 1"
+    share = 0.05 * 6 / math.pi**2
+    assert entries(first)[1].evidence["level"] == pytest.approx(share)
+    assert entries(first)[1].test == entries(first)[0].test == refused.test != ""
+    assert refused.evidence["decision_number"] == 2
+    # The first promotion handed its level on.
+    assert refused.evidence["level"] == pytest.approx(share / 4 + share)
+    assert "This was decision 2 on this test set at level 0.038" in refused.reason
     with pytest.raises(InputError, match="needs --reason"):
         promote(second, approve=True)
     approved = promote(second, approve=True, reason="smaller")
     assert (approved.verdict, approved.before, approved.after) == ("approved", "1", "2")
+    # The same question, asked again, is no second look: it has the level that it had, and spends nothing.
+    assert approved.evidence == refused.evidence
+    assert len(measuring.looks(entries(first), refused.test)) == 2
     assert "approved by ada: smaller" in approved.reason
+    assert known_champion(second) == "2"
     back = rollback(second, reason="wrong labels")
     assert (back.before, back.after) == ("2", "1")
+    assert known_champion(second) == "1"
     assert registry.champion_number(connected(first), NAME) == "1"
     assert [(one.kind, one.before, one.after) for one in entries(first)] == [
         ("rollback", "2", "1"),
@@ -358,17 +435,27 @@ def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any,
     client.set_registered_model_alias(NAME, "champion", "2")
     noted = promote(first)
     assert "moved outside Graft: the journal says version 1, MLflow says version 2" in noted.notes[0]
-    real = decisions.tested
+    test = decisions.tested
 
     def slow(*arguments: Any) -> Any:
-        decision = real(*arguments)
+        found = test(*arguments)
         client.delete_registered_model_alias(NAME, "champion")
-        return decision
+        return found
 
     monkeypatch.setattr(decisions, "tested", slow)
     with pytest.raises(PromotionConflict, match="champion is not set by now"):
         promote(first, approve=True, reason="again")
     assert "overtaken" in [one.state for one in entries(first)]
+
+
+def test_promote_checks_the_candidate_in_the_registry(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    for path in (tmp_path / "mlflow" / "store" / "artifacts" / "models").rglob("adapter_config.json"):
+        path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: its adapter has digest"):
+        promote(workspace)
+    assert registry.champion_number(connected(workspace), NAME) is None
 
 
 def test_rollback_checks_the_artifact_first(trained: Any, tmp_path: Path) -> None:
@@ -597,3 +684,100 @@ def test_server_over_http_takes_run_version_and_decisions(trained: Any, tmp_path
         assert rollback(second).after == "1"
     finally:
         server.end()
+
+
+# -- signed
+
+
+def signing(workspace: Workspace, key: str | None, *trusted: str) -> dict[str, Any]:
+    """Return the tracking section of a project with keys that the test made beside it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    from graft.provenance import SigningConfig
+
+    keys = workspace.root.parent / "keys"
+    for name in filter(None, (key, *trusted)):
+        if not (keys / f"{name}.pem").exists():
+            keys.mkdir(exist_ok=True)
+            made = Ed25519PrivateKey.generate()
+            private = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            (keys / f"{name}.pem").write_bytes(private)
+            public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            (keys / f"{name}.pub").write_bytes(public)
+    config = SigningConfig(
+        key=str(keys / f"{key}.pem") if key else None, public_keys=tuple(f"../keys/{name}.pub" for name in trusted)
+    )
+    return {"tracking": params.load(workspace.params).tracking.model_copy(update={"signing": config})}
+
+
+def fetched(workspace: Workspace, tracking: Any, number: str, to: Path) -> Path:
+    from graft.publication.decisions import fetch
+
+    connection = connect(tracking, workspace)
+    return fetch(connection, registry.get(connection, NAME, number), to)
+
+
+def test_versions_are_signed_later_too_and_only_signed_ones_are_used(trained: Any, tmp_path: Path) -> None:
+    from graft.publication.provenances import examined
+
+    workspace, other = trained("a"), trained("b")
+    both = [signing(one, "ada", "ada") for one in (workspace, other)]
+    unsigned = publish(workspace)
+    assert everything(workspace).versions[0].tags["graft.signed_by"] == "nobody"
+    assert examined(workspace, f"models:/{NAME}/1", **signing(workspace, None)).state == "unsigned"
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        fetched(workspace, both[0]["tracking"], "1", tmp_path / "first")
+    assert publish(workspace, **both[0]).version == unsigned.version
+    assert len(everything(workspace).versions[0].tags["graft.signed_by"]) == 16
+    assert fetched(workspace, both[0]["tracking"], "1", tmp_path / "second").is_dir()
+    found = examined(workspace, f"models:/{NAME}/1", **both[0])
+    assert found.state == "signed"
+    assert found.statement is not None
+    assert found.statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"] == "c" * 40
+    # A second key adds its signature; then the first is revoked.
+    publish(workspace, **signing(workspace, "bea", "bea"))
+    assert len(everything(workspace).versions[0].tags["graft.signed_by"].split(", ")) == 2
+    assert fetched(workspace, signing(workspace, None, "bea")["tracking"], "1", tmp_path / "third").is_dir()
+    with pytest.raises(IntegrityError, match="which is none of the keys"):
+        fetched(workspace, signing(workspace, None, "eve")["tracking"], "1", tmp_path / "fourth")
+    # A publisher without a key leaves what was signed.
+    publish(workspace, RunContext(git_commit="f" * 40))
+    assert examined(workspace, f"models:/{NAME}/1", **both[0]).state == "signed"
+
+
+def test_a_forged_registry_does_not_pass_where_keys_are_trusted(trained: Any, tmp_path: Path) -> None:
+    """Whoever can write the registry changes adapter, identity and tag together: digests agree, the signature not."""
+    from graft.publication.provenances import examined
+
+    workspace = trained("a")
+    signed = signing(workspace, "ada", "ada")
+    publish(workspace, **signed)
+    models = tmp_path / "mlflow" / "store" / "artifacts" / "models"
+    (place,) = (path.parent for path in models.rglob("adapter/identity.json"))
+    identity = read_json(place / "identity.json")
+    write_json(place / "identity.json", identity | {"seed": 99})
+    connection = connected(workspace)
+    connection.client.set_model_version_tag(NAME, "1", "graft.adapter", digest_folder(place))
+    assert fetched(workspace, signing(workspace, None)["tracking"], "1", tmp_path / "trusting").is_dir()
+    with pytest.raises(IntegrityError, match=r"identity.json: sha256 [0-9a-f]{16}, the statement says"):
+        fetched(workspace, signed["tracking"], "1", tmp_path / "careful")
+    assert examined(workspace, f"models:/{NAME}/1", **signed).state == "refused"
+
+
+def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
+    first, second = trained("a"), trained("b")
+    publish(first)
+    loaded = params.load(first.params)
+    names = ("task", "data", "evaluation", "registration", "promotion")
+    sections = {name: getattr(loaded, name) for name in names} | signing(first, "ada", "ada")
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        publication.promote(first, who="ada", **sections)
+    assert registry.champion_number(connected(first), NAME) is None
+    promote(first)
+    publish(second, **signing(second, "ada", "ada"))
+    promote(second, approve=True, reason="newer")
+    loaded = params.load(second.params)
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        publication.rollback(second, registration=loaded.registration, who="ada", **signing(second, "ada", "ada"))
+    assert registry.champion_number(connected(first), NAME) == "2"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graft.reading import Limits, Problem, describe, has_bom, read_rows
+from graft.reading import Limits, Problem, describe, has_bom, names_of, read_rows
 
 GOOD = '{"text": "a", "label": "x"}'
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -260,3 +260,15 @@ def test_no_message_about_a_value_shows_private_data(value: Any) -> None:
     told = describe(value)
     assert "ann" not in told
     assert "<EMAIL" in told
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.csv", "b.jsonl.gz", "c.d.jsonl"], ["a", "b", "c.d"]),
+        (["a.csv", "a.jsonl", "b.csv"], ["a.csv", "a.jsonl", "b"]),
+        (["a.csv", "a.jsonl", "a.csv.jsonl", "b.csv"], ["a.csv", "a.jsonl", "a.csv.jsonl", "b.csv"]),
+    ],
+)
+def test_results_of_parts_are_called_like_them_and_no_two_the_same(names: list[str], expected: list[str]) -> None:
+    assert list(names_of([Path(name) for name in names]).values()) == expected

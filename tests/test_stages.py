@@ -88,14 +88,17 @@ def test_outputs_are_the_workspace_s_places() -> None:
     workspace = Workspace(ROOT)
     places = {
         getattr(workspace, name).relative_to(ROOT).as_posix()
-        for name in ("validation", "data_docs", "quarantine", "tokens", "adapter", "training", "evaluation", "package")
+        for name in (
+            *("validation", "data_docs", "quarantine", "tokens"),
+            *("adapter", "training", "repeats", "evaluation", "cost", "package"),
+        )
     }
     assert {path for stage in STAGES for path in stage.writes} == places
 
 
 def test_metrics_and_plots_lie_in_stage_outputs() -> None:
     outputs = tuple(f"{path}/" for stage in STAGES for path in stage.writes)
-    plots = [stages.LOSS, *(plot for name in tasks.names() for plot in tasks.get(name).curves)]
+    plots = [stages.LOSS, stages.SLICES, *(plot for name in tasks.names() for plot in tasks.get(name).curves)]
     plotted = [path for plot in plots for one in plot.values() for path in one["y"]]
     assert all(path.startswith(outputs) for path in [*stages.METRICS, *plotted])
 
@@ -103,9 +106,9 @@ def test_metrics_and_plots_lie_in_stage_outputs() -> None:
 def test_plots_are_the_loss_and_those_of_the_project_s_task(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("task: {name: text_classification}\n")
     document = yaml.safe_load(stages.render(tmp_path, ROOT))
-    assert document["plots"] == [stages.LOSS, *map(dict, tasks.get("text_classification").curves)]
+    assert document["plots"] == [stages.LOSS, stages.SLICES, *map(dict, tasks.get("text_classification").curves)]
     (tmp_path / "params.yaml").write_text("task: {name: not-there-yet}\n")
-    assert yaml.safe_load(stages.render(tmp_path, ROOT))["plots"] == [stages.LOSS]
+    assert yaml.safe_load(stages.render(tmp_path, ROOT))["plots"] == [stages.LOSS, stages.SLICES]
 
 
 @by_name
@@ -175,7 +178,10 @@ def test_stage_with_a_bad_key_reports_it_before_anything_heavy(tmp_path: Path) -
 
 
 def test_stage_usage(tmp_path: Path) -> None:
-    assert run_stage(tmp_path, "--help").stdout.startswith("usage: graft stage NAME")
+    usage, *lines = run_stage(tmp_path, "--help").stdout.splitlines()
+    assert usage == "usage: graft stage NAME"
+    assert [line.split()[0] for line in lines] == [stage.name for stage in STAGES]
+    assert all(stage.does in line for stage, line in zip(STAGES, lines, strict=True))
     assert run_stage(tmp_path).returncode == 2
 
 

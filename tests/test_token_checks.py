@@ -298,7 +298,7 @@ def test_quarantine_leaves_the_row_out_and_says_why(make_project, tmp_path, chec
     assert (entry["rows"], entry["quarantined"], entry["truncated"]) == (62, 1, int(check != "truncated_input"))
     places = tokenization.read_tokens(workspace.tokens, "train")["row"].to_pylist()
     assert places == [f"data/train/part-0000.jsonl:{n}" for n in range(1, 64) if n != ROWS[check]]
-    [line] = (workspace.tokens / "quarantine" / "train" / "part-0000.jsonl.jsonl").read_text().splitlines()
+    [line] = (workspace.tokens / "quarantine" / "train" / "part-0000.jsonl").read_text().splitlines()
     aside = json.loads(line)
     assert (aside["place"], aside["row"]["label"]) == (where, "animals")
     assert [reason["field"] for reason in aside["reasons"]] == ["text"]
@@ -328,7 +328,7 @@ def test_more_rows_in_quarantine_than_may_be_stop_the_chain(make_project, tmp_pa
     folder = tmp_path / "project" / ".graft" / "failed" / "tokenize" / "quarantine"
     assert json.loads((folder / "summary.json").read_text()) == {"rows": {"train": 3}}
     [path] = folder.rglob("*.jsonl")
-    assert path.relative_to(folder).as_posix() == "train/part-0000.jsonl.jsonl"
+    assert path.relative_to(folder).as_posix() == "train/part-0000.jsonl"
     aside = {one["place"].split(":")[1]: one["row"]["text"] for one in map(json.loads, path.read_text().splitlines())}
     assert aside == {"61": LONG, "62": "[CLS] the cat", "63": f"{UNKNOWN} {UNKNOWN}"}
 
@@ -418,7 +418,7 @@ def test_a_label_of_which_no_training_row_stays_is_refused(make_project, tmp_pat
         "(data/train/part-0000.jsonl:61): 1 for text: at most 10% unknown tokens (tokenization.max_unknown_share); "
         "mend them, or remove them",
     )
-    assert (workspace.failed / "tokenize" / "quarantine" / "train" / "part-0000.jsonl.jsonl").is_file()
+    assert (workspace.failed / "tokenize" / "quarantine" / "train" / "part-0000.jsonl").is_file()
 
 
 @pytest.mark.parametrize("kinds", [["email"], []])
@@ -428,7 +428,7 @@ def test_private_data_in_quarantine_is_masked_where_it_is_looked_for(make_projec
     workspace = make_project(tmp_path / "project", data=data, tokenization={"max_length_tokens": 16, **settings})
     add(workspace, "train", f"{LONG} write to ann@example.org")
     stages.run("tokenize", validated(workspace))
-    text = (workspace.tokens / "quarantine" / "train" / "part-0000.jsonl.jsonl").read_text()
+    text = (workspace.tokens / "quarantine" / "train" / "part-0000.jsonl").read_text()
     assert ("ann@example.org" in text) is not bool(kinds)
     assert ("<EMAIL_1>" in text) is bool(kinds)
 

@@ -222,14 +222,14 @@ def test_repeated_texts_a_byte_order_mark_and_absent_labels_are_warnings(workspa
     )
     write(workspace.data / "validation" / "more.csv", b"\xef\xbb\xbftext,label\nsome,x\n")
     assert run(workspace)["warnings"] == [
+        "test: 2 rows not as expected: text: a text that train does not have (validation.severity.leakage) "
+        "(data/test/part.jsonl:1, data/test/part.jsonl:2); the first has the text of data/train/part.jsonl:2",
         "validation/more.csv: starts with a byte order mark, which is skipped",
         "validation: 1 row not as expected: id: an id, which other rows have (validation.severity.outliers) "
         "(data/validation/more.csv:2); the first has none",
         "test: 2 rows not as expected: text: the label that the same text has elsewhere "
         "(validation.severity.contradictions) (data/test/part.jsonl:1, data/test/part.jsonl:2); the first has another "
-        "than at data/train/part.jsonl:2",
-        "test: 2 rows not as expected: text: a text that train does not have (validation.severity.leakage) "
-        "(data/test/part.jsonl:1, data/test/part.jsonl:2); the first has that of data/train/part.jsonl:2",
+        "label than data/train/part.jsonl:2",
         "test: no row of 1 of the labels ('y')",
     ]
 
@@ -273,7 +273,7 @@ def test_what_cleaning_changed_is_written_as_a_diff(workspace: Workspace, capsys
         ("nfc", 1, 1),
     ]
     out = capsys.readouterr().out
-    assert "validate: nfc: 1 rows changed (train 0, validation 0, test 1); " in out
+    assert "validate: nfc: 1 row changed (train 0, validation 0, test 1); " in out
     assert "validate: train: 8 rows in 1 part\n" in out
     assert "validate: test: 11 rows in 3 parts\n" in out
 
@@ -295,7 +295,7 @@ DIFF = """\
 +++ data/test/z.jsonl:1 text (strip_html)
 -'<b>cafe\u0301</b>'
 +'cafe\u0301'
-# nfc: 1 rows changed (train 0, validation 0, test 1)
+# nfc: 1 row changed (train 0, validation 0, test 1)
 --- data/test/z.jsonl:1 text
 +++ data/test/z.jsonl:1 text (nfc)
 -'cafe\\u0301'
@@ -421,7 +421,7 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
     ]
     text = (workspace.data_docs / "index.html").read_text()
     assert "The data passed.</b>Every part keeps the contract, with 1 warning." in text
-    place = "(data/test/part.jsonl:2); the first has that of data/train/part.jsonl:2</li>"
+    place = "(data/test/part.jsonl:2); the first has the text of data/train/part.jsonl:2</li>"
     assert f"text: a text that train does not have (validation.severity.leakage) {place}" in text
     write(workspace.data / "test" / "part.jsonl", edited(2, label="a label that is long")(test))
     refusal(workspace)

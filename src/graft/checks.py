@@ -9,8 +9,9 @@ the data check reads the first rows of each part only; ``validate`` reads them a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,11 +103,12 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _prompt(base, sections)
     findings += _generation(base, sections)
     findings += _columns(sections)
-    findings += _contract(workspace, sections)
+    findings += _files(workspace, sections)
     findings += _expectations(workspace, sections) if adapter else []
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
+    findings += _signing(workspace, sections)
     findings += _placement(workspace, sections)
     if adapter:
         ready = not any(one.state == "fail" and one.check in ("params", "base") for one in findings)
@@ -142,19 +144,21 @@ def _stages(workspace: Workspace) -> Iterator[Finding]:
 
 def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
     """Read the first rows of each part: the splits are there, the columns too, the types fit."""
-    from graft.data import parts
+    from graft.data import TEST_SETS, parts, parts_of_test_sets
 
     try:
         found = parts(workspace.data)
+        elsewhere = parts_of_test_sets(workspace.data)
     except GraftError as error:
         yield from _problems("data", error)
         return
     if not {"task", "data"} <= sections.keys():
         return
     broken = 0
-    for split in SPLITS:
+    for split in (*SPLITS, *(f"{TEST_SETS}/{name}" for name in elsewhere)):
+        files = found[split] if split in found else elsewhere[split.removeprefix(f"{TEST_SETS}/")]
         try:
-            problems = [str(one) for path in found[split] for one in _first_problems(path, workspace.root, sections)]
+            problems = [str(one) for path in files for one in _first_problems(path, workspace.root, sections)]
         except GraftError as error:
             yield _failed("data", error)
             return
@@ -163,13 +167,24 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         if len(problems) > SHOWN_BROKEN_ROWS:
             yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
     if not broken:
-        files = sum(len(one) for one in found.values())
+        count = sum(len(one) for one in found.values())
         fields = ", ".join(field.name for field in _fields(sections) if field.required) or "fields"
         yield Finding(
-            "data", "ok", f"{files} part files in {len(found)} splits; {fields} fit in the first rows of each"
+            "data", "ok", f"{count} part files in {len(found)} splits; {fields} fit in the first rows of each"
         )
+    if elsewhere and not broken:
+        yield Finding("data", "ok", f"test sets from elsewhere: {', '.join(elsewhere)}")
+    yield from _wanted_test_sets(elsewhere, sections)
     yield from _recorded(workspace)
     yield from _provenance(workspace)
+
+
+def _wanted_test_sets(elsewhere: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say which test sets the section asks for that are not there: evaluate refuses them, after the training."""
+    for name in sections["evaluation"].test_sets or () if "evaluation" in sections else ():
+        if name not in elsewhere:
+            there = f"there are {', '.join(elsewhere)}" if elsewhere else "there is none"
+            yield Finding("data", "fail", f"evaluation.test_sets: no data/test_sets/{name}; {there}", 2)
 
 
 def _recorded(workspace: Workspace) -> Iterator[Finding]:
@@ -335,16 +350,19 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("task", "warn", text)
 
 
-def _contract(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
-    """Say which file holds the contract, and whether DVC sees it change."""
-    from graft.stages import unseen_contract
+def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say which file holds the contract, what else params name, and whether DVC sees it change."""
+    from graft.stages import STAGES, unseen_file
 
-    if "validation" not in sections or (name := sections["validation"].contract) is None:
-        return
-    if unseen := unseen_contract(workspace, name):
-        yield _failed("validation", ConfigError(unseen))
-    else:
-        yield Finding("validation", "ok", f"the contract is in {name}")
+    for path in (path for stage in STAGES for path in stage.files):
+        section, _, key = path.partition(".")
+        name = attrgetter(key)(sections[section]) if section in sections else None
+        if name is None:
+            continue
+        if unseen := unseen_file(workspace, path, name):
+            yield _failed(section, ConfigError(unseen))
+        else:
+            yield Finding(section, "ok", f"the contract is in {name}" if key == "contract" else f"{path}: {name}")
 
 
 def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
@@ -416,12 +434,17 @@ def _has_cuda() -> bool:
 def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
     from graft import tasks
 
-    if not {"task", "promotion"} <= sections.keys() or sections["promotion"].metric is None:
+    if not {"task", "promotion"} <= sections.keys():
         return
-    try:
-        tasks.get(sections["task"].name).metric(sections["promotion"].metric)
-    except ConfigError as error:
-        yield Finding("promotion", "fail", f"promotion.metric: {error}", error.exit_code)
+    task, promotion = tasks.get(sections["task"].name), sections["promotion"]
+    asked = [("promotion.metric", name) for name in promotion.metrics]
+    gates = enumerate(promotion.gates)
+    asked += [(f"promotion.gates[{number}].metric", gate.metric) for number, gate in gates if gate.metric]
+    for path, name in asked:
+        try:
+            task.metric(name)
+        except ConfigError as error:
+            yield Finding("promotion", "fail", f"{path}: {error}", error.exit_code)
 
 
 def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
@@ -447,6 +470,26 @@ def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findin
     else:
         model = f", model {sections['registration'].name}" if "registration" in sections else ""
         yield Finding("tracking", "ok", f"{server.shown_uri(uri)}{model}")
+
+
+def _signing(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Load the keys that sign and that are trusted; nothing is said where there are none."""
+    config = sections["tracking"].signing if "tracking" in sections else None
+    if config is None or not (config.key or config.public_keys):
+        return
+    from graft.provenance import Trust, signatures
+
+    trust = Trust(config, workspace.root, workspace.repository)
+    try:
+        signer, trusted = signatures.signer_of(trust), signatures.trusted_keys(trust)
+    except GraftError as error:
+        yield _failed("signing", error)
+        return
+    own = signer.public_key.keyid[: signatures.SHOWN_ID] if signer else "nobody"
+    yield Finding("signing", "ok", f"versions are signed by {own}; {len(trusted)} trusted keys")
+    if signer and trusted and signer.public_key.keyid not in trusted:
+        text = f"tracking.signing.key: its public key ({own}) is not among public_keys: what it signs would be refused"
+        yield Finding("signing", "fail", text, ConfigError.exit_code)
 
 
 def _refuse_unwritable(file: Path) -> None:

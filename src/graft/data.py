@@ -42,16 +42,21 @@ if TYPE_CHECKING:
     from graft.tasks import Field
 
 __all__ = [
+    "TEST_SETS",
     "CleanStep",
     "DataConfig",
     "Problem",
     "Record",
+    "Schema",
     "clean",
     "cleaned_as",
     "data_digest",
     "data_digests",
+    "part_files",
     "part_rows",
     "parts",
+    "parts_of_test_sets",
+    "pictures_among",
     "privacy_of",
     "read_part",
     "rows_of",
@@ -110,6 +115,10 @@ class DataConfig(Section):
         return Limits(self.max_line_bytes, self.max_depth, self.max_unpacked_bytes, self.max_unpacked_ratio)
 
 
+TEST_SETS = "test_sets"
+"""The folder of test sets from elsewhere, beside the splits: ``test_sets/<name>/<part files>``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One row: ``row`` by task field, typed and cleaned; ``place`` like ``data/train/part-0000.jsonl:7``."""
@@ -133,13 +142,13 @@ def parts(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"{name}: no such folder; `graft import FILE` makes it, `dvc pull` gets what data.dvc names")
     problems = [
         f"{name}/{path.name}: not a split; a data folder holds the folders {', '.join(SPLITS)}, {FILES} for pictures, "
-        f"and nothing else"
-        for path in _visible(folder)
-        if path.name not in SPLITS and not (path.name == FILES and path.is_dir())
+        f"{TEST_SETS} for test sets from elsewhere, and nothing else"
+        for path in part_files(folder)
+        if path.name not in SPLITS and not (path.name in (FILES, TEST_SETS) and path.is_dir())
     ]
     found: dict[str, list[Path]] = {}
     for split in SPLITS:
-        files = _visible(folder / split) if (folder / split).is_dir() else None
+        files = part_files(folder / split) if (folder / split).is_dir() else None
         if not files:
             state = "no such split" if files is None else "no part files"
             problems.append(f"{name}/{split}: {state}; put {split} rows there, or let `graft import` split the data")
@@ -154,7 +163,37 @@ def parts(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def parts_of_test_sets(folder: Path) -> dict[str, list[Path]]:
+    """Return the part files of each test set from elsewhere, sorted by name; none where there is no such folder.
+
+    They are no split: nothing is trained or chosen on them, so they are not in the data's digest.
+
+    Raises:
+        DataError: a set is empty or a file is of an unknown type; all together.
+    """
+    within = folder / TEST_SETS
+    if not within.is_dir():
+        return {}
+    name, found, problems = f"{folder.name}/{TEST_SETS}", dict[str, list[Path]](), list[str]()
+    for path in part_files(within):
+        if path.name == FILES and path.is_dir():
+            continue
+        files = part_files(path) if path.is_dir() else []
+        if not files:
+            problems.append(f"{name}/{path.name}: not a folder of part files, which a test set is")
+        problems += [
+            f"{name}/{path.name}/{file.name}: not a part file; {FORMATS} are read"
+            for file in files
+            if not is_readable(file) or not file.is_file()
+        ]
+        found[path.name] = files
+    if problems:
+        raise DataError.from_problems(f"{name}: cannot be used as test sets", problems)
+    return found
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the files of a split's folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -168,6 +207,16 @@ def data_digests(folder: Path) -> dict[str, str]:
     found = [path for files in parts(folder).values() for path in files]
     pictures = (path for path in (folder / FILES).rglob("*") if path.is_file())
     return digest_files(folder, [*found, *pictures])
+
+
+def pictures_among(digests: Mapping[str, str], fields: Sequence[Field]) -> dict[str, str]:
+    """Return the pictures of a data folder with their digests, where rows have pictures; else nothing.
+
+    Which of them a part names is known only once it is read, so all of them decide what it holds.
+    """
+    if all(one.type != "image" for one in fields):
+        return {}
+    return {name: digest for name, digest in digests.items() if name.startswith(f"{FILES}/")}
 
 
 def rows_of(

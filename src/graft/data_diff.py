@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.data import DataConfig, Record, read_part
+from graft.data import DataConfig, Record, pictures_among, read_part
 from graft.errors import shown
 from graft.identity import digest_bytes, digest_json, short_digest
 from graft.part_results import Job, PartResults, key_of
-from graft.pictures import FILES
 from graft.privacy.section import PrivacyConfig
+from graft.quarantine import in_words
 from graft.reading import is_readable
 from graft.workspace import SPLITS, read_json, write_json
 
@@ -80,11 +80,10 @@ def _fields(side: Revision) -> tuple[Field, ...]:
 
 def _parts(side: Revision) -> list[Part]:
     fields, config = _fields(side), side.config.uncleaned
-    pictures = {name: md5 for name, md5 in side.files.items() if name.startswith(f"{FILES}/")}
     made_of = {
         "fields": [[one.name, one.type, one.required, one.text] for one in fields],
         "data": config.model_dump(mode="json"),
-        "pictures": digest_json(pictures) if any(one.type == "image" for one in fields) else None,
+        "pictures": digest_json(pictures_among(side.files, fields)),
     }
     names = (name for name in side.files if name.partition("/")[0] in SPLITS and is_readable(Path(name)))
     return [Part(name, key_of(Path(name), side.files[name], made_of), side) for name in sorted(names)]
@@ -284,8 +283,7 @@ def _read_all(results: PartResults, parts: Sequence[Part]) -> None:
     missing = {part.key: part for part in parts if results.find(part.key) is None}
     for side in {id(part.side): part.side for part in missing.values()}.values():
         names = [part.name for part in missing.values() if part.side is side]
-        pictures = any(one.type == "image" for one in _fields(side))
-        side.bring([*names, *(name for name in side.files if pictures and name.startswith(f"{FILES}/"))])
+        side.bring([*names, *pictures_among(side.files, _fields(side))])
     jobs = [
         Job(key, part.path, Reading(part.path, part.side.place.root, _fields(part.side), part.side.config.uncleaned))
         for key, part in missing.items()
@@ -453,8 +451,7 @@ def _rows_at(parts: Sequence[Part], places: Sequence[tuple[int, int] | None]) ->
     for number in sorted({place[0] for place in places if place}):
         wanted = {place[1] for place in places if place and place[0] == number}
         part = parts[number]
-        pictures = [name for name in part.side.files if name.startswith(f"{FILES}/")]
-        part.side.bring([part.name, *(pictures if any(one.type == "image" for one in _fields(part.side)) else [])])
+        part.side.bring([part.name, *pictures_among(part.side.files, _fields(part.side))])
         for row, record in enumerate(part.records()):
             if row in wanted:
                 found[number, row] = record
@@ -503,4 +500,4 @@ def _results(verdict: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, int],
         yield (*name, seen[name]), f"{result} ({one.get('severity', 'fail')})"
     aside = Counter(str(place).split("/")[1] for place in verdict.get("quarantined", ()))
     for split in SPLITS:
-        yield ("quarantine", split, 1), f"{aside[split]} rows"
+        yield ("quarantine", split, 1), in_words(aside[split])

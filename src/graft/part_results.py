@@ -83,6 +83,18 @@ class PartResults:
             yield folder
             write_json(folder / DIGESTS, _digests(folder))
 
+    def kept(self, key: str, write: Callable[[Path], None]) -> Path:
+        """Return the folder of the result of ``key``, which ``write`` makes where there is none.
+
+        Raises:
+            ResourceMissing: the store cannot be written.
+        """
+        if (found := self.find(key)) is not None:
+            return found
+        with self.made(key) as folder:
+            write(folder)
+        return self.folder / key
+
     @contextlib.contextmanager
     def placed(self, key: str) -> Iterator[Path]:
         """Yield an empty folder that becomes the result of ``key``, unless another process puts a valid one there.

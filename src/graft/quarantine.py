@@ -1,8 +1,8 @@
 """Rows that are kept aside: left out of training and of every score, but not lost.
 
 A folder (``artifacts/quarantine`` of validate, ``artifacts/tokens/quarantine`` of tokenize) has a JSON line for each of
-them, with its place, the reasons and the row, in a file of the part's name. Which they are stands in the verdict and in
-the token tables' manifest; later stages leave them out by their places.
+them, with its place, the reasons and the row with the columns of its file, in a file called like the part. Which they
+are stands in the verdict and in the token tables' manifest; later stages leave them out by their places.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.cleaning import redacted
-from graft.data import DataConfig, Problem, Record, read_part
+from graft.data import DataConfig, Problem, Schema, part_files
 from graft.privacy.section import PrivacyConfig
-from graft.reading import place_order
+from graft.reading import names_of, place_order, read_rows
 from graft.workspace import write_json
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 Severity = Literal["fail", "quarantine", "warn", "ignore"]
 """What follows where a row breaks a check: the chain stops; the row is kept aside and left out; it is reported."""
 NAMED_PLACES = 5
-"""How many rows a message names."""
+"""How many rows a message or a warning names."""
 NAMED_REASONS = 3
+PATH_CHARACTERS = 4096
+"""Longer text in a column of pictures is a picture itself, as a data URI."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Quarantine:
     """The problems of each place, by split and part file."""
     rows: dict[str, Any] = field(default_factory=dict)
     """The rows by their places, as far as they are known."""
+    _names: dict[Path, dict[Path, str]] = field(default_factory=dict)
+    """What each part of a folder is called."""
 
     def add(self, split: str, part: Path, problems: Sequence[Problem], rows: Mapping[str, Any] | None = None) -> None:
         """Keep the rows aside that these problems name; those that ``rows`` does not have are read when written."""
@@ -78,7 +82,9 @@ class Quarantine:
 
     def write_part(self, folder: Path, split: str, part: Path, problems: Mapping[str, Sequence[Problem]]) -> None:
         """Write ``<split>/<part>.jsonl``: the rows of one part that have these problems, by their places."""
-        path = folder / split / f"{part.name}.jsonl"
+        if part.parent not in self._names:
+            self._names[part.parent] = names_of(part_files(part.parent))
+        path = folder / split / f"{self._names[part.parent][part]}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         unknown = [place for place in problems if place not in self.rows]
         rows = plain_rows(part, self.root, self.fields, self.data, unknown)
@@ -119,7 +125,7 @@ def why(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> str:
     """Return ``(<the first places>): 2 for <reason>; 1 for <reason> and <reason>``, each row counted once."""
     reasons, first, count = Counter[str](), list[str](), 0
     for rows in parts:
-        reasons.update(" and ".join(dict.fromkeys(map(_expectation, problems))) for problems in rows.values())
+        reasons.update(" and ".join(dict.fromkeys(one.asked for one in problems)) for problems in rows.values())
         first = heapq.nsmallest(NAMED_PLACES, [*first, *rows], key=place_order)
         count += len(rows)
     more = ", ..." if count > len(first) else ""
@@ -141,28 +147,39 @@ def percent(share: float) -> str:
 def plain_rows(
     part: Path, root: Path, fields: Sequence[Field], data: DataConfig, places: Collection[str]
 ) -> dict[str, dict[str, Any] | None]:
-    """Return rows of a part by their places, as JSON can hold them, with placeholders for what is private.
+    """Return rows of a part by their places, with the columns of the file and placeholders for what is private.
 
     No step of cleaning is applied. None: a row cannot be read, and its line stays in the part alone.
     """
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(places)
     if found:
-        for one in read_part(part, root, fields, data.uncleaned):
-            if isinstance(one, Record) and one.place in found:
-                found[one.place] = _plain(one.row, fields, data.privacy)
+        schema = Schema.of(fields, data, part)
+        for one in read_rows(part, root, data.limits, schema.images):
+            if not isinstance(one, Problem) and one[0] in found:
+                found[one[0]] = _plain(*one, schema, data.privacy)
     return found
 
 
-def _plain(row: Mapping[str, Any], fields: Sequence[Field], privacy: PrivacyConfig) -> dict[str, Any]:
-    given = {
-        name: f"{len(one)} bytes" if isinstance(one, bytes) else one for name, one in row.items() if one is not None
-    }
-    found: dict[str, Any] = privacy.redacted(given | redacted(row, fields, privacy))
+def _plain(place: str, values: Mapping[str, Any], schema: Schema, privacy: PrivacyConfig) -> dict[str, Any]:
+    """Return a row as JSON can hold it, without the bytes of its pictures."""
+    given = {name: _told(one, is_picture=name in schema.images) for name, one in values.items()}
+    if privacy.kinds and any(one.words or one.within for one in schema.fields):  # no text stands there by itself
+        row, _, _ = schema.read(place, values)
+        for name, new in redacted(row, [one for one in schema.fields if one.name in row], privacy).items():
+            column = schema.columns[name]
+            is_cell = isinstance(given[column], str) and not isinstance(new, str)
+            given[column] = json.dumps(new, ensure_ascii=False) if is_cell else new
+    found: dict[str, Any] = privacy.redacted(given)
     return found
 
 
-def _expectation(problem: Problem) -> str:
-    return f"{problem.field}: {problem.expected}" if problem.field else problem.expected
+def _told(value: Any, *, is_picture: bool) -> Any:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, Mapping):
+        return {name: _told(one, is_picture=is_picture) for name, one in value.items()}
+    too_long = is_picture and isinstance(value, str) and len(value) > PATH_CHARACTERS
+    return f"{len(value)} characters" if too_long else value
 
 
 def _reason(problem: Problem) -> dict[str, str]:

@@ -121,9 +121,19 @@ class Workspace:
         return self.artifacts / "training"
 
     @property
+    def repeats(self) -> Path:
+        """train: seeds.json; seed-<seed>/, the adapter of each further seed; deterministic."""
+        return self.artifacts / "repeats"
+
+    @property
     def evaluation(self) -> Path:
         """evaluate: metrics.json, predictions/*.parquet, plots/, report.html, model_card.md."""
         return self.artifacts / "evaluation"
+
+    @property
+    def cost(self) -> Path:
+        """evaluate: cost.json, what was timed; travels, nothing depends on it."""
+        return self.artifacts / "cost"
 
     @property
     def package(self) -> Path:

@@ -16,6 +16,7 @@ import yaml
 from sklearn.metrics import accuracy_score, f1_score
 
 from graft import artifact, evaluation, params, stages
+from graft.base import lock
 from graft.data import DataConfig
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import format_table, score_adapter, summary
@@ -99,6 +100,27 @@ def test_any_adapter_can_be_scored_on_the_raw_test_rows(evaluated: Workspace) ->
     np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-7)
 
 
+def test_a_champion_is_scored_on_its_own_base_once_loaded(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project moved on to another base, and its test rows changed: the champion answers the new rows as ever."""
+    expected = read(copy.evaluation / "predictions" / "adapter.parquet")
+    shutil.copytree(copy.root / "base", copy.root / "other")
+    config = copy.root / "other" / "config.json"
+    config.write_text(config.read_text().replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-05'))
+    copy.params.write_text(copy.params.read_text().replace("./base", "./other"))
+    lock(copy, params.load(copy.params).base)
+    part = copy.data / "test" / "part-0000.jsonl"
+    part.write_text("".join(line + "\n" for line in part.read_text().splitlines()[5:]))
+    loads: list[Path] = []
+    load = artifact.load
+    monkeypatch.setattr(
+        artifact, "load", lambda folder, *rest, **more: loads.append(folder) or load(folder, *rest, **more)
+    )
+    subject = score_adapter(copy.adapter, copy, data=DataConfig(), batch_rows=64, device="cpu")
+    assert loads == [copy.adapter]
+    assert subject.loaded.base.source == "./base"
+    np.testing.assert_allclose(subject.table["probabilities"], expected["probabilities"][5:], atol=1e-6)
+
+
 def test_the_project_decides_which_rows_an_adapter_answers(copy: Workspace) -> None:
     part = copy.data / "test" / "part-0000.jsonl"
     first = part.read_text().splitlines()[0]
@@ -150,7 +172,7 @@ def test_rows_in_quarantine_are_trained_on_and_scored_by_nobody(make_project: An
     champion = score_adapter(workspace.adapter, workspace, data=DataConfig(), batch_rows=8, device="cpu").table
     assert champion["row"].tolist() == table["row"].tolist()
     report = (workspace.evaluation / "report.html").read_text()
-    assert "<h2>Checks of tokens</h2>" in report
+    assert "<h3>Checks of tokens</h3>" in report
     assert "<td>unknown</td><td>quarantine</td>" in report
 
 
@@ -212,7 +234,10 @@ def test_report_is_one_file_with_the_numbers(evaluated: Workspace) -> None:
     text = (evaluated.evaluation / "report.html").read_text(encoding="utf-8")
     page, metrics = Page(text), read_json(evaluated.evaluation / "metrics.json")
     assert page.open == []
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    inside = [address[1:] for address in page.addresses if address.startswith("#")]
+    assert inside
+    assert set(inside) <= set(re.findall(r'id="([^"]+)"', text))
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     assert not re.search(r"https?://|@import|url\(|<script", text)
     for system in SYSTEMS:
         for cell in metrics[system].values():
@@ -308,7 +333,8 @@ def test_a_cheap_predictor_may_lack_a_metric_and_a_model_may_not() -> None:
 def test_tables_of_the_report_scroll_by_themselves() -> None:
     """On a telephone a table is wider than the page; the page itself must not be."""
     templates = Path(evaluation.__file__).parent / "templates"
-    page, style = ((templates / name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.css"))
+    page = "".join(path.read_text(encoding="utf-8") for path in templates.glob("*.html.j2"))
+    style = (templates / "report.css").read_text(encoding="utf-8")
     assert page.count("<table") == page.count('<div class="scroll"><table') > 0
     assert re.search(r"^\.scroll \{ overflow-x: auto;", style, re.MULTILINE)
-    assert "h1, h2, p, .chip { overflow-wrap: anywhere; }" in style
+    assert re.search(r"^h1, h2, h3, p, \.chip, .*overflow-wrap: anywhere", style, re.MULTILINE)

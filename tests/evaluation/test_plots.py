@@ -43,10 +43,6 @@ def test_confusion_counts_match_scikit_learn() -> None:
     np.testing.assert_array_equal(plots.confusion_counts(pairs, labels), expected)
 
 
-def test_calibration_error_weighs_bins_by_rows() -> None:
-    assert plots.calibration_error(BINS) == pytest.approx(0.4 * 0.25 + 0.6 * 0.1)
-
-
 def test_pictures_have_no_date_and_equal_bytes(tmp_path: Path) -> None:
     counts = np.array([[3, 1], [0, 2]])
     for name in ("one", "two"):

@@ -60,11 +60,12 @@ def test_texts_of_a_table_have_placeholders_by_row_and_all_else_stays() -> None:
     }
     given = {**table(), **texts}
     found = prediction.without_private(given, PrivacyConfig(), ["tokens"])
-    assert found["prediction"].tolist() == ["to <EMAIL_1>", "nothing", "<EMAIL_1>, <EMAIL_2>"]
-    assert found["references"].tolist() == [["<EMAIL_2>", "<EMAIL_1>"], ["x"], ["<EMAIL_2>"]]
+    assert found["prediction"].tolist() == ["to <EMAIL_2>", "nothing", "<EMAIL_1>, <EMAIL_2>"]
+    assert found["references"].tolist() == [["<EMAIL_1>", "<EMAIL_2>"], ["x"], ["<EMAIL_2>"]]
     assert found["tokens"].tolist() == [["<PHONE_1>"] * 4, [], ["x", "<EMAIL_2>"]]
-    for name in (*table(), "id"):
-        if name not in ("prediction",):
+    assert found["id"].tolist() == ["<EMAIL_1>", None, "z"]
+    for name in table():
+        if name not in ("prediction", "id"):
             assert found[name].tolist() == given[name].tolist(), name
     same = prediction.without_private(given, PrivacyConfig(kinds=()))
     assert all(same[name].tolist() == column.tolist() for name, column in given.items())

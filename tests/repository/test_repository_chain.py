@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 
 from graft import stages
-from graft.identity import digest_folder
+from graft.identity import digest_file, digest_folder
 from graft.repository import Repository
 from graft.reproduction import Recorded, rebuild
-from graft.workspace import Workspace
+from graft.workspace import Workspace, read_json
 
 ROOT = Path(__file__).parents[2]
-CODE = ("src", "infra", "requirements.lock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+CODE = (
+    "src",
+    "infra",
+    "requirements.lock",
+    "pyproject.toml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+)
 NAMES = [stage.name for stage in stages.STAGES]
 Git = Callable[..., str]
 
@@ -50,7 +59,6 @@ def test_the_chain_is_restored_in_a_second_clone_and_rebuilt_to_the_same_bytes(
     checkout: Workspace, tmp_path: Path, git: Git
 ) -> None:
     first = Repository(checkout)
-    commit = first.snapshot()
     assert [first.run_stage(name).outcome for name in NAMES] == ["ran"] * len(NAMES)
     assert first.is_current()
     assert git(checkout.repository, "status", "--porcelain") == "?? projects/toy/dvc.lock"
@@ -62,5 +70,16 @@ def test_the_chain_is_restored_in_a_second_clone_and_rebuilt_to_the_same_bytes(
     adapter = digest_folder(checkout.adapter)
     assert digest_folder(second.workspace.adapter) == adapter
     assert second.workspace.dvc_lock.read_text() == checkout.dvc_lock.read_text()
-    receipt = rebuild(checkout, Recorded("models:/toy-topic/1", commit, adapter))
-    assert receipt["identical"]
+    identity = read_json(checkout.adapter / "identity.json")
+    record = Recorded(
+        "models:/toy-topic/1", first.snapshot(), adapter, identity, dvc_lock=digest_file(checkout.dvc_lock)
+    )
+    # Since then the code changed: a stage that runs it makes another adapter, the rebuild has that of its commit.
+    loop = checkout.repository / "src/graft/training/loop.py"
+    loop.write_text(f"raise SystemExit('newer code')\n{loop.read_text()}")
+    receipt = rebuild(checkout, record)
+    assert receipt["verdict"] == "identical", receipt["reason"]
+    assert [one["stage"] for one in receipt["outputs"]] == [
+        *("validate", "validate", "validate", "tokenize", "train", "evaluate", "register")
+    ]
+    assert receipt["environment"]["differences"] == []

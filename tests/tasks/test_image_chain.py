@@ -91,7 +91,7 @@ def test_validate_names_a_bad_picture_and_counts_repeated_ones(images: Workspace
     assert verdict["counts"]["test"] == dict.fromkeys(LABELS, 5)
     assert verdict["warnings"] == [
         "test: 1 row not as expected: image: a picture that train does not have (validation.severity.leakage) "
-        "(data/test/part-0000.jsonl:1); the first has that of data/train/part-0000.jsonl:1"
+        "(data/test/part-0000.jsonl:1); the first has the picture of data/train/part-0000.jsonl:1"
     ]
     picture_at(images, "train", 3).write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"data/train/part-0000\.jsonl:4: image: expected a picture"):

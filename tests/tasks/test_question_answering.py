@@ -10,7 +10,8 @@ from graft.base import load_tokenizer
 from graft.errors import ConfigError
 from graft.tasks import question_answering as module
 from graft.tasks.question_answering import NULL, OUTSIDE, TASK, Config
-from tests.conftest import check_rows, problems_of
+from graft.workspace import Workspace, read_json
+from tests.conftest import check_rows, problems_of, write_rows
 
 CONFIG = Config(stride_tokens=4)
 WEATHER = ("rain", "wind", "cloud", "storm", "snow")
@@ -363,3 +364,41 @@ def test_the_chain_learns_spans_and_answers(make_project, tmp_path):
         assert one["text"] == (row["context"][one["start"] : one["end"]] if one["start"] >= 0 else "")
     for one, again in zip(answers, TASK.answers(table, {}), strict=True):
         assert again == pytest.approx(one)
+
+
+def test_questions_that_share_a_context_are_no_near_duplicates(tmp_path):
+    from graft.data import DataConfig
+    from graft.validation import ValidationConfig, validate
+
+    def rows(split):
+        context = (
+            f"In {split} the river Arve rises near the village of Tour, and ends below the old town of Geneva. " * 3
+        )
+        asked = ["where does the river Arve rise", "where does it end", "which river is it", "what is old there"]
+        answers = ["village of Tour", "Geneva", "Arve", "town"]
+        return [
+            {"question": f"{question} ({split})", "context": context, "answers": first(context, answer)}
+            for question, answer in zip(asked, answers, strict=True)
+        ]
+
+    def first(context, answer):
+        return {"text": [answer], "answer_start": [context.index(answer)]}
+
+    data = {split: rows(split) for split in ("train", "validation", "test")}
+    data["test"].append(data["train"][0] | {"question": "Where does the river Arve rise, (train)"})
+    data["test"].append(data["train"][0] | {"question": "where does this river Arve rise (train)"})
+    data["test"].append(
+        data["train"][0] | {"answers": first(data["train"][0]["context"], "Geneva"), "question": "x y z"}
+    )
+    for split, some in data.items():
+        write_rows(tmp_path / "data" / split / "part-0000.jsonl", some)
+    (tmp_path / "params.yaml").write_text("")
+    workspace = Workspace(tmp_path)
+    validate(workspace, task=Config(), data=DataConfig(), validation=ValidationConfig())
+    verdict = read_json(workspace.validation / "verdict.json")
+    leaks, repeats = (one for one in verdict["warnings"] if "does not have" in one or "no other row" in one)
+    asked, place = "not as expected: question: a text that", "data/test/part-0000.jsonl"
+    assert leaks.startswith(f"test: 2 rows {asked} train does not have, nor nearly (validation.severity.leakage)")
+    assert f"({place}:5, {place}:6); the first has the text of data/train/part-0000.jsonl:1" in leaks
+    assert repeats.startswith(f"test: 1 row {asked} no other row of its split has, nor nearly")
+    assert f"({place}:6); the first has nearly the text of {place}:5" in repeats

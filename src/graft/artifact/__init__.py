@@ -10,7 +10,7 @@ Nothing here needs git, DVC, MLflow, Prefect or Great Expectations: the publishe
 from graft.artifact.base_weights import BASE_WEIGHTS, apply_to_base, changed_weights
 from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
-from graft.artifact.loading import LoadedAdapter, load
+from graft.artifact.loading import LoadedAdapter, load, switched
 from graft.artifact.planning import base_identity, planned_identity
 from graft.artifact.scoring import answer_columns, judged, predict, raw_outputs
 
@@ -34,5 +34,6 @@ __all__ = [
     "raw_outputs",
     "reproducible",
     "save",
+    "switched",
     "verified",
 ]

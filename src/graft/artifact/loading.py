@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +101,37 @@ def load(
     return LoadedAdapter(wrapped, processor, task, config, identity["task"]["state"], identity, base, target)
 
 
+@contextlib.contextmanager
+def switched(loaded: LoadedAdapter, folder: Path) -> Iterator[LoadedAdapter | None]:
+    """Yield another adapter of the same kind in the model that ``loaded`` holds, and put the first back afterwards.
+
+    None where it needs a load of its own: another base, configuration or task, or weights of the base that either of
+    them changed. What both have that is untrained (a head's first copy) stays that of the first.
+
+    Raises:
+        IntegrityError: a file of the adapter is not what its identity says.
+    """
+    identity = verified(folder)
+    if _kind(identity) != _kind(loaded.identity) or "unfrozen" in identity["adapter"]:
+        yield None
+        return
+    before = {name: value.detach().clone() for name, value in adapter_state(loaded.model).items()}
+    try:
+        _fill(loaded.model, folder)
+        yield replace(loaded, identity=identity)
+    finally:
+        _put(loaded.model, before, folder)
+
+
+def _kind(identity: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what two adapters must share to go into one model."""
+    base, adapter, task = identity["base"], identity["adapter"], identity["task"]
+    return (
+        *(adapter.get("unfrozen"), base["digest"], base["dtype"], base.get("quantization"), task),
+        *(adapter["config"], adapter["new_modules"], identity["max_length_tokens"], identity["threads"]),
+    )
+
+
 def _task_of(identity: Mapping[str, Any], folder: Path) -> tuple[Task, TaskConfig]:
     name = identity["task"]["name"]
     try:
@@ -116,7 +149,8 @@ def _wrapped(model: PreTrainedModel, identity: Mapping[str, Any], new_modules: l
             f"it was trained; train again"
         )
     register()
-    given = {**identity["adapter"]["config"], "base_model_name_or_path": None, "revision": None}
+    # PEFT adds to the lists that it is given.
+    given = {**copy.deepcopy(identity["adapter"]["config"]), "base_model_name_or_path": None, "revision": None}
     try:
         return wrap(model, PeftConfig.from_peft_type(**given))
     except (ConfigError, TypeError, KeyError) as error:
@@ -125,7 +159,6 @@ def _wrapped(model: PreTrainedModel, identity: Mapping[str, Any], new_modules: l
 
 def _fill(model: PeftModel, folder: Path) -> None:
     """Read the adapter's tensors into ``model``; every one must be there in its shape and type, and no other."""
-    from peft import set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -138,9 +171,16 @@ def _fill(model: PeftModel, folder: Path) -> None:
     if wrong:
         more = f"; and {len(wrong) - SHOWN_KEYS} more" if len(wrong) > SHOWN_KEYS else ""
         raise IntegrityError(f"{path}: {'; '.join(wrong[:SHOWN_KEYS])}{more}; restore the file, or train again")
-    set_peft_model_state_dict(model, found)
+    _put(model, found, path)
+
+
+def _put(model: PeftModel, found: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Put tensors in their places and check that they arrived."""
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, dict(found))
     stored = adapter_state(model)
-    if any(not stored[name].cpu().equal(value) for name, value in found.items()):
+    if any(not stored[name].cpu().equal(value.cpu()) for name, value in found.items()):
         raise IntegrityError(f"{path}: PEFT did not put every tensor in its place; use the versions in {IDENTITY}")
 
 

@@ -15,8 +15,9 @@ from graft.tasks import TaskConfig
 from graft.workspace import Workspace, read_json
 
 FORMAT = 1
-NO_BYTES = ("device", "frozen_cache_bytes")
-"""Settings of the training that are no part of the result: the device is in the identity by itself."""
+NO_BYTES = ("device", "frozen_cache_bytes", "repeats")
+"""Settings of the training that are no part of the result: the device is in the identity by itself, and trainings with
+other seeds are adapters of their own."""
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.data import cleaned_as, typed
 from graft.errors import DataError
-from graft.tasks import State, Task, TaskConfig, length_of
+from graft.tasks import Field, State, Task, TaskConfig, length_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,10 +86,21 @@ def judged(task: Task, config: TaskConfig, state: State, table: Mapping[str, np.
     return {**table, **task.judge(config, table, state)}
 
 
-def predict(loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], batch_rows: int = 64) -> list[dict[str, Any]]:
+def predict(
+    loaded: LoadedAdapter,
+    rows: Sequence[Mapping[str, Any]],
+    batch_rows: int = 64,
+    on_ready: Callable[[int, Mapping[str, Any], Mapping[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
     """Return one answer per raw row (``{"text": ...}``, by task field or by the columns of the training files).
 
     Text is cleaned as it was for training, and cut at the same length.
+
+    Args:
+        loaded: The adapter on its base.
+        rows: What is asked.
+        batch_rows: Rows per forward pass.
+        on_ready: Called with the number of each row from 0, its typed fields, and the same cleaned.
 
     Raises:
         DataError: a row lacks a field or has another type in it; the message numbers rows from 1.
@@ -99,7 +110,12 @@ def predict(loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], batch_rows
     if not rows:
         return []
     task, config, state = loaded.task, loaded.config, loaded.state
-    ready = [_row(loaded, row, number) for number, row in enumerate(rows, start=1)]
+    fields = [field for field in task.fields_of(config) if not field.target]
+    given = [_row(loaded, fields, row, number) for number, row in enumerate(rows, start=1)]
+    ready = [cleaned_as(loaded.identity, row, fields) for row in given]
+    if on_ready:
+        for number, pair in enumerate(zip(given, ready, strict=True)):
+            on_ready(number, *pair)
     encoded = task.encode(config, ready, loaded.processor, state, loaded.identity["max_length_tokens"])
     if task.generates:
         texts = task.generate(config, loaded.model, encoded, loaded.processor, loaded.pad_token_id)
@@ -116,18 +132,17 @@ def predict(loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], batch_rows
     return task.answers(task.predicted(config, outputs, encoded, state), state)
 
 
-def _row(loaded: LoadedAdapter, row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return the fields that the task reads, typed and cleaned; what is to be predicted is left out."""
+def _row(loaded: LoadedAdapter, fields: Sequence[Field], row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return the fields that the task reads, typed; what is to be predicted is left out."""
     columns: Mapping[str, str] = loaded.identity["columns"]
     result: dict[str, Any] = {}
-    fields = [field for field in loaded.task.fields_of(loaded.config) if not field.target]
     for field in fields:
         column = columns.get(field.name, field.name)
         value = row.get(column, row.get(field.name))
         if value is None and field.required:
             raise DataError(f"row {number}: {column}: missing; a row needs {_needed(loaded)}")
         result[field.name] = typed(field, value, f"row {number}: {column}")
-    return cleaned_as(loaded.identity, result, fields)
+    return result
 
 
 def _needed(loaded: LoadedAdapter) -> str:

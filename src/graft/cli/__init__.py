@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from graft.errors import GraftError
 
-GROUPS = ("project", "data", "running", "state", "review", "use", "care")
+GROUPS = ("project", "data", "running", "state", "review", "use", "proof", "care")
 """The files that register commands, in the order in which help shows their panels."""
 
 

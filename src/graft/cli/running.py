@@ -57,6 +57,8 @@ def run(
         _run_each(
             place, each, {"--set": overrides, "--commit": commit, "--add-data": add_data}, force, pull, push, publish
         )
+    if add_data and (overrides or commit):
+        _refuse_add_data("--set" if overrides else "--commit")
     values = _overrides(place, overrides or [])
     if not (force or values or commit or push):
         found = current(place)
@@ -88,6 +90,16 @@ def _run_each(place: Workspace, pattern: str, unfit: dict[str, Any], *wanted: bo
     force, pull, push, publish = wanted
     flags = {"--force": force, "--pull": pull, "--push": push, "--no-publish": not publish}
     raise typer.Exit(run_each(place, pattern, [name for name, on in flags.items() if on], Path.cwd()))
+
+
+def _refuse_add_data(beside: str) -> None:
+    """Refuse to record changed data for a run that leaves the files here as they are."""
+    from graft.errors import ConfigError
+
+    raise ConfigError(
+        f"--add-data: not with {beside}, which runs in a worktree on the data that data.dvc names there; record the "
+        "data first (`dvc add data`), then run without --add-data"
+    )
 
 
 def _overrides(place: Workspace, given: list[str]) -> dict[str, Any]:
@@ -125,7 +137,19 @@ def refuse_problems(place: Workspace) -> None:
     report.refuse_failures()
 
 
+STAGES_HELP = """Run one stage's function here; this is what dvc.yaml calls.
+
+\b
+validate   hold every part file to the data contract
+tokenize   make token tables of the rows, and check them
+train      train the adapter on its frozen base
+evaluate   score base and adapter on the test rows
+register   pack the adapter, and prove in a fresh process that it loads
+"""
+
+
 @app.command(
+    help=STAGES_HELP,
     rich_help_panel=RUN,
     epilog=examples(
         ("graft stage validate", "the stage's function alone: no DVC, no cache, outputs written in place"),

@@ -1,4 +1,4 @@
-"""Commands that use a version: predict, merge, reproduce."""
+"""Commands that use a version: predict, merge."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from graft.cli.app import JSON, REVIEW, app, examples, workspace
 
 if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
+    from graft.cli.asked import Asked
     from graft.cli.tables import Placed
     from graft.pictures import Pictures
     from graft.tasks import Field
@@ -48,6 +49,7 @@ def predict(
 ) -> None:
     """Answer each row of a file: its columns, and the answer in columns that begin with `predicted_`."""
     from graft import artifact
+    from graft.cli.asked import Asked
     from graft.cli.progress import progress
     from graft.cli.tables import batches, writer
     from graft.errors import ConfigError
@@ -66,11 +68,14 @@ def predict(
         if part:
             _refuse_absent(folder, *part[0])
         loaded = artifact.load(folder, place.root, device=device, trust_remote_code=_trusts(place))
+        asked = Asked(loaded.identity, loaded.task.fields_of(loaded.config))
         with progress("predict", "rows") as advance:
             while part:
-                write(_answered(loaded, part, batch_rows, Pictures(file.parent), images))
+                write(_answered(loaded, part, batch_rows, Pictures(file.parent), images, asked))
                 advance(len(part))
                 part = next(parts, None)
+    for line in asked.described():
+        print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def _columns(folder: Path) -> dict[str, Field]:
@@ -103,15 +108,21 @@ def _refuse_absent(folder: Path, place: str, row: dict[str, Any]) -> None:
 
 
 def _answered(
-    loaded: LoadedAdapter, part: list[Placed], batch_rows: int, pictures: Pictures, images: frozenset[str]
+    loaded: LoadedAdapter,
+    part: list[Placed],
+    batch_rows: int,
+    pictures: Pictures,
+    images: frozenset[str],
+    asked: Asked,
 ) -> list[dict[str, Any]]:
     """Return the rows with their answers; a bad row is named by its place in the file, not in the batch."""
     from graft import artifact
     from graft.errors import DataError
 
     rows = [row for _, row in part]
+    given = [_with_bytes(*one, pictures, images) for one in part]
     try:
-        answers = artifact.predict(loaded, [_with_bytes(*one, pictures, images) for one in part], batch_rows)
+        answers = artifact.predict(loaded, given, batch_rows, lambda number, *row: asked.add(part[number][0], *row))
     except DataError as error:
         place = re.match(r"row (\d+): ", str(error))
         if place is None:
@@ -146,15 +157,20 @@ def _say_which(place: Workspace, folder: Path) -> None:
     """Say on stderr which adapter answers: the one on disk need not be the champion."""
     from graft import params
     from graft.identity import digest_folder
-    from graft.publication.receipts import receipts
+    from graft.publication.receipts import champion_known, receipts
 
     digest = digest_folder(folder)
     found = next((one for one in receipts(place) if one.adapter == digest), None)
     version = f"version {found.version} of {found.name}" if found else "not published"
-    name = found.name if found else params.load(place.params).registration.name
+    config = params.load(place.params)
+    name = found.name if found else config.registration.name
+    champion = champion_known(place, name=name, tracking=config.tracking)
+    which = f"the champion is version {champion}" if champion else "there is no champion"
+    if found and champion == found.version:
+        which = "it is the champion"
     print(
-        f"with the adapter on disk ({digest[:12]}, {version}); "
-        f"the champion, once there is one, answers with --model models:/{name}@champion",
+        f"with the adapter on disk ({digest[:12]}, {version}); {which}, by what this clone knows: "
+        f"--model models:/{name}@champion asks the registry",
         file=sys.stderr,
         flush=True,
     )
@@ -177,7 +193,7 @@ def _fetched(place: Workspace, reference: str) -> Path:
     from graft.identity import digest_folder
     from graft.publication.decisions import fetch
     from graft.reproduction import parsed
-    from graft.tracking import registry
+    from graft.tracking import provenances, registry
     from graft.tracking.server import connect, reported
     from graft.workspace import replaced
 
@@ -190,6 +206,8 @@ def _fetched(place: Workspace, reference: str) -> Path:
             with replaced(folder) as new, tempfile.TemporaryDirectory(dir=place.store, prefix=".fetch-") as temporary:
                 for path in fetch(connection, version, Path(temporary)).iterdir():
                     path.rename(new / path.name)
+        else:  # the bytes are known, and the key may have been revoked since
+            provenances.check(connection, version, folder)
     return folder
 
 
@@ -235,38 +253,3 @@ def merge(
         print(note)
     print(f"digest {found.digest}")
     print(f"as the base of another project: base.source: {found.folder.resolve()}")
-
-
-@app.command(
-    rich_help_panel=REVIEW,
-    epilog=examples(
-        ("graft reproduce models:/review-topic@champion", "a clean clone of its commit, trained anew, compared"),
-        ("graft reproduce models:/review-topic/3 --json", "the receipt, for scripts"),
-    ),
-)
-def reproduce(
-    reference: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/NUMBER.")],
-    as_json: JSON = False,
-) -> None:
-    """Rebuild a version from its recorded commit, without any cache, and compare the bytes."""
-    import sys
-
-    from graft import params
-    from graft.cli import printing
-    from graft.errors import IntegrityError
-    from graft.reproduction import reproduce as rebuild
-
-    place = workspace()
-    receipt = rebuild(
-        place,
-        reference,
-        tracking=params.load(place.params).tracking,
-        on_line=lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True),
-    )
-    if as_json:
-        printing.as_json(receipt)
-    else:
-        said = "the same bytes" if receipt["identical"] else "DIFFERENT bytes"
-        print(f"{reference}: {said} (adapter {receipt['rebuilt'][:16]})")
-    if not receipt["identical"]:
-        raise typer.Exit(IntegrityError.exit_code)

@@ -66,6 +66,9 @@ class Entry(NamedTuple):
     """All that decides whether rows are equal: of a pair, messages or a list of tokens, the texts joined."""
     label: str | None = None
     """The label as text; ``None``: the row has none and contradicts no other."""
+    about: str = ""
+    """What rows may share by design, such as the context that several questions are about, and the answer. Rows are
+    alike only where it is the same (in normal form), and how similar they are is told from ``text`` alone."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,18 @@ def normal_forms(entries: Iterable[Entry]) -> Array:
     """Return the digest of each text's normal form, as a sketch has it: uint64 [N]. Takes a third of its time."""
     import numpy as np
 
-    forms = [_normal_digests(*_code_points([entry.text for entry in batch])) for batch in _batches(entries)]
-    return np.asarray(list(itertools.chain.from_iterable(forms)), np.uint64)
+    forms = [
+        _within(np.asarray(_normal_digests(*_code_points([entry.text for entry in batch])), np.uint64), _scopes(batch))
+        for batch in _batches(entries)
+    ]
+    return np.concatenate([np.zeros(0, np.uint64), *forms])
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     batch, characters = list[Entry](), 0
     for entry in entries:
         batch.append(entry)
-        characters += len(entry.text)
+        characters += len(entry.text) + len(entry.about)
         if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -174,11 +180,13 @@ def _sketch_batch(batch: Sequence[Entry], known: dict[int, int]) -> dict[str, Ar
     import numpy as np
 
     codes, classes, starts = _code_points([entry.text for entry in batch])
-    normal = _normal_digests(codes, classes, starts)
+    scopes, text_forms = _scopes(batch), np.asarray(_normal_digests(codes, classes, starts), np.uint64)
+    normal = _within(text_forms, scopes).tolist()
     before = len(known)
     distinct = [known.setdefault(one, len(known)) for one in normal]
     new = sorted({at: row for row, at in reversed(list(enumerate(distinct))) if at >= before}.values())
-    rows, hashes = _pieces(codes, classes, starts, np.asarray(normal, np.uint64))
+    rows, hashes = _pieces(codes, classes, starts, text_forms)
+    hashes = _within(hashes, scopes[rows], bits=32)
     position = np.full(len(batch), -1)
     position[new] = np.arange(len(new))
     chosen = position[rows] >= 0
@@ -191,7 +199,7 @@ def _sketch_batch(batch: Sequence[Entry], known: dict[int, int]) -> dict[str, Ar
     labels = {label: _label_digest(label) for label in {entry.label for entry in batch}}
     return {
         "number": np.asarray([entry.number for entry in batch], np.uint32),
-        "text": np.asarray([_digest(entry.text.encode("utf-8", "surrogatepass")) for entry in batch], np.uint64),
+        "text": np.asarray([_digest(_whole(entry).encode("utf-8", "surrogatepass")) for entry in batch], np.uint64),
         "label": np.asarray([labels[entry.label] for entry in batch], np.uint64),
         "distinct": np.asarray(distinct, np.uint32),
         "normal": np.asarray([normal[row] for row in new], np.uint64),
@@ -201,6 +209,27 @@ def _sketch_batch(batch: Sequence[Entry], known: dict[int, int]) -> dict[str, Ar
         "lengths": np.minimum(size, KEPT_PIECES),
         "pieces": piece[kept],
     }
+
+
+def _whole(entry: Entry) -> str:
+    return f"{entry.text}\0{entry.about}" if entry.about else entry.text
+
+
+def _scopes(batch: Sequence[Entry]) -> Array:
+    """Return a digest of what each row is about, in normal form; 0 for nothing: uint64 [B]."""
+    import numpy as np
+
+    known = list(dict.fromkeys(entry.about for entry in batch))
+    digests = dict(zip(known, _normal_digests(*_code_points(known)), strict=True))
+    return np.asarray([digests[entry.about] if entry.about else 0 for entry in batch], np.uint64)
+
+
+def _within(values: Array, scopes: Array, bits: int = 64) -> Array:
+    """Return hashes that are equal only where the scopes are too; they stay as they are where the scope is 0."""
+    import numpy as np
+
+    mixed: Array = mixed_bits(values ^ scopes, 7) >> np.uint64(64 - bits)
+    return np.where(scopes == 0, values, mixed)
 
 
 def sorted_unique(values: Array) -> Array:

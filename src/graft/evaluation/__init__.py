@@ -18,12 +18,18 @@ from graft.cleaning import text_steps
 from graft.config import Section
 from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
-from graft.evaluation import probes
+from graft.evaluation import cost, probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.counterfactuals import CounterfactualsConfig
+from graft.evaluation.probes.explanations import ExplanationsConfig
+from graft.evaluation.probes.forgetting import ForgettingConfig
+from graft.evaluation.probes.robustness import RobustnessConfig
+from graft.evaluation.slices.section import SlicesConfig
+from graft.evaluation.traits import Traits, traits
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field, TaskConfig
-from graft.workspace import Workspace, replaced
+from graft.workspace import Workspace, replaced, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,14 +54,43 @@ class EvaluationConfig(Section):
     batch_rows: int = Limit(default=64, ge=1)
     """Rows per forward pass."""
 
+    latency_rows: int = Limit(default=50, ge=0)
+    """How many test rows the adapter answers one at a time, by the clock, for three seconds at most; 0: none."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
+
+    slices: SlicesConfig = SlicesConfig()
+    """On which parts of the test rows the headline metric is measured by themselves."""
+
+    groups: tuple[str, ...] = ()
+    """Columns of the part files whose values are groups of people or things that the adapter should serve alike
+    (``gender``, ``region``): the headline metric of each group, and the largest gap between two."""
+
+    test_sets: tuple[str, ...] | None = None
+    """Test sets from elsewhere, by their folders in ``data/test_sets``: base and adapter on each, and the drop against
+    the test rows. Default: all that are there; ``[]``: none."""
+
+    robustness: RobustnessConfig = RobustnessConfig()
+    """Noise in the texts of test rows."""
+
+    behaviour: str | None = Limit(default=None, min_length=1)
+    """A YAML file of behavioural tests, relative to params.yaml and inside the repository (``behaviour.yaml``)."""
+
+    counterfactuals: CounterfactualsConfig = CounterfactualsConfig()
+    """Names and gendered words swapped in test rows."""
+
+    forgetting: ForgettingConfig = ForgettingConfig()
+    """General text with the adapter on and off."""
+
+    explanations: ExplanationsConfig = ExplanationsConfig()
+    """Which words drove the answers to some rows."""
 
 
 def evaluate(
     workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig
 ) -> None:
-    """Score base, adapter and baselines on the test split; write ``artifacts/evaluation``.
+    """Score base, adapter and baselines on the test split; write ``artifacts/evaluation`` and ``artifacts/cost``.
 
     Raises:
         IntegrityError: the adapter, its base or the tokens do not belong together.
@@ -64,8 +99,10 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.evaluation.probes import behaviour
+    from graft.evaluation.seeds import further
     from graft.generation import described_base
-    from graft.tokenization import read_manifest
+    from graft.tokenization import read_manifest, read_tokens
 
     loaded = artifact.load(
         workspace.adapter,
@@ -76,18 +113,23 @@ def evaluate(
     )
     manifest = read_manifest(workspace.tokens)
     _check(manifest, loaded.identity)
+    behaviour.check(evaluation, loaded, workspace.root)
     fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
     test = list(rows_of(workspace.data, "test", fields, data, aside))
-    tables = _scored(workspace, loaded, test, batch_rows=evaluation.batch_rows)
+    texts = [_text(record, fields) for record in test]
+    known = _traits(workspace, test, texts, fields, data, evaluation)
+    tables, timings = _scored(workspace, loaded, test, evaluation)
+    others = further(workspace, loaded, read_tokens(workspace.tokens, "test"), batch_rows=evaluation.batch_rows)
     probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
-    with replaced(workspace.evaluation) as folder:
+    with replaced(workspace.evaluation) as folder, replaced(workspace.cost) as beside:
+        write_json(beside / cost.FILE, timings)
         metrics = assess(
             folder,
             tables,
             task=loaded.task,
-            texts=[_text(record, fields) for record in test],
+            texts=texts,
             pictures=_pictures(test, fields),
             identity=loaded.identity,
             adapter_digest=digest_folder(workspace.adapter),
@@ -96,6 +138,9 @@ def evaluate(
             generated=described_base(loaded.model) if loaded.task.generates else {},
             privacy=data.privacy,
             probed=probed,
+            traits=known,
+            cost=cost.facts(workspace.adapter),
+            further=others,
         )
     print(format_table(summary(metrics), columns=2), flush=True)
 
@@ -148,21 +193,52 @@ def score_adapter(
 
 
 def _scored(
-    workspace: Workspace, loaded: LoadedAdapter, test: Sequence[Record], *, batch_rows: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the tables of adapter and base over the test tokens."""
+    workspace: Workspace, loaded: LoadedAdapter, test: Sequence[Record], evaluation: EvaluationConfig
+) -> tuple[dict[str, Mapping[str, np.ndarray]], dict[str, Any]]:
+    """Return the tables of adapter and base over the test tokens, and what the clock says of the adapter."""
     from graft import artifact
     from graft.evaluation.prediction import score, score_base
+    from graft.hardware import hardware
     from graft.tokenization import read_tokens
 
-    tokens = read_tokens(workspace.tokens, "test")
+    tokens, batch_rows = read_tokens(workspace.tokens, "test"), evaluation.batch_rows
     if tokens["row"].to_pylist() != [record.place for record in test]:
         raise DataError("data/test: not the rows that artifacts/tokens was made from; run `graft stage tokenize`")
     with artifact.reproducible(loaded.identity["threads"]):
-        return {
-            "adapter": score(loaded, tokens, batch_rows=batch_rows, name="adapter"),
-            "base": score_base(loaded, tokens, batch_rows=batch_rows, name="base"),
-        }
+        adapter, throughput = cost.timed(
+            lambda: score(loaded, tokens, batch_rows=batch_rows, name="adapter"), loaded.device
+        )
+        latency = cost.latency(loaded, tokens, evaluation.latency_rows) if evaluation.latency_rows else None
+        base = score_base(loaded, tokens, batch_rows=batch_rows, name="base")
+    timings = {
+        "batch_rows": batch_rows,
+        "throughput": throughput,
+        "latency": latency,
+        "hardware": hardware(loaded.device, loaded.identity["threads"]),
+    }
+    return {"adapter": adapter, "base": base}, timings
+
+
+def _traits(
+    workspace: Workspace,
+    test: Sequence[Record],
+    texts: Sequence[str],
+    fields: Sequence[Field],
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+) -> Traits:
+    """Return what slices and groups are made of; a column that is not there is refused before anything is scored."""
+    from graft.tokenization import read_tokens
+
+    return traits(
+        test,
+        texts,
+        fields,
+        lengths=read_tokens(workspace.tokens, "test")["untruncated_length"].to_pylist(),
+        columns={"evaluation.slices.columns": evaluation.slices.columns, "evaluation.groups": evaluation.groups},
+        data=data,
+        folder=workspace.data,
+    )
 
 
 def _probed(

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
-from graft.evaluation import plots, prediction, probes, report
+from graft.evaluation import plots, prediction, probes, report, seeds
+from graft.evaluation.analyses import analyse
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
 from graft.evaluation.token_tables import token_tables
+from graft.evaluation.traits import Traits
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Metric, Task
 from graft.workspace import write_json, write_text
@@ -41,6 +43,9 @@ def assess(
     generated: Mapping[str, str],
     privacy: PrivacyConfig,
     probed: Mapping[str, Mapping[str, Table]],
+    traits: Traits,
+    cost: Mapping[str, int],
+    further: Mapping[int, Table],
 ) -> dict[str, Any]:
     """Write the evaluation of ``tables`` (``adapter`` and others, the same rows in one order) to an empty folder.
 
@@ -57,6 +62,9 @@ def assess(
         generated: what the base itself decides of generated text, for the report; empty where the task generates none.
         privacy: what no file shows of texts; metrics are of the texts as they are.
         probed: what was measured beside the test rows: tables by probe and system.
+        traits: what is known of each row, for slices and groups.
+        cost: what the adapter takes that no clock measures (``adapter_bytes``, ``adapter_parameters``).
+        further: prediction tables of other seeds of the same training, by seed.
 
     Returns:
         The content of metrics.json.
@@ -66,34 +74,27 @@ def assess(
     how = {**how, **generated}
     metrics = measure(tables, task=task, digest=manifest["splits"]["test"]["digest"], config=config)
     metrics |= {"measured": how} if how else {}
+    if further:
+        metrics |= {"repeats": seeds.spread(task, {identity["seed"]: adapter, **further})}
     comparisons = compare_all(tables, task=task, config=config)
     data = task.plots(adapter, state)
-    confusion, reliability, drawings = draw(folder / "plots", data, state.get("labels"))
-    more = probes.findings(config, probed, folder / "plots")
-    metrics |= {"probes": probes.as_json(more)} if more else {}
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    confusion, drawings = draw(folder / "plots", data, state.get("labels"))
+    more = analyse(adapter, traits, probed, config, probes.About(task, tables, privacy), folder / "plots")
+    metrics |= more.as_json() | {"cost": cost}
     findings = report.Findings(
         metrics=metrics,
         comparisons=comparisons,
         worth=worth(comparisons),
-        details={
-            **task.details(adapter, state),
+        details=task.details(adapter, state),
+        background={
             "How it was measured": [{"what": name, "setting": value} for name, value in how.items()],
             **({} if task.processor == "image" else token_tables(manifest)),
         },
-        limits=list(
-            limits(
-                metrics,
-                manifest,
-                confusion,
-                reliability.error if reliability else None,
-                pictures=task.processor == "image",
-            )
-        )
-        + [limit for one in more.values() for limit in one.limits],
+        limits=[*limits(metrics, manifest, confusion, pictures=task.processor == "image"), *more.limits],
         identity=identity,
         adapter_digest=adapter_digest,
         confusion=confusion,
-        reliability=reliability,
         mistakes=mistakes(
             task.metric(task.worst or task.headline),
             adapter,
@@ -104,16 +105,20 @@ def assess(
             privacy,
         ),
         drawings=drawings,
-        probes=list(more.values()),
+        sections=more.sections,
     )
     words = {field.name for field in task.fields if field.words}
     for system, table in tables.items():
         shown = prediction.without_private(table, privacy, words)
         prediction.write(folder / "predictions" / f"{system}.parquet", shown)
+    for seed, table in further.items():
+        shown = prediction.without_private(table, privacy, words)
+        prediction.write(folder / "predictions" / seeds.FOLDER / f"seed-{seed}.parquet", shown)
     for probe, by_system in probed.items():
         for system, table in by_system.items():
-            shown = prediction.without_private(table, privacy)
+            shown = prediction.without_private(table, privacy, words)
             prediction.write(folder / probes.FOLDER / probe / f"{system}.parquet", shown)
+    more.write_masks(folder, traits.places)
     write_json(folder / "metrics.json", metrics)
     write_json(
         folder / "comparison.json",
@@ -169,20 +174,18 @@ def compare_all(tables: Mapping[str, Table], *, task: Task, config: Resampling) 
 
 def draw(
     folder: Path, data: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[str] | None
-) -> tuple[Confusion | None, report.Reliability | None, list[report.Drawing]]:
+) -> tuple[Confusion | None, list[report.Drawing]]:
     """Write a task's plot data as CSV and, where a kind of plot is known here, as pictures."""
     for name, rows in data.items():
         plots.write_csv(folder / f"{name}.csv", rows)
-    confusion = reliability = None
+    confusion = None
     if data.get("confusion"):
         pairs = [(row["actual"], row["predicted"]) for row in data["confusion"]]
         names = list(labels) if labels else sorted({name for pair in pairs for name in pair})
         confusion = Confusion(names, plots.confusion_counts(pairs, names))
         plots.confusion(confusion.counts, names, folder / "confusion.png")
     if data.get("reliability"):
-        rows, picture = data["reliability"], folder / "reliability.png"
-        plots.reliability(rows, picture)
-        reliability = report.Reliability(rows, plots.calibration_error(rows), picture)
+        plots.reliability(data["reliability"], folder / "reliability.png")
     drawings = []
     if data.get("scatter"):
         picture = folder / "scatter.png"
@@ -195,7 +198,7 @@ def draw(
         plots.histogram(rows, name, picture)
         text = "; ".join(f"{row[name]:.3g}: {row['rows']} rows" for row in rows)
         drawings.append(report.Drawing(f"Test rows by {name.replace('_', ' ')}", text, picture))
-    return confusion, reliability, drawings
+    return confusion, drawings
 
 
 def _expected(table: Table, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT, ACCENT = "#1f2937", "#9ca3af", "#0f766e"
+INK, FAINT, ACCENT, WORSE = "#1f2937", "#9ca3af", "#0f766e", "#c2410c"
 DOTS_PER_INCH = 120
 
 
@@ -65,12 +65,6 @@ def confusion(counts: np.ndarray, labels: Sequence[str], path: Path) -> None:
     _save(figure, path)
 
 
-def calibration_error(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Return the expected calibration error: mean distance of ``confidence`` and ``accuracy``, weighted by ``rows``."""
-    total = sum(row["rows"] for row in rows)
-    return float(sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / total)
-
-
 def reliability(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw ``accuracy`` against ``confidence`` of each bin; the area of a point is its number of ``rows``."""
     figure, axes = _canvas(5.2, 4.6)
@@ -84,6 +78,31 @@ def reliability(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.legend(frameon=False, loc="upper left", markerscale=0.6)
     _plain(axes)
     _save(figure, path)
+
+
+def forest(rows: Sequence[Mapping[str, Any]], metric: str, overall: float, path: Path) -> None:
+    """Draw ``value`` with ``low`` and ``high`` of each ``slice``, one below the other; a line where ``overall`` is.
+
+    A slice that is ``worse`` than the rest has a mark of another form and colour.
+    """
+    figure, axes = _canvas(7.2, 1.0 + 0.26 * len(rows))
+    for place, row in enumerate(rows):
+        colour, form = (WORSE, "D") if row["worse"] else (ACCENT, "o")
+        if math.isfinite(row["low"]):
+            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
+        axes.plot([row["value"]], [place], form, color=colour, markersize=5)
+    axes.axvline(overall, color=FAINT, linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), [_short(str(row["slice"])) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(metric)
+    _plain(axes)
+    _save(figure, path)
+
+
+def _short(name: str, characters: int = 44) -> str:
+    """Return a name for an axis: cut, and with ``$`` as it is written, which would begin a formula."""
+    cut = name if len(name) <= characters else f"{name[: characters - 1]}…"
+    return cut.replace("$", r"\$")
 
 
 def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.privacy.section import PrivacyConfig
 
-PLACES = ("row", "id")
 """The columns that say which row it is."""
 SORTED_BATCHES = 32
 PROGRESS_SECONDS = 2.0
@@ -110,14 +109,14 @@ def without_private(
 ) -> dict[str, np.ndarray]:
     """Return a table whose texts have placeholders for what is private, the same value the same one within a row.
 
-    ``row`` and ``id`` stay, and so do the row scores: metrics are of the texts as they were.
+    ``row`` stays, and so do the row scores: metrics are of the texts as they were.
 
     Args:
         table: a prediction table.
         privacy: what is looked for.
         words: columns whose lists are the words of one text.
     """
-    texts = [name for name, column in table.items() if column.dtype.kind in "OU" and name not in PLACES]
+    texts = [name for name, column in table.items() if column.dtype.kind in "OU" and name != "row"]
     new = {name: table[name].astype(object) for name in texts}
     for number in range(len(table["row"]) if privacy.kinds else 0):
         given = {name: table[name][number] for name in texts}

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import tasks
+from graft.errors import InputError
 from graft.evaluation.findings import Confusion, Mistakes, Worth, percent
 from graft.evaluation.overview import NOT_DEFINED, Row, label, summary
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from graft.evaluation.comparison import Comparison
     from graft.evaluation.probes import Finding
@@ -26,15 +28,6 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 Details = Mapping[str, Sequence[Mapping[str, Any]]]
 SHADES = ((255, 255, 255), (15, 118, 110))
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """The task's bins (``confidence``, ``accuracy``, ``rows``), their calibration error, their picture."""
-
-    bins: Sequence[Mapping[str, Any]]
-    error: float
-    picture: Path
 
 
 @dataclass(frozen=True)
@@ -63,20 +56,21 @@ class Findings:
     worth: Worth
     details: Details
     """The task's own tables by title."""
+    background: Details
+    """Tables on how it was measured and on what, by title."""
     limits: Sequence[str]
     identity: Mapping[str, Any]
     """The adapter's identity.json."""
     adapter_digest: str
     confusion: Confusion | None = None
-    reliability: Reliability | None = None
     mistakes: Mistakes | None = None
     drawings: Sequence[Drawing] = ()
-    probes: Sequence[Finding] = ()
-    """What was measured beside the test rows."""
+    sections: Sequence[Finding] = ()
+    """Slices, groups, probes, calibration: in the order of the report."""
 
 
 def html(findings: Findings) -> str:
-    """Return the report."""
+    """Return the report. It has a place for a promotion's verdict, and one for what was timed (:func:`filled`)."""
     identity = findings.identity
     return (
         _environment(html=True)
@@ -88,10 +82,12 @@ def html(findings: Findings) -> str:
             chart=_chart(findings.metrics),
             comparisons=[_comparison(name, one) for name, one in findings.comparisons.items()],
             matrix=_matrix(findings.confusion) if findings.confusion else None,
-            reliability=_reliability(findings.reliability) if findings.reliability else None,
             errors=findings.mistakes,
             pictures=findings.drawings,
-            probes=[_probe(one) for one in findings.probes],
+            sections=[_section(one) for one in findings.sections],
+            limits=findings.limits,
+            background=_tables(findings.background),
+            cost=_cost(findings.metrics),
             lineage={
                 "method": identity["adapter"]["method"],
                 "base": identity["base"]["source"],
@@ -99,6 +95,76 @@ def html(findings: Findings) -> str:
             },
         )
     )
+
+
+PLACES = ("verdict", "cost")
+"""What a finished report can be given: comments in it mark where."""
+
+
+def with_verdict(report: Path | str, facts: Mapping[str, Any]) -> str:
+    """Return a report with a promotion's verdict at its top, in place of an earlier one.
+
+    Args:
+        report: a folder with ``report.html``, or its text.
+        facts: ``decision`` (promote, reject, undecided), ``reason``; if they are there: ``gates`` (lines with equal
+            keys), and ``facts`` (name -> value: which version, who, when, what is left of the test set's error budget).
+
+    Raises:
+        InputError: it is no report with such a place.
+    """
+    decision = str(facts["decision"])
+    title, mood = DECISIONS.get(decision, (_words(decision).capitalize(), "unclear"))
+    gates = [{name: one for name, one in gate.items() if not isinstance(one, dict | list)} for gate in _given(facts)]
+    text = (
+        _environment(html=True)
+        .get_template("verdict.html.j2")
+        .render(
+            mood=mood,
+            title=title,
+            reason=facts.get("reason", ""),
+            tables=_tables({"Gates": gates}),
+            facts=[(_words(name), _shown(value)) for name, value in facts.get("facts", {}).items()],
+        )
+    )
+    return filled(report, "verdict", text)
+
+
+DECISIONS = {
+    "promote": ("Verdict: promote.", "yes"),
+    "reject": ("Verdict: reject.", "no"),
+    "undecided": ("Verdict: undecided.", "unclear"),
+}
+"""Title and mood of a verdict."""
+
+
+def with_cost(report: Path | str, lines: Sequence[tuple[str, str]]) -> str:
+    """Return a report with what was timed: names and values (``cost.lines``).
+
+    Raises:
+        InputError: it is no report with such a place.
+    """
+    text = _environment(html=True).get_template("cost.html.j2").render(lines=lines)
+    return filled(report, "cost", text)
+
+
+def filled(report: Path | str, place: str, content: str) -> str:
+    """Return a report (a folder with one, or its text) with ``content`` (HTML) in one of its ``PLACES``.
+
+    Raises:
+        InputError: it is no report with such a place.
+    """
+    text = (report / "report.html").read_text(encoding="utf-8") if isinstance(report, Path) else report
+    begin, end = f"<!-- {place} -->", f"<!-- end of {place} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        where = report if isinstance(report, Path) else "the report"
+        raise InputError(f"{where}: has no place for a {place}; run `graft stage evaluate`, which makes it anew")
+    return f"{before}{begin}\n{content.strip()}\n{end}{after}"
+
+
+def _given(facts: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return facts.get("gates") or ()
 
 
 def model_card(findings: Findings) -> str:
@@ -134,8 +200,21 @@ def _environment(*, html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
+    environment.filters["marked"] = _marked
     environment.filters["code"] = lambda value: f"`{value}`"
     return environment
+
+
+def _marked(sentence: str) -> Markup:
+    """Return a sentence as HTML; what stands in backticks, as in the model card, is code."""
+    from markupsafe import Markup, escape
+
+    pieces = [Markup("<code>{}</code>").format(one) if place % 2 else escape(one) for place, one in _ticked(sentence)]
+    return Markup("").join(pieces)
+
+
+def _ticked(sentence: str) -> list[tuple[int, str]]:
+    return list(enumerate(sentence.split("`"))) if sentence.count("`") % 2 == 0 else [(0, sentence)]
 
 
 def _shared(findings: Findings) -> dict[str, Any]:
@@ -151,7 +230,7 @@ def _shared(findings: Findings) -> dict[str, Any]:
         "systems": [_system(row, metrics["headline"], chart) for row in rows],
         "worth": findings.worth,
         "test_note": _test_note(findings.comparisons),
-        "details": [(title, _table(lines)) for title, lines in findings.details.items() if lines],
+        "details": _tables(findings.details),
         "untrained": bool(findings.identity["adapter"]["new_modules"]),
     }
 
@@ -201,16 +280,29 @@ def _test_note(comparisons: Mapping[str, Comparison]) -> str:
     tests = {one.test for one in comparisons.values()}
     if tests == {"mcnemar"}:
         return "Differences are tested on the same rows: McNemar's exact test, Newcombe's interval."
+    if tests == {"sign flips"}:
+        return "Differences are tested on the same rows: their signs exchanged at random, bootstrap interval."
     return "Differences are tested on the same rows: paired bootstrap."
 
 
-def _probe(one: Finding) -> dict[str, Any]:
+def _section(one: Finding) -> dict[str, Any]:
     return {
         "title": one.title,
         "text": one.text,
-        "tables": [(title, _table(lines)) for title, lines in one.tables.items() if lines],
+        "tables": _tables(one.tables),
         "drawings": one.drawings,
+        "passages": one.passages,
     }
+
+
+def _tables(tables: Details) -> list[tuple[str, dict[str, Any]]]:
+    return [(title, _table(lines)) for title, lines in tables.items() if lines]
+
+
+def _cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the adapter takes that no clock measures, for people."""
+    found = metrics.get("cost", {})
+    return [(_words(name), f"{value:,}") for name, value in found.items()]
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -239,12 +331,6 @@ def _matrix(confusion: Confusion) -> dict[str, Any]:
 
 def _colour(share: float) -> str:
     return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in zip(*SHADES, strict=True))
-
-
-def _reliability(found: Reliability) -> dict[str, str]:
-    bins = "; ".join(f"{one['confidence']:.2f} gives {one['accuracy']:.2f}" for one in found.bins)
-    image = base64.b64encode(found.picture.read_bytes()).decode("ascii")
-    return {"error": f"{found.error:.3f}", "alternative": bins, "image": image}
 
 
 def _facts(identity: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -297,6 +383,7 @@ def _lineage(identity: Mapping[str, Any], adapter_digest: str) -> list[tuple[str
         ("seed", str(identity["seed"])),
         ("trained on", f"{identity['device']}, {identity['threads']} threads"),
         ("versions", versions),
+        ("signature", "made, or not, when the version is published: `graft provenance models:/NAME/NUMBER`"),
     ]
 
 

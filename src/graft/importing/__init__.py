@@ -13,6 +13,7 @@ import datetime
 import hashlib
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from graft.config import nearest
-from graft.data import DataConfig, Problem, Schema
+from graft.data import TEST_SETS, DataConfig, Problem, Schema
 from graft.errors import DataError, shown
 from graft.identity import digest_file, digest_files
 from graft.importing.hub import is_saved
@@ -98,7 +99,7 @@ def import_data(
         data: limits of the reader, and the columns of the task's fields.
         fields: the task's fields, to find missing columns and to give numbers and lists in tables their type.
         choices: what the source does not say itself: the layout of conversations, what a row of plain text is.
-        replace: whether an existing data folder is replaced.
+        replace: whether an existing data folder is replaced; its test sets from elsewhere stay.
 
     Raises:
         DataError: with every problem at its ``file:line``; the existing data stays as it is.
@@ -308,15 +309,24 @@ def _write(table: Source, folder: Path, places: Sequence[str], keys: _Keys, part
                 writers[split].write(found[2])
         except ValueError as error:
             raise DataError(f"{table.name}: changed while it was imported ({error}); import it again") from None
+        kept = _keep_test_sets(folder, new)
     return ImportSummary(
         rows={split: writers[split].rows for split in SPLITS},
         parts={split: writers[split].parts for split in SPLITS},
         counts={split: dict(sorted(found.items())) for split, found in counts.items()} if keys.label else {},
         columns=tuple(columns),
-        notes=(keys.note, *table.left_out()),
+        notes=(keys.note, *table.left_out(), *kept),
         layouts=table.described_layouts(),
         source=table.facts,
     )
+
+
+def _keep_test_sets(folder: Path, new: Path) -> list[str]:
+    """Copy the test sets from elsewhere, which come from no import, into the new data folder; return a note of it."""
+    if not (folder / TEST_SETS).is_dir():
+        return []
+    shutil.copytree(folder / TEST_SETS, new / TEST_SETS)
+    return [f"{folder.name}/{TEST_SETS} kept as it was"]
 
 
 class _Parts(contextlib.AbstractContextManager["_Parts"]):

@@ -207,6 +207,7 @@ def _upload(connection: Connection, run_id: str, facts: Facts) -> None:
         for file in files:
             if file.is_file():
                 client.log_artifact(run_id, str(file), target or None)
+    _upload_report(client, run_id, facts)
     if facts.training:
         from graft.evaluation.plots import learning_curve
 
@@ -214,6 +215,20 @@ def _upload(connection: Connection, run_id: str, facts: Facts) -> None:
             picture = Path(temporary) / "learning_curve.png"
             learning_curve(workspace.training / "metrics.jsonl", picture)
             client.log_artifact(run_id, str(picture), "training")
+
+
+def _upload_report(client: Any, run_id: str, facts: Facts) -> None:
+    """Upload the evaluation report anew with what was timed, which the stage's own file leaves out."""
+    from graft.evaluation import cost, report
+
+    timed = facts.workspace.cost / cost.FILE
+    if not timed.is_file() or not (facts.workspace.evaluation / "report.html").is_file():
+        return
+    with tempfile.TemporaryDirectory(prefix="graft-report-") as temporary:
+        path = Path(temporary) / "report.html"
+        lines = cost.lines(read_json(timed), facts.training)
+        path.write_text(report.with_cost(facts.workspace.evaluation, lines), encoding="utf-8")
+        client.log_artifact(run_id, str(path), "evaluation")
 
 
 def _version(
@@ -225,15 +240,18 @@ def _version(
     context: RunContext,
 ) -> str:
     """Find or create the version of this adapter; return its number."""
-    from graft.tracking import models, registry
+    from graft.tracking import models, provenances, registry
 
-    identity, name = facts.identity, registration.name
+    identity, name, project = facts.identity, registration.name, facts.workspace.name
     logged = models.log(connection, _contents(facts), experiment=experiment, run_id=run_id)
+    signers = provenances.attach(
+        connection, logged, facts.adapter, identity, model=name, project=project, context=context
+    )
     with connection.locked(f"model-{name}", purpose=f"create a version of {name}"):
         note = notes.model_note(registration.description, name, identity["task"]["name"], identity["base"]["source"])
         registry.ensure_model(connection, name, description=note, tags={"graft.task": identity["task"]["name"]})
-        tags = notes.version_tags(facts, context)
-        description = notes.version_note(facts, context, name)
+        tags = {**notes.version_tags(facts, context), provenances.SIGNERS_TAG: signers}
+        description = notes.version_note(facts, context, name, signers)
         found = registry.find(connection, name, facts.digest)
         if found is None:
             found = registry.create(connection, name, model=logged, run_id=run_id, description=description, tags=tags)

@@ -334,17 +334,16 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
     """Download a version's adapter to ``to`` and check that it is the one that was published; return its folder.
 
     Raises:
-        IntegrityError: its bytes differ from the digest in the version's tag, or the version is not Graft's.
+        IntegrityError: its bytes differ from the digest in the version's tag, the version is not Graft's, or it has no
+            valid signature though ``tracking.signing.public_keys`` names keys.
     """
     from graft.artifact import verified
-    from graft.tracking.models import download
+    from graft.tracking import provenances
+    from graft.tracking.models import download, location
 
     if version.adapter is None:
         raise IntegrityError(f"{version.uri}: has no tag graft.adapter: Graft did not publish it")
-    location = version.source
-    if version.model_id:
-        location = connection.client.get_logged_model(version.model_id).artifact_location
-    folder = download(connection, location, "artifacts/adapter", to)
+    folder = download(connection, location(connection, version), "artifacts/adapter", to)
     found = digest_folder(folder)
     if found != version.adapter:
         raise IntegrityError(
@@ -352,6 +351,7 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
             f"artifact store was changed; publish it again from its commit (`graft reproduce`)"
         )
     verified(folder)
+    provenances.check(connection, version, folder)
     return folder
 
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from graft.tasks import Metric
     from graft.tracking.journal import Entry
 
-REPEATS = "repeats"
-"""Of the folder of predictions: the tables of further seeds."""
 NOT_ASKED = frozenset({"level", "spent", "left", "decision_number", "rows_needed", "detectable"})
 """Evidence that says when a question was asked, and not which."""
 
@@ -99,10 +97,10 @@ class Champion:
 
 def candidate_tables(workspace: Workspace) -> tuple[Table, list[Table]]:
     """Return the prediction table of the adapter that is registered, and those of further seeds."""
-    from graft.evaluation import prediction
+    from graft.evaluation import prediction, seeds
 
     folder = workspace.evaluation / "predictions"
-    others = sorted((folder / REPEATS).glob("*.parquet"))
+    others = sorted((folder / seeds.FOLDER).glob("*.parquet"))
     return prediction.read(folder / "adapter.parquet"), [prediction.read(path) for path in others]
 
 

@@ -9,6 +9,7 @@ from graft.evaluation.overview import format_cell
 from graft.publication.facts import Facts
 from graft.tracking import RunContext
 from graft.tracking.journal import Entry
+from graft.tracking.provenances import NOBODY
 
 SHOWN_DIGEST = 12
 TABLE_METRICS = 4
@@ -16,7 +17,7 @@ DECISIONS = "\n\n**Decisions about this version**\n"
 SHOWN_DECISIONS = 5
 DESCRIPTION_CHARACTERS = 5000
 """What MLflow's table of versions holds."""
-VERSION_CONTEXT = ("graft.git_commit", "graft.dvc_lock", "graft.prefect_run")
+VERSION_CONTEXT = ("graft.git_commit", "graft.git_remote", "graft.dvc_lock", "graft.prefect_run")
 
 
 def run_tags(facts: Facts, context: RunContext) -> dict[str, str]:
@@ -65,14 +66,16 @@ def run_note(facts: Facts, context: RunContext) -> str:
     return "\n\n".join([_result(facts), table(facts), _proven(facts), _origin(facts, context)]) + "\n"
 
 
-def version_note(facts: Facts, context: RunContext, name: str) -> str:
+def version_note(facts: Facts, context: RunContext, name: str, signers: str) -> str:
     """Return the version's description."""
     use = (
         f'`mlflow.pyfunc.load_model("models:/{name}/<version>").predict(...)` takes a table with the text columns of '
         f"the signature. The base is not part of the model: it is found by its digest "
         f"(`{facts.identity['base']['digest'][:SHOWN_DIGEST]}…`), see `GRAFT_BASES`."
     )
-    return f"{run_note(facts, context)}\n{use}\n"
+    made_of = "what it was made from: `graft provenance models:/NAME/NUMBER`"
+    proof = f"Signed by key {signers}; {made_of}." if signers != NOBODY else f"**Not signed** by anybody; {made_of}."
+    return f"{run_note(facts, context)}\n{use}\n\n{proof}\n"
 
 
 def with_decisions(description: str, lines: list[str]) -> str:

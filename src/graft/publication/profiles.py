@@ -6,9 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.identity import digest_folder
 from graft.publication.facts import PROFILE_FOLDER
-from graft.publication.receipts import place, receipts
+from graft.publication.receipts import champion_known
 from graft.registration import RegistrationConfig
 from graft.tracking import TrackingConfig, resolve_uri
 from graft.validation.champion import PROFILE, Pin, digest_profile, pin, pinned, pinned_profile, read_profile
@@ -68,13 +67,13 @@ def described_pin(
 ) -> tuple[str, bool]:
     """Return what the data is compared with, in words, and whether `graft lock` would pin another champion; light.
 
-    Who is champion is taken from the last decision about the adapter on disk; only the registry knows of others.
+    Who is champion is taken from the last decision of this clone; only the registry knows of others.
 
     Raises:
         ConfigError: sources.lock pins no champion in a form known here.
         IntegrityError: the profile is not what it pins.
     """
-    held, current = pinned(workspace), _decided(workspace, registration, tracking)
+    held, current = pinned(workspace), champion_known(workspace, name=registration.name, tracking=tracking)
     pinned_profile(workspace)
     text = "no champion is pinned: the data is compared with no other"
     if held is not None:
@@ -84,12 +83,3 @@ def described_pin(
     if current is None or same:
         return text, False
     return f"{text}; champion is {registration.name} version {current} by now: `graft lock` pins it", True
-
-
-def _decided(workspace: Workspace, registration: RegistrationConfig, tracking: TrackingConfig) -> str | None:
-    """Return the version that is champion since the last decision about the adapter on disk."""
-    adapter = workspace.package / "adapter"
-    if not adapter.is_dir():
-        return None
-    at = place(resolve_uri(tracking, workspace), registration.name, digest_folder(adapter))
-    return next((one.decision.get("after") for one in receipts(workspace) if one.place == at), None)

@@ -34,7 +34,7 @@ class Receipt:
     context: Mapping[str, str | None] = field(default_factory=dict)
     """The :class:`RunContext` that the version stands on."""
     decision: Mapping[str, Any] = field(default_factory=dict)
-    """The last promotion decision about this version, as ``Decision.as_json()``."""
+    """The last promotion decision about this version, as ``Decision.as_json()``, with its ``number`` in this clone."""
 
     @property
     def place(self) -> str:
@@ -76,11 +76,24 @@ def write(workspace: Workspace, receipt: Receipt) -> None:
 
 
 def write_decision(workspace: Workspace, at: str, decision: Mapping[str, Any]) -> None:
-    """Add a decision to a receipt, if there is one at ``at``."""
+    """Add a decision to a receipt, if there is one at ``at``, numbered as the last one."""
     with locked(_lock(workspace), purpose="write a receipt", wait_seconds=10):
         held = _read(workspace)
+        number = 1 + max((one.get("decision", {}).get("number", 0) for one in held.values()), default=0)
         if at in held:
-            write_json(workspace.published, held | {at: {**held[at], "decision": dict(decision)}})
+            write_json(workspace.published, held | {at: {**held[at], "decision": {**decision, "number": number}}})
+
+
+def champion_known(workspace: Workspace, *, name: str, tracking: TrackingConfig) -> str | None:
+    """Return the version that is champion by the last decision of this clone; light, so a move elsewhere is not seen.
+
+    None: no decision of this clone made one champion.
+    """
+    uri = resolve_uri(tracking, workspace)
+    decisions = [one.decision for one in receipts(workspace) if (one.uri, one.name) == (uri, name) and one.decision]
+    last = max(decisions, key=lambda one: one.get("number", 0), default={})
+    found: str | None = last.get("after")
+    return found
 
 
 def first_context(workspace: Workspace, adapter: str, now: RunContext) -> RunContext:

@@ -21,7 +21,7 @@ from pathlib import Path
 from graft.reading.columnar import read_arrow, read_parquet
 from graft.reading.delimited import read_csv
 from graft.reading.json_rows import DECODER, read_json, read_jsonl
-from graft.reading.opening import TEXT_FORMATS, foreign, format_of, has_bom, stem_of
+from graft.reading.opening import TEXT_FORMATS, foreign, format_of, has_bom, names_of, stem_of
 from graft.reading.plain_text import Unit, read_text
 from graft.reading.rules import (
     Limits,
@@ -53,6 +53,7 @@ __all__ = [
     "format_of",
     "has_bom",
     "is_readable",
+    "names_of",
     "order_of",
     "place_order",
     "read_rows",

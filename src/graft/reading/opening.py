@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -48,6 +50,17 @@ def format_of(path: Path) -> str:
 def stem_of(path: Path) -> str:
     """Return a file's name without format and packing: ``a`` of ``a.csv`` and of ``a.csv.gz``."""
     return path.stem if format_of(path) == path.suffix else Path(path.stem).stem
+
+
+def names_of(parts: Sequence[Path]) -> dict[Path, str]:
+    """Return what results of the parts of one folder are called: like the part, without its format.
+
+    Parts that would be called the same (``a.csv`` beside ``a.jsonl``) keep their whole names.
+    """
+    stems = {path: stem_of(path) for path in parts}
+    counts = Counter(stems.values())
+    names = {path: stem if counts[stem] == 1 else path.name for path, stem in stems.items()}
+    return names if len({*names.values()}) == len(names) else {path: path.name for path in parts}
 
 
 def opened(path: Path, limits: Limits) -> BinaryIO:

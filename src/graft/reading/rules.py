@@ -35,6 +35,11 @@ class Problem:
     of_part: bool = False
     """Whether the whole file is meant, or what comes after the place: no single row can be left out."""
 
+    @property
+    def asked(self) -> str:
+        """What was expected of which field."""
+        return f"{self.field}: {self.expected}" if self.field else self.expected
+
     def __str__(self) -> str:
         """Return the one-line message."""
         middle = f"{self.field}: " if self.field else ""

@@ -125,6 +125,16 @@ class Repository:
         """
         self.git.fetch_snapshot(commit)
 
+    def shared_address(self) -> str | None:
+        """Return where others find this repository: the git remote ``origin``, without credentials.
+
+        ``None`` where there is none, or where it is a path of this machine.
+        """
+        from graft.repository.git import is_url, without_credentials
+
+        found = self.git.remote_url() if (self.workspace.repository / ".git").exists() else None
+        return without_credentials(found) if found and is_url(found) and not found.startswith("file:") else None
+
     @contextlib.contextmanager
     def worktree(self, commit: str, overrides: Mapping[str, Any] | None = None) -> Iterator[Workspace]:
         """Yield this project in a temporary worktree at ``commit`` (with ``overrides``), sharing cache and home.
@@ -178,6 +188,15 @@ class Repository:
             ResourceMissing: the remote cannot be reached or lacks it.
         """
         return self.dvc.pull_data()
+
+    def pull_recorded_data(self, recorded_by: str) -> None:
+        """Get data/ from its remote, every byte hashed against the record; ``recorded_by`` names it in messages.
+
+        Raises:
+            IntegrityError: the remote holds other bytes; the message has each file, the digest expected and found.
+            ResourceMissing: the remote cannot be reached or lacks it.
+        """
+        self.dvc.pull_recorded_data(recorded_by)
 
     def cache_data(self) -> bool:
         """Put data/ into the DVC cache where it agrees with data.dvc and the cache lacks it; return whether it did.

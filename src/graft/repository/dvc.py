@@ -133,6 +133,15 @@ class Dvc:
             repo.pull(targets=[str(self.workspace.data_dvc)])
         return True
 
+    def pull_recorded_data(self, recorded_by: str) -> None:
+        """See ``Repository.pull_recorded_data``."""
+        if not self.workspace.data_dvc.is_file():
+            raise ConfigError(f"{recorded_by}: has no data.dvc: its data is not in DVC")
+        of = objects.tracked(self.workspace.data_dvc.read_text(encoding="utf-8"), f"data.dvc of {recorded_by}")
+        with self.repo("get data/") as repo:
+            objects.refuse_altered(repo, of, "data", recorded_by)
+        self.pull_data()
+
     def cache_data(self) -> bool:
         """See ``Repository.cache_data``."""
         if not (self.workspace.data_dvc.is_file() and self.workspace.data.exists()):

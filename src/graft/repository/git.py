@@ -9,10 +9,11 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from graft.errors import ConfigError, GraftError, ResourceMissing, shown
@@ -180,6 +181,47 @@ class Git:
             "push it from the clone that made the run"
         )
 
+    def remote_url(self, name: str = REMOTE) -> str | None:
+        """Return the address of a remote as the clone's configuration has it, a path made absolute; None: no such."""
+        try:
+            url = self.run("config", "--get", f"remote.{name}.url")
+        except ResourceMissing:
+            raise
+        except GraftError:
+            return None
+        return url if is_url(url) else str((self.root / url).resolve())
+
+    def settings(self, prefixes: tuple[str, ...]) -> list[tuple[str, str]]:
+        """Return the clone's own settings (key, value) whose keys begin so."""
+        found = self.run("config", "--local", "--list", "--null").split("\0")
+        pairs = [(key, value) for key, _, value in (one.partition("\n") for one in found if one)]
+        return [(key, value) for key, value in pairs if key.startswith(prefixes)]
+
+    def fetch_commit(
+        self, commit: str, url: str, *, ref: str | None = None, settings: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Get ``commit`` from ``url``: by its hidden ref, by its id, or from a branch; it is kept under its hidden ref.
+
+        ``url`` and ``settings`` go to git by its environment: no credential in them is written or listed anywhere.
+
+        Raises:
+            ResourceMissing: it is not there, or nobody answers.
+        """
+        first, given = int(os.environ.get("GIT_CONFIG_COUNT") or 0), [("remote.source.url", url), *settings]
+        environment = {"GIT_CONFIG_COUNT": str(first + len(given))}
+        for number, (key, value) in enumerate(given, start=first):
+            environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+        said, wanted = "", ref or ref_of(commit)
+        for what in ([f"+{wanted}:{wanted}"], [commit], ["+refs/heads/*:refs/remotes/source/*"]):
+            try:
+                self.run("fetch", "--quiet", "--no-tags", "source", *what, environment=environment)
+            except GraftError as error:
+                said = said or str(error).replace(url, without_credentials(url))
+            if self.resolve(commit) is not None:
+                self.keep(commit)
+                return
+        raise ResourceMissing(f"git remote {without_credentials(url)}: has no such commit ({said or 'on no branch'})")
+
     def _need_remote(self) -> None:
         if REMOTE not in self.run("remote").split():
             raise ResourceMissing(f"git remote {REMOTE}: none here; add one: `git remote add {REMOTE} URL`")
@@ -205,3 +247,18 @@ class _IndexCopy:
 def ref_of(commit: str) -> str:
     """Return the hidden ref that keeps ``commit``."""
     return f"{REFS}/{commit[:12]}"
+
+
+def is_url(address: str) -> bool:
+    """Return whether a remote's address is a URL or ``host:path``, and no path of this machine."""
+    return "://" in address or re.match(r"[^/]+:(?!//)", address) is not None
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL without what lets somebody in: user and password of http (either may be a token), else the password.
+
+    What is no URL comes back as it is.
+    """
+    if re.match(r"https?://", url, flags=re.I):
+        return re.sub(r"^(https?://)[^/]*@", r"\1", url, flags=re.I)
+    return re.sub(r"^([a-z0-9+.-]+://[^/:@]*):[^/@]*@", r"\1@", url, flags=re.I)

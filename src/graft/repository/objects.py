@@ -6,6 +6,7 @@ share is known from two listings, and only what differs is pulled. The working t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MD5 = "md5"
 NAMED_FILES = 3
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,68 @@ def fetch(repo: Repo, digests: Collection[str], remote: str | None) -> dict[str,
                 f"{place}: its bytes are not those that its name says; remove it, and it is pulled again"
             )
     return places
+
+
+def refuse_altered(repo: Repo, of: Tracked, place: str, recorded_by: str) -> None:
+    """Bring a tracked folder into the cache, and hash every byte of it against its record.
+
+    DVC takes what a remote holds under a name for what the name says, or (``verify``) says that it is missing. Here an
+    object that is something else is named, with both digests.
+
+    Args:
+        repo: DVC's repository.
+        of: The folder.
+        place: What the folder is called in messages.
+        recorded_by: Who says what it must be, for the message.
+
+    Raises:
+        IntegrityError: the remote holds other bytes under a recorded name.
+        ResourceMissing: it lacks some, or cannot be reached.
+    """
+    name = of.remote or repo.config["core"].get("remote")
+    title = f"{place}: the remote `{name}` does not hold what {recorded_by} recorded; nothing was run"
+    listing_digest = _present_digest(repo, of.digest, of.remote)
+    if listing_digest not in (None, of.digest.removesuffix(".dir")):
+        problem = f"{place} (its list of files): expected md5 {of.digest}, found {listing_digest}.dir"
+        raise IntegrityError.from_problems(title, [problem])
+    files = listing(repo, of)
+    _pull(repo, files.values(), of.remote)
+    problems, missing = [], []
+    for path, digest in files.items():
+        found = _present_digest(repo, digest, of.remote)
+        if found is None:
+            missing.append(f"{place}/{path}: md5 {digest}")
+        elif found != digest:
+            problems.append(f"{place}/{path}: expected md5 {digest}, found {found}")
+    if problems:
+        raise IntegrityError.from_problems(title, problems)
+    if missing:
+        title = f"cannot get {place}/: the remote `{name}` lacks what {recorded_by} recorded; `dvc push` it"
+        raise ResourceMissing.from_problems(title, missing)
+
+
+def _pull(repo: Repo, digests: Collection[str], remote: str | None) -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    missing = [one for one in dict.fromkeys(digests) if not Path(repo.cache.local.oid_to_path(one)).is_file()]
+    if missing:
+        repo.cloud.pull([HashInfo(MD5, digest) for digest in missing], remote=remote)
+
+
+def _present_digest(repo: Repo, digest: str, remote: str | None) -> str | None:
+    """Return the md5 of an object's bytes, in the cache, else in the remote; None where neither has it."""
+    cached = Path(repo.cache.local.oid_to_path(digest))
+    if cached.is_file():
+        return md5_of(cached)
+    there = repo.cloud.get_remote_odb(remote)
+    path = there.oid_to_path(digest)
+    if not there.fs.exists(path):
+        return None
+    hasher = hashlib.md5(usedforsecurity=False)
+    with there.fs.open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def present(repo: Repo, workspace: Workspace) -> tuple[str, dict[str, str]]:

@@ -85,9 +85,16 @@ def carry_dvc_settings(workspace: Workspace, inner: Workspace, *, cache: bool = 
         merged["cache"].setdefault("dir", str(dvc / "cache"))
     else:
         merged["cache"].pop("dir", None)
+        for remote in merged.get("remote", {}).values():  # what is part of the repository is taken as the commit has it
+            remote["url"] = _moved(str(remote.get("url", "")), workspace.repository, inner.repository)
     target = inner.repository / dvc.relative_to(workspace.repository)
     with Config(str(target), validate=False).edit("local") as settings:
         _merge(settings, merged)
+
+
+def _moved(url: str, repository: Path, to: Path) -> str:
+    path = Path(url)
+    return str(to / path.relative_to(repository)) if "://" not in url and path.is_relative_to(repository) else url
 
 
 def dvc_folder(workspace: Workspace) -> Path:

@@ -72,6 +72,13 @@ class Field:
     """Whether the items of a list are the words of one text."""
     within: str = ""
     """The text field that answers stand in: it may move them."""
+    shared: bool = False
+    """Whether many rows have the same text in it by design, so that it makes no two of them alike."""
+
+
+def label_of(fields: Sequence[Field]) -> str | None:
+    """Return the field that holds the one label of a row, if there is one."""
+    return next((one.name for one in fields if one.type == "label"), None)
 
 
 @dataclass(frozen=True)

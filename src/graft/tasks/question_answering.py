@@ -130,7 +130,7 @@ class QuestionAnswering(Task):
     name = "question_answering"
     fields = (
         Field("question", "string", text=True),
-        Field("context", "string", text=True),
+        Field("context", "string", text=True, shared=True),
         Field("answers", "answers", target=True, within="context"),
     )
     families = ("encoder",)

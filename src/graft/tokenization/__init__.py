@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +20,12 @@ from typing import Any
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, locked
-from graft.data import DataConfig, data_digests, parts
+from graft.data import DataConfig, data_digests, parts, pictures_among
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
-from graft.pictures import FILES
 from graft.quarantine import Quarantine, in_words
-from graft.reading import by_file, order_of, stem_of
+from graft.reading import by_file, names_of, order_of
 from graft.tasks import TaskConfig
 from graft.token_checks import OF_SPLITS, Found, Judgement
 from graft.tokenization import probe
@@ -172,9 +170,8 @@ def _jobs(
         "state": encoder.state,
         "base": base.digest,
         "trust_remote_code": encoder.trust_remote_code,
+        "pictures": digest_json(pictures_among(digests, encoder.fields)),
     }
-    if any(field.type == "image" for field in encoder.task.fields_of(encoder.task_config)):
-        made_of["pictures"] = {name: one for name, one in digests.items() if name.startswith(f"{FILES}/")}
     for path in parts(workspace.data)[split]:
         without = frozenset(aside.get(path.relative_to(workspace.root).as_posix(), ()))
         lines = sorted(order_of(place) for place in without)
@@ -211,7 +208,8 @@ class _Split:
     def write(self, workspace: Workspace, folder: Path, training: _Split) -> dict[str, Any]:
         """Put the tables of the split into ``folder`` and return its entry in the manifest."""
         folder.mkdir()
-        names = self._names()
+        called = names_of([job.path for job in self.jobs])
+        names = [f"{called[job.path]}.arrow" for job in self.jobs]
         for job, name in zip(self.jobs, names, strict=True):
             _link(self._path(job, TABLE), folder / name)
         also = 0 if self.name == training.name else count_shared(self._content(), training._content())
@@ -226,11 +224,6 @@ class _Split:
         """Return the file of the reload proof's rows, chosen from this split."""
         tables = [self._path(job, TABLE) for job in self.jobs]
         return probe.made(PartResults.of(workspace, "probe"), encoder, self.jobs, tables)
-
-    def _names(self) -> list[str]:
-        """Return what each part's table is called: like the part, which keeps its format where two would be equal."""
-        stems = Counter(stem_of(job.path) for job in self.jobs)
-        return [f"{stem_of(job.path) if stems[stem_of(job.path)] == 1 else job.path.name}.arrow" for job in self.jobs]
 
     def facts(self, workspace: Workspace, job: Job) -> Facts:
         """Return what is known of a part."""

@@ -38,11 +38,13 @@ def made(results: PartResults, encoder: PartEncoder, jobs: Sequence[Job], tables
     chosen = {places[number * among // ROWS] for number in range(ROWS)} if among else set()
     first = jobs[: places[among - 1][0] + 1] if among else ()
     key = digest_json([PROBE, [job.key for job in first]])[:32]
-    if results.find(key) is None:
+
+    def write(folder: Path) -> None:
         batch = encoder.encode(list(_rows(encoder, first, chosen)))
-        with results.made(key) as folder, pa.ipc.new_stream(str(folder / PROBE), batch.schema) as writer:
+        with pa.ipc.new_stream(str(folder / PROBE), batch.schema) as writer:
             writer.write_batch(batch)
-    return results.folder / key / PROBE
+
+    return results.kept(key, write) / PROBE
 
 
 def _places(table: Path) -> Iterator[tuple[int, int]]:

@@ -21,6 +21,7 @@ from pydantic import Field as Limit
 
 from graft.config import Section
 from graft.errors import ConfigError, shown
+from graft.provenance import SigningConfig
 
 if TYPE_CHECKING:
     from graft.workspace import Workspace
@@ -55,6 +56,9 @@ class TrackingConfig(Section):
     """Where a newly made experiment keeps its files (``s3://bucket/path``, or a folder, relative to the clone) if the
     URI is a database; default: ``artifacts`` beside an SQLite file. A server decides for itself."""
 
+    signing: SigningConfig = SigningConfig()
+    """Who signs what is published, and whose signature a version needs."""
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -68,10 +72,14 @@ class RunContext:
     dvc_lock: str | None = None
     """sha256 of dvc.lock."""
 
+    git_remote: str | None = None
+    """Where others find the commit: the git remote's address, without credentials."""
+
     def tags(self) -> dict[str, str]:
         """Return what is known as MLflow tags."""
         known = {
             "graft.git_commit": self.git_commit,
+            "graft.git_remote": self.git_remote,
             "mlflow.source.git.commit": self.git_commit,
             "graft.prefect_run": self.prefect_run,
             "graft.prefect_url": self.prefect_url,

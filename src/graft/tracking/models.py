@@ -28,6 +28,8 @@ from graft.workspace import read_json
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
+    from graft.tracking.registry import Version
+
 MODEL_MODULE = "graft.tracking.pyfunc_model"
 MODEL_NAME = "model"
 ADAPTER_TAG = "graft.adapter"
@@ -212,24 +214,40 @@ def verify(connection: Connection, location: str, adapter: Path) -> None:
         )
 
 
+def location(connection: Connection, version: Version) -> str:
+    """Return where the files of a version lie: its logged model's place, which over HTTP its source only names."""
+    if version.model_id:
+        return str(connection.client.get_logged_model(version.model_id).artifact_location)
+    return version.source
+
+
 def download(connection: Connection, location: str, path: str, to: Path) -> Path:
     """Download the folder or file ``path`` of a model to ``to``; return where it lies.
 
     Raises:
         ResourceMissing: it is not there.
     """
+    return _downloaded(location, path, artifact_uri=f"{location.rstrip('/')}/{path}", to=to, connection=connection)
+
+
+def download_of_run(connection: Connection, run_id: str, path: str, to: Path) -> Path:
+    """Download the folder or file ``path`` of a run's artifacts to ``to``; return where it lies.
+
+    Raises:
+        ResourceMissing: it is not there.
+    """
+    return _downloaded(f"run {run_id}", path, run_id=run_id, artifact_path=path, to=to, connection=connection)
+
+
+def _downloaded(name: str, path: str, *, to: Path, connection: Connection, **what: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     try:
-        found = download_artifacts(
-            artifact_uri=f"{location.rstrip('/')}/{path}", dst_path=str(to), tracking_uri=connection.uri
-        )
+        found = download_artifacts(**what, dst_path=str(to), tracking_uri=connection.uri)
     except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise ResourceMissing(
-            f"{location}: {path} cannot be downloaded ({reason}); is the artifact store there?"
-        ) from None
+        raise ResourceMissing(f"{name}: {path} cannot be downloaded ({reason}); is the artifact store there?") from None
     return Path(found)
 
 

@@ -6,7 +6,8 @@ Hub at the pinned commit. Works where graft is not installed.
 
 Environment: ``GRAFT_BASES`` (folders, separated by colons), ``GRAFT_DEVICE`` (``cpu``, ``cuda`` or ``auto``; default
 ``cpu``), ``GRAFT_TRUST_REMOTE_CODE=1`` (lets Python code that comes with the base run: a base may need it, and no
-artifact can ask for it).
+artifact can ask for it), ``GRAFT_PUBLIC_KEYS`` (PEM files, separated by colons: an adapter without a valid signature by
+one of these keys is refused; without it, a statement beside the adapter must at least be about its files).
 """
 
 import os
@@ -21,6 +22,8 @@ from mlflow.pyfunc import PythonModel
 from graft.artifact import LoadedAdapter, load, predict
 from graft.errors import IntegrityError
 from graft.identity import digest_folder
+from graft.provenance import Trust
+from graft.provenance.signatures import check_beside
 
 
 class AdapterModel(PythonModel):  # type: ignore[misc]
@@ -32,12 +35,13 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         """Load and verify the adapter on its base.
 
         Raises:
-            IntegrityError: a file, the base or a tensor is not what the identity says, or the identity itself is not
-                the one that was published.
+            IntegrityError: a file, the base or a tensor is not what the identity says, or not what was signed, or the
+                identity itself is not the one that was published.
             ResourceMissing: the base is nowhere; the message names its digest.
         """
         folder = Path(context.artifacts["adapter"])
         refuse_changed(folder)
+        check_beside(folder, Trust.of_environment())
         self.loaded = load(
             folder,
             Path.cwd(),

@@ -6,11 +6,12 @@ nothing: it follows the journal, whose entries are ordered by the database (``le
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graft.errors import InputError
+from graft.errors import InputError, shown
 from graft.tracking.ledger import Ledger
 from graft.tracking.server import Connection
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "graft.adapter"
 MODEL_URI = "models:/"
+REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<number>\d+)|(?P<alias>@[^/@]+))")
 CANDIDATE, CHAMPION = "candidate", "champion"
 REVIEW = "review"
 """The tag that reviewers set in the MLflow UI: ``approved`` or ``rejected``."""
@@ -49,6 +51,18 @@ class Version:
         """What a reviewer set in the UI: ``approved``, ``rejected`` or None."""
         value = self.tags.get(REVIEW, "").strip().lower()
         return value if value in ("approved", "rejected") else None
+
+
+def parsed(reference: str) -> tuple[str, str]:
+    """Return the name, and the number or ``@alias``, of a model reference.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    found = REFERENCE.fullmatch(reference)
+    if found is None:
+        raise InputError(f"{shown(reference)}: must be models:/NAME@ALIAS or models:/NAME/NUMBER")
+    return found["name"], found["number"] or found["alias"]
 
 
 def ensure_model(connection: Connection, name: str, *, description: str, tags: Mapping[str, str]) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError, ResourceMissing
+from graft.provenance import Trust
 from graft.tracking import TrackingConfig, artifact_location, resolve_uri, set_environment
 from graft.workspace import Workspace, locked
 
@@ -43,6 +44,8 @@ class Connection:
     uri: str
     client: MlflowClient
     locks: Path
+    trust: Trust = Trust()  # noqa: RUF009 (frozen)
+    """Whose signature a version needs, and who signs."""
 
     def link(self, fragment: str) -> str:
         """Return the page ``fragment`` (``experiments/1/runs/…``) in MLflow's UI; relative where no server runs."""
@@ -67,7 +70,7 @@ def connect(config: TrackingConfig, workspace: Workspace) -> Connection:
     check_reachable(uri)
     locks = workspace.home / ".graft" / "locks"
     with locked(locks / "mlflow-store.lock", purpose="open the MLflow store", wait_seconds=MIGRATION_SECONDS):
-        return Connection(uri, _open(uri), locks)
+        return Connection(uri, _open(uri), locks, Trust(config.signing, workspace.root, workspace.repository))
 
 
 def _open(uri: str) -> MlflowClient:
@@ -158,7 +161,7 @@ def reported(uri: str) -> Iterator[None]:
         raise ResourceMissing(f"MLflow at {shown_uri(uri)}: {_first_line(error)}; {LATER}") from error
 
 
-def experiment_id(connection: Connection, config: TrackingConfig, workspace: Workspace, suffix: str = "") -> str:
+def experiment_id(connection: Connection, config: TrackingConfig, workspace: Workspace) -> str:
     """Find or create the experiment; its files lie at an explicit place, not below the current directory.
 
     Raises:
@@ -166,7 +169,7 @@ def experiment_id(connection: Connection, config: TrackingConfig, workspace: Wor
     """
     from mlflow.exceptions import MlflowException
 
-    name = config.experiment + suffix
+    name = config.experiment
     found = connection.client.get_experiment_by_name(name)
     if found is None:
         location = artifact_location(config, connection.uri, workspace)

@@ -25,7 +25,7 @@ __all__ = ["TrainingConfig", "train"]
 def train(
     workspace: Workspace, *, task: TaskConfig, base: BaseConfig, adapter: AdapterConfig, training: TrainingConfig
 ) -> None:
-    """Train the adapter on the token tables; write ``artifacts/adapter`` and ``artifacts/training``.
+    """Train the adapter on the token tables; write ``artifacts/adapter``, ``training`` and ``repeats``.
 
     Raises:
         ConfigError: the adapter does not fit the base, or the stages before did not run.

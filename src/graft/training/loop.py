@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import answer_columns, judged
 from graft.errors import Interrupted, TrainingDiverged, shown
+from graft.hardware import memory_bytes
 from graft.tasks import State, Task, TaskConfig
 from graft.tokenization import lengths_of
 from graft.training.batching import Plan, mixed_seed
 from graft.training.checkpoints import Checkpoint, Checkpoints
-from graft.training.hardware import memory_bytes
 from graft.training.loraplus import split_groups
 from graft.training.section import TrainingConfig
 from graft.training.signals import Stop

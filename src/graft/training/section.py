@@ -8,12 +8,18 @@ from pydantic import Field as Limit
 
 from graft.config import Section
 
+SEEDS = 1 << 32
+
 
 class TrainingConfig(Section):
     """The one training loop. A step is one optimizer step."""
 
-    seed: int = Limit(default=0, ge=0, lt=1 << 32)
+    seed: int = Limit(default=0, ge=0, lt=SEEDS)
     """Decides the new weights, the order of the rows and the dropout, before the adapter exists."""
+
+    repeats: int = Limit(default=1, ge=1, le=100)
+    """How many trainings, which differ by their seed alone: ``seed``, ``seed`` + 1, ... The first one's adapter is
+    registered; the others tell how much of a result is the luck of a seed, and promotion counts it."""
 
     epochs: float = Limit(default=3.0, gt=0)
     """Passes over the training rows; a fraction is allowed."""
@@ -76,3 +82,12 @@ class TrainingConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all trainings; the first is that of the adapter."""
+        return tuple((self.seed + number) % SEEDS for number in range(self.repeats))
+
+    def of_seed(self, seed: int) -> TrainingConfig:
+        """Return the section of one training of them: that of a project that trains with this seed alone."""
+        return self.model_copy(update={"seed": seed, "repeats": 1})

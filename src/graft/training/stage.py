@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from graft import tasks
 from graft.adapters import AdapterConfig, AdapterSummary, attach, columns_of, describe, head_alone
-from graft.artifact import attention, pick_device, planned_identity, reproducible, save
+from graft.artifact import attention, pick_device, planned_identity, reproducible, save, verified
 from graft.base import BaseConfig, locked, quantization
-from graft.errors import TrainingDiverged
+from graft.errors import ConfigError, IntegrityError, TrainingDiverged
+from graft.hardware import hardware
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.frozen import Feed, starting_at_the_head
-from graft.training.hardware import hardware
 from graft.training.loop import Inputs, Outcome, fit
 from graft.training.record import Record, lines
 from graft.training.section import TrainingConfig
@@ -34,32 +34,94 @@ LOCK_WAIT_SECONDS = 10.0
 """A training that was killed with its flow takes a moment to let go of its lock."""
 CURVES = ("step", "loss", "learning_rate", "gradient_norm")
 METRICS = "metrics.jsonl"
+SEEDS_FILE = "seeds.json"
+DONE = ".done"
+"""How the name of a folder in the store ends that holds a finished training, until all its seeds are."""
 
 
 def run(
     workspace: Workspace, *, task: TaskConfig, base: BaseConfig, adapter: AdapterConfig, training: TrainingConfig
 ) -> None:
-    """Train, prepare the reload proof's probe, and write both outputs."""
+    """Train once per seed, prepare the reload proofs' probes, and write the outputs.
+
+    Each training has its own key, checkpoints and lock, and is put aside when it is done: a kill during the second
+    costs nothing of the first.
+    """
+    with reproducible(training.threads), Stop() as stop, contextlib.ExitStack() as locks:
+        done = [
+            _trained(workspace, task, base, adapter, training.of_seed(seed), stop, locks, _which(training, seed))
+            for seed in training.seeds
+        ]
+        with (
+            replaced(workspace.adapter) as folder,
+            replaced(workspace.training) as beside,
+            replaced(workspace.repeats) as others,
+        ):
+            shutil.copytree(done[0] / "adapter", folder, dirs_exist_ok=True)
+            shutil.copytree(done[0] / "training", beside, dirs_exist_ok=True)
+            write_json(others / SEEDS_FILE, {"seeds": list(training.seeds)})
+            for seed, one in zip(training.seeds[1:], done[1:], strict=True):
+                shutil.copytree(one / "adapter", others / f"seed-{seed}")
+                shutil.copytree(one / "training", beside / f"seed-{seed}")
+        for one in done:
+            shutil.rmtree(one)
+    shutil.rmtree(workspace.failed / "train", ignore_errors=True)
+
+
+def _which(training: TrainingConfig, seed: int) -> str:
+    """Return which of several trainings it is, for people; empty where there is one."""
+    if training.repeats == 1:
+        return ""
+    return f"train: seed {seed}, {training.seeds.index(seed) + 1} of {training.repeats}"
+
+
+def _trained(
+    workspace: Workspace,
+    task: TaskConfig,
+    base: BaseConfig,
+    adapter: AdapterConfig,
+    training: TrainingConfig,
+    stop: Stop,
+    locks: contextlib.ExitStack,
+    which: str,
+) -> Path:
+    """Train with one seed, from its newest checkpoint on; return the folder that holds ``adapter`` and ``training``."""
     device = pick_device(training.device)
     identity = planned_identity(workspace, task, base, adapter, training) | {"device": device}
     key = digest_json(identity)[:32]
+    lock = lock_held(workspace.checkpoints / f"{key}.lock", purpose="training", wait_seconds=LOCK_WAIT_SECONDS)
+    locks.enter_context(lock)
+    done = workspace.checkpoints / f"{key}{DONE}"
+    if which:
+        print(which, flush=True)
+    if _is_whole(done):
+        print("train: it was trained before this was interrupted", flush=True)
+        return done
     checkpoints = Checkpoints(workspace.checkpoints / key, key)
     live = workspace.live / run_key(identity) / METRICS
-    with (
-        lock_held(workspace.checkpoints / f"{key}.lock", purpose="training", wait_seconds=LOCK_WAIT_SECONDS),
-        reproducible(training.threads),
-        Stop() as stop,
-    ):
-        for leftover in forget_leftovers(checkpoints.folder):
-            print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
-        inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
-        with _report_on_divergence(workspace), _frozen(workspace, adapter, inputs, identity) as feed:
-            outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
-        with replaced(workspace.adapter) as folder, replaced(workspace.training) as beside:
-            save(inputs.model, folder, identity, _probe(inputs, probe_rows(workspace.tokens)), new_modules)
-            _write_training(beside, live, inputs, outcome, run_key(identity), described, feed)
-        checkpoints.remove()
-    shutil.rmtree(workspace.failed / "train", ignore_errors=True)
+    for leftover in forget_leftovers(checkpoints.folder):
+        print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
+    inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
+    with _report_on_divergence(workspace), _frozen(workspace, adapter, inputs, identity) as feed:
+        outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
+    with replaced(done) as folder:
+        (folder / "adapter").mkdir()
+        (folder / "training").mkdir()
+        save(inputs.model, folder / "adapter", identity, _probe(inputs, probe_rows(workspace.tokens)), new_modules)
+        _write_training(folder / "training", live, inputs, outcome, run_key(identity), described, feed)
+    checkpoints.remove()
+    return done
+
+
+def _is_whole(done: Path) -> bool:
+    """Return whether a training lies here with every byte of its adapter."""
+    if not done.is_dir():
+        return False
+    try:
+        verified(done / "adapter")
+    except (IntegrityError, ConfigError):
+        return False
+    return (done / "training" / "summary.json").is_file()
 
 
 def _inputs(

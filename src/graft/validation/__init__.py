@@ -27,6 +27,7 @@ from graft.validation.changes import described, write_changes
 from graft.validation.section import ValidationConfig, with_contract
 from graft.validation.sources import Sources
 from graft.validation.suite import suite
+from graft.validation.test_sets import check_test_sets
 from graft.workspace import Workspace, replaced, write_json
 
 __all__ = ["ValidationConfig", "part_rounds", "validate", "with_contract"]
@@ -64,6 +65,11 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         total = assembly.total_problems
         title = f"{workspace.data.name}: {in_words(total, 'problem')}; report: {_shown(report, workspace)}"
         raise DataError.from_problems(title, [str(problem) for problem in assembly.problems], total=total)
+    try:
+        check_test_sets(workspace, task, data, assembly.state)
+    except DataError as error:
+        write_refusal(report, error)
+        raise
     assembly.look_for_label_errors()
     with (
         replaced(workspace.validation) as verdict,

@@ -8,13 +8,12 @@ of texts are compared in portions of ``PORTION_ROWS`` by their hashes, so memory
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graft.data import DataConfig, Problem
 from graft.duplicates import Part, Sketch, compare
-from graft.errors import shown
 from graft.reading import by_file, order_of
 from graft.validation.contract import Check
 from graft.validation.section import Severity, ValidationConfig
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from graft.tasks import Field
     from graft.validation.inspecting import Inspected
 
-LEAKAGE, DUPLICATES, CONTRADICTIONS = "leakage", "near_duplicates", "contradictions"
+KINDS = LEAKAGE, CONTRADICTIONS, DUPLICATES = "leakage", "contradictions", "near_duplicates"
+"""In the order in which they are said: what makes a score worthless first."""
 PORTION_ROWS = 1 << 18
 UNIQUE = "expect_column_values_to_be_unique"
 
@@ -37,6 +37,7 @@ class Alike:
     """Rows of one part that are like earlier ones in one way: how many, and what the first of them have wrong."""
 
     part: int
+    kind: str
     severity: Severity
     rows: int
     problems: list[Problem]
@@ -71,33 +72,35 @@ def unique_ids(config: ValidationConfig) -> Check | None:
 
 
 def repeated_ids(
-    parts: Sequence[Inspected], check: Check, data: DataConfig, most: int, mask: Callable[[str], str]
+    parts: Sequence[Inspected], check: Check, data: DataConfig, most: int
 ) -> tuple[Counter[int], dict[int, list[Problem]]]:
     """Return by the part's number how many rows have the id of an earlier row, and what the first of them have wrong.
+
+    An id may be an e-mail address, so rows are named and ids are not. They are told apart by 64 bits: two of five
+    million share them once in a million data sets.
 
     Args:
         parts: in the order of splits and parts.
         check: what :func:`unique_ids` gives.
         data: what the files call the id.
         most: how many rows are named at most.
-        mask: takes what is private out of a message.
     """
     import polars as pl
 
     column, named = data.columns.get("id", "id"), 0
     counts, found = Counter[int](), dict[int, list[Problem]]()
-    for portion in _portions(parts, "id_digest", pl.col("id_digest").is_not_null()):
-        ids = portion.with_columns(pl.Series("id", _ids(parts, portion), pl.String)).sort("part", "row")
-        twice = ids.filter(pl.col("id").is_duplicated()).with_columns(
-            pl.col("part", "row").first().over("id").name.prefix("of_")
+    for portion in _portions(parts, "id", pl.col("id").is_not_null()):
+        first = pl.col("part", "row").first().over("id").name.prefix("of_")
+        later = (
+            portion.sort("part", "row")
+            .with_columns(first)
+            .filter((pl.col("part") != pl.col("of_part")) | (pl.col("row") != pl.col("of_row")))
         )
-        later = twice.filter((pl.col("part") != pl.col("of_part")) | (pl.col("row") != pl.col("of_row")))
         lines = later.head(max(0, most - named))
         places = _places(parts, lines)
         for line in lines.iter_rows(named=True):
-            place, first = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
-            problem = Problem(place, column, check.expected, mask(f"{shown(line['id'])}, which {first} has too"))
-            found.setdefault(line["part"], []).append(problem)
+            place, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
+            found.setdefault(line["part"], []).append(Problem(place, column, check.expected, f"the id of {other}"))
         named += len(later)
         counts.update(later["part"].to_list())
     return counts, {number: sorted(same, key=lambda one: order_of(one.place)) for number, same in found.items()}
@@ -144,12 +147,12 @@ def equal(
     for line in lines.iter_rows(named=True) if len(lines) else ():
         at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
         expected = _expected(line["kind"], SPLITS[line["of_split"]], what, exact=line["exact"])
-        found_words = f"another than at {other}" if line["kind"] == CONTRADICTIONS else f"that of {other}"
+        found_words = f"another label than {other}" if line["kind"] == CONTRADICTIONS else f"the {what} of {other}"
         key = line["part"], line["kind"], line["of_split"], line["exact"]
         problems[key].append(Problem(at, column, expected, found_words))
     for key, count in sorted(counts.items()):
         ordered = sorted(problems[key], key=lambda one: order_of(one.place))
-        yield Alike(key[0], follows[key[1]], count, ordered)
+        yield Alike(key[0], key[1], follows[key[1]], count, ordered)
 
 
 def _earlier(rows: pl.DataFrame) -> pl.DataFrame:
@@ -212,17 +215,6 @@ def _portions(
         yield lines.filter(pl.col(key) % count == number).filter(pl.col(key).is_duplicated()).collect()
 
 
-def _ids(parts: Sequence[Inspected], rows: pl.DataFrame) -> list[str]:
-    """Return the ids of rows by part and number."""
-    import polars as pl
-
-    found: dict[tuple[int, int], str] = {}
-    for (number,), group in rows.group_by("part"):
-        chosen = parts[number].rows().join(group.lazy().select("row"), on="row", how="semi").select("row", "id")
-        found |= {(number, row): name for row, name in chosen.collect().iter_rows()}
-    return [found[part, row] for part, row in rows.select(pl.col("part", "row")).iter_rows()]
-
-
 def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataFrame:
     """Return parts and rows by their numbers."""
     import polars as pl
@@ -256,12 +248,12 @@ def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> I
     for line in lines.iter_rows(named=True):
         at, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
         kind = DUPLICATES if line["split"] == line["of_split"] else LEAKAGE
-        found = f"nearly that of {other} (likeness {line['similarity']:.2f})"
+        found = f"nearly the text of {other} (likeness {line['similarity']:.2f})"
         expected = _expected(kind, line["of_split"], "text", exact=False)
         problems[line["part"], kind, SPLITS.index(line["of_split"])].append(Problem(at, column, expected, found))
     for (part, kind, _), same in sorted(problems.items()):
         if follows[kind] != "ignore":
-            yield Alike(part, follows[kind], len(same), same)
+            yield Alike(part, kind, follows[kind], len(same), same)
 
 
 def _numbered(table: pa.Table, numbers: Mapping[str, int]) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from graft.data import Problem
 from graft.errors import DataError, shown
 from graft.identity import digest_json
 from graft.part_results import PartResults
-from graft.quarantine import Quarantine, in_words, most_rows
+from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows
 from graft.reading import place_order
-from graft.validation.across import equal, is_asked, near, repeated_ids, unique_ids
+from graft.tasks import label_of
+from graft.validation.across import KINDS, LEAKAGE, equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.composition import Composition, composed
 from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
 from graft.validation.data_profile import DataProfile
 from graft.validation.documents import Documents
 from graft.validation.drawing import drawn, listed
-from graft.validation.inspecting import NAMED_PLACES, Inspected
+from graft.validation.inspecting import Inspected
 from graft.validation.label_errors import LabelErrors, can_judge
 from graft.validation.label_errors import find as find_label_errors
 from graft.validation.outliers import odd
@@ -68,7 +69,7 @@ class Assembly:
         self.workspace, self.sources, self.state, self.inspected = workspace, sources, state, inspected
         self.data, self.validation, self.name = sources.data, sources.validation, workspace.data.name
         self.fields = tasks.get(sources.task.name).fields_of(sources.task)
-        self.label = next((one.name for one in self.fields if one.type == "label"), None)
+        self.label = label_of(self.fields)
         self.checks = asked_checks(self.fields, state, self.validation)
         self.failed = [0] * len(self.checks)
         self.unique, self.repeated = unique_ids(self.validation), 0
@@ -83,6 +84,8 @@ class Assembly:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(self.data.clean, self.data.privacy) for split in SPLITS}
         self.warnings: list[str] = []
+        self.leaks: set[str] = set()
+        """What is expected of rows that an earlier split has: no score can be trusted, so it is said first."""
         self.composition: Composition | None = None
         self.label_errors: LabelErrors | None = None
         self.warned: dict[str, dict[str, _Warned]] = {split: {} for split in SPLITS}
@@ -109,9 +112,7 @@ class Assembly:
     def across_parts(self) -> None:
         """Hold the rows of all parts to each other."""
         if self.unique:
-            counts, found = repeated_ids(
-                self.inspected, self.unique, self.data, self._most_named, self.data.privacy.in_message
-            )
+            counts, found = repeated_ids(self.inspected, self.unique, self.data, self._most_named)
             for number, count in counts.items():
                 self._settle(self.inspected[number], found.get(number, []), self.unique.severity, count)
             self.repeated = counts.total()
@@ -134,7 +135,8 @@ class Assembly:
                 f"nearly equal texts are not looked for: the parts have {self.sources.bytes / 1e6:.0f} MB, more than "
                 f"validation.duplicates.near_megabytes ({most_bytes})"
             )
-        for one in sorted(found, key=lambda one: one.part):
+        self.leaks = {problem.asked for one in found if one.kind == LEAKAGE for problem in one.problems}
+        for one in sorted(found, key=lambda one: (KINDS.index(one.kind), one.part)):
             self._settle(self.inspected[one.part], one.problems, one.severity, one.rows)
 
     def _outliers(self) -> None:
@@ -166,7 +168,7 @@ class Assembly:
             labels, warned = one.at(new)
             self.counts[one.split] -= labels
             for (_, same), fewer in zip(one.warns(), warned, strict=True):
-                self.warned[one.split][_expectation(same[0])].count -= fewer
+                self.warned[one.split][same[0].asked].count -= fewer
         else:
             left = [problem for problem in problems if problem.place not in self.quarantine.places]
             removed = len(problems) - len(left)
@@ -175,7 +177,7 @@ class Assembly:
 
     def _warn(self, split: str, count: int, problems: Sequence[Problem]) -> None:
         """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
-        known = self.warned[split].setdefault(_expectation(problems[0]), _Warned())
+        known = self.warned[split].setdefault(problems[0].asked, _Warned())
         known.count += count
         known.first += problems[:NAMED_PLACES]
 
@@ -200,8 +202,8 @@ class Assembly:
 
     def end(self) -> None:
         """Check what only whole splits show."""
-        for split in SPLITS:
-            self._end_of(split)
+        leaks = [line for split in SPLITS for line in self._end_of(split)]
+        self.warnings = [*leaks, *self.warnings]
         self.composition = composed(self._profiles(), self.workspace, self.validation, self.data.columns)
         self._report(list(self.composition.problems), len(self.composition.problems))
         self.warnings += self.composition.warnings
@@ -235,7 +237,8 @@ class Assembly:
         if self.label_errors.total:
             self.warnings.append(str(self.label_errors))
 
-    def _end_of(self, split: str) -> None:
+    def _end_of(self, split: str) -> Iterator[str]:
+        """Check a whole split, and yield its warnings of leakage."""
         parts = [one for one in self.inspected if one.split == split]
         rows, fewest = sum(self.rows[one.key] for one in parts), self.validation.min_rows
         if rows < fewest:
@@ -250,7 +253,12 @@ class Assembly:
             if one.count:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""
-                self.warnings.append(f"{split}: {in_words(one.count)} not as expected: {expected} ({places}){says}")
+                broken = in_words(one.count, "part" if first and first[0].of_part else "row")
+                line = f"{split}: {broken} not as expected: {expected} ({places}){says}"
+                if expected in self.leaks:
+                    yield line
+                else:
+                    self.warnings.append(line)
         kind = "text" if any(one.text for one in self.fields) else "picture"
         if count := self.cleaning[split].disagreements:
             where = ", ".join(self.cleaning[split].disagreeing)
@@ -366,14 +374,10 @@ class _Warned:
     first: list[Problem] = field(default_factory=list)
 
 
-def _expectation(problem: Problem) -> str:
-    return f"{problem.field}: {problem.expected}"
-
-
 def _by_expectation(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
     found = defaultdict[str, list[Problem]](list)
     for problem in problems:
-        found[_expectation(problem)].append(problem)
+        found[problem.asked].append(problem)
     return found
 
 

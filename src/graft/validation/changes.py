@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.cleaning import DUPLICATES, EXAMPLES, Cleaning
+from graft.quarantine import in_words
 from graft.workspace import write_json, write_text
 
 _NORMAL_FORMS = ("nfc", "nfkc")
@@ -43,7 +44,7 @@ def _entry(step: str, splits: Mapping[str, Cleaning]) -> dict[str, Any]:
 def _title(entry: Mapping[str, Any]) -> str:
     done = "dropped" if entry["step"] == DUPLICATES else "changed"
     by_split = ", ".join(f"{split} {rows}" for split, rows in entry["rows"].items())
-    return f"{entry['step']}: {sum(entry['rows'].values())} rows {done} ({by_split})"
+    return f"{entry['step']}: {in_words(sum(entry['rows'].values()))} {done} ({by_split})"
 
 
 def _diff(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Documents:
 
     checks: Sequence[Check]
     """The expectations of every part's suite."""
-    kept: PartResults
+    results: PartResults
 
     def write(self, folder: Path, parts: Sequence[Inspected]) -> dict[str, str]:
         """Write a page per part, failed ones first, and one of the suite.
@@ -47,11 +48,7 @@ class Documents:
         suites = [(one.key, found) for one in parts if (found := one.suite())]
         chosen = sorted(suites, key=lambda pair: pair[1]["success"] is True)[:DOCUMENTED_PARTS]
         key = digest_json([chosen, [vars(one.expectation) for one in self.checks]])[:32]
-        made = self.kept.find(key)
-        if made is None:
-            with self.kept.made(key) as new:
-                self._make(new, chosen)
-            made = self.kept.folder / key
+        made = self.results.kept(key, partial(self._make, chosen=chosen))
         shutil.copytree(made, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("digests.json"))
         return {part: page.relative_to(folder).as_posix() for part, page in _pages(folder, chosen).items()}
 

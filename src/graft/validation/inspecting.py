@@ -5,8 +5,8 @@ same one. What only parts together show is told from it without the rows: their 
 sketches.
 
     part.json           what is counted and what is wrong
-    rows.arrow          a line for each readable row: place, id, digests of id, texts and their normal form, whether
-                        it is kept, and then its label and which expectations it breaks that are only reported (bits, in
+    rows.arrow          a line for each readable row: place, digests of id, texts and their normal form, whether it is
+                        kept, and then its label and which expectations it breaks that are only reported (bits, in
                         the order of part.json)
     suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
     profile.json        what the rows that are kept are made of, in counts
@@ -31,9 +31,9 @@ from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes, short_digest
-from graft.quarantine import plain_rows
+from graft.quarantine import NAMED_PLACES, plain_rows
 from graft.reading import has_bom, order_of
-from graft.tasks import Field, Task, TaskConfig
+from graft.tasks import Field, Task, TaskConfig, label_of
 from graft.validation import outliers, worst
 from graft.validation.across import is_asked
 from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
@@ -45,8 +45,6 @@ from graft.workspace import read_json, write_json
 if TYPE_CHECKING:
     import polars as pl
 
-NAMED_PLACES = 5
-"""How many rows a warning names."""
 COUNTED_ROWS = 256
 PART, ROWS, SUITE, SKETCH, KEPT = "part.json", "rows.arrow", "suite.json", "sketch.safetensors", "kept.bin"
 PROFILE = "profile.json"
@@ -88,7 +86,7 @@ class Inspector:
     @property
     def label(self) -> str | None:
         """The field of the label, if rows have one."""
-        return next((one.name for one in self.fields if one.type == "label"), None)
+        return label_of(self.fields)
 
     @property
     def decides(self) -> dict[str, Any]:
@@ -134,7 +132,7 @@ class Inspector:
         aside = {one.problem.place for one in found if one.severity == "quarantine"}
         kept = [place not in aside for place in rows.places]
         sorted_out = _sorted_out(found, aside)
-        forms = self._forms(frame, aside, folder)
+        forms = self._forms(frame, aside, rows.about, folder)
         rows.write(folder / ROWS, kept, forms, sorted_out.warns.values())
         profile = frame.profile(aside | frame.refused)
         (folder / PROFILE).write_text(json.dumps(profile.as_json(), separators=(",", ":")), encoding="utf-8")
@@ -165,11 +163,11 @@ class Inspector:
         asked = self.validation.severity.outliers != "ignore"
         return outliers.told(frame, self.label, ids, aside, inner) if asked else None
 
-    def _forms(self, frame: Frame, aside: Collection[str], folder: Path) -> dict[int, int]:
+    def _forms(self, frame: Frame, aside: Collection[str], about: Sequence[str], folder: Path) -> dict[int, int]:
         """Return the digest of each row's text in normal form, by its number; write the sketch that has them."""
         if not frame.texts or not is_asked(self.validation, self.fields):
             return {}
-        entries = list(_entries(frame, self.label, aside))
+        entries = list(_entries(frame, self.label, aside, about))
         if not self.near:
             return dict(zip((one.number for one in entries), normal_forms(entries).tolist(), strict=True))
         found = sketch(entries)
@@ -192,14 +190,16 @@ class Inspector:
             yield Broken(self.validation.severity.doubtful, Problem(record.place, column, expected, one.found))
 
 
-def _entries(frame: Frame, label: str | None, without: Collection[str]) -> Iterator[Entry]:
-    """Yield the rows of a part as they are sketched, numbered as in ``rows.arrow``."""
+def _entries(frame: Frame, label: str | None, without: Collection[str], about: Sequence[str]) -> Iterator[Entry]:
+    """Yield the rows of a part as they are sketched, numbered as in ``rows.arrow``, as ``about`` is too."""
     labels = frame.columns[label] if label else [None] * len(frame.places)
-    texts = list(zip(*frame.texts.values(), strict=True))
+    columns = [frame.texts[one.name] for one in frame.fields if one.text and not one.shared]
+    texts = list(zip(*columns, strict=True))
     readable = (row for row, place in enumerate(frame.places) if place not in frame.refused)
     for number, row in enumerate(readable):
         if frame.places[row] not in without:
-            yield Entry(number, "\n".join(text for one in texts[row] for text in one or ()), labels[row])
+            said = "\n".join(text for one in texts[row] for text in one or ())
+            yield Entry(number, said, labels[row], about[number])
 
 
 @dataclass
@@ -259,6 +259,10 @@ class _Rows:
     def __init__(self, fields: Sequence[Field], label: str | None) -> None:
         self.read = [field for field in fields if field.text or field.type == "image"]
         """What the model reads: texts and pictures."""
+        shared = {field.name for field in fields if field.shared}
+        self.shared = [field for field in fields if field.name in shared or field.within in shared]
+        """What rows are about: only rows with the same text there, and the same answers in it, can be alike."""
+        self.about = list[str]()
         self.label = label
         self.places, self.ids = list[str](), list[str | None]()
         self.texts, self.names = list[int](), list[str | None]()
@@ -268,6 +272,7 @@ class _Rows:
         self.ids.append(record.id)
         text = "\0".join(_readable(record.row[field.name]) for field in self.read)
         self.texts.append(short_digest(text))
+        self.about.append("\n".join(json.dumps(record.row[field.name], sort_keys=True) for field in self.shared))
         self.names.append(record.row[self.label] if self.label else None)
 
     def labels(self, kept: Sequence[bool]) -> dict[str, int]:
@@ -288,10 +293,7 @@ class _Rows:
             {
                 "line": pl.Series([line for line, _ in numbers], dtype=pl.UInt32),
                 "column": pl.Series([column for _, column in numbers], dtype=pl.UInt32),
-                "id": pl.Series(self.ids, dtype=pl.String),
-                "id_digest": pl.Series(
-                    [None if one is None else short_digest(one) for one in self.ids], dtype=pl.UInt64
-                ),
+                "id": pl.Series([None if one is None else short_digest(one) for one in self.ids], dtype=pl.UInt64),
                 "text": pl.Series(self.texts, dtype=pl.UInt64),
                 "normal": pl.Series([forms.get(row, text) for row, text in enumerate(self.texts)], dtype=pl.UInt64),
                 "label": pl.Series(labels, dtype=pl.String),

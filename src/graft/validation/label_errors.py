@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.cleaning import Cleaning
 from graft.data import DataConfig, Record, read_part
+from graft.tasks import label_of
 from graft.tfidf import joined, label_probabilities
 from graft.validation.section import LabelErrorsConfig
 
@@ -79,7 +80,7 @@ class LabelErrors:
 
 def can_judge(fields: Sequence[Field]) -> bool:
     """Say whether the rows of a task have what is needed: a text, and one label."""
-    return any(one.text for one in fields) and any(one.type == "label" for one in fields)
+    return any(one.text for one in fields) and label_of(fields) is not None
 
 
 def find(
@@ -94,7 +95,8 @@ def find(
 
     Of more rows than ``config.max_rows`` those with the smallest digests of their texts are taken, wherever they stand.
     """
-    label = next(one.name for one in fields if one.type == "label")
+    label = label_of(fields)
+    assert label is not None
     counted = Counter[str]()
     rows = _rows(files, root, fields, data, without, label, counted)
     chosen = sorted(heapq.nsmallest(config.max_rows, rows), key=lambda one: one[1])

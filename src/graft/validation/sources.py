@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +10,22 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import DataConfig, Record, data_digests, parts, read_part
+from graft.data import DataConfig, Problem, Record, data_digests, parts, pictures_among, read_part
+from graft.errors import DataError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
-from graft.pictures import FILES
+from graft.quarantine import in_words
 from graft.reading import by_file
-from graft.tasks import Row, Task, TaskConfig
+from graft.tasks import Field, Row, Task, TaskConfig
 from graft.validation.across import in_megabytes
 from graft.validation.inspecting import COUNTED_ROWS, Inspected, Inspector, is_chained
 from graft.validation.section import ValidationConfig
 from graft.workspace import Workspace, read_json, write_json
 
-GATHERED = "gathered.json"
+GATHERED, PRIVATE_LABELS = "gathered.json", "private_labels.json"
+NO_LABEL = "a label without private data, since models and reports show their labels (data.privacy)"
+NAMED_LABELS = 100
+"""How many rows with private data as label are named of a part."""
 
 
 @dataclass
@@ -59,10 +63,8 @@ class Sources:
 
     @cached_property
     def _pictures(self) -> str:
-        """One digest of all pictures: which of them a part names is known only once it is read."""
-        fields = tasks.get(self.task.name).fields_of(self.task)
-        shown = any(one.type == "image" for one in fields)
-        return digest_json({name: digest for name, digest in self.digests.items() if shown and _is_picture(name)})
+        """One digest of all pictures."""
+        return digest_json(pictures_among(self.digests, tasks.get(self.task.name).fields_of(self.task)))
 
     def learning(self, without: Collection[str] = ()) -> Round:
         """Return what is to be done for the task to learn, ``without`` the rows in quarantine."""
@@ -90,8 +92,30 @@ class Sources:
         """
         one = self.learning(without)
         one.make()
+        self._refuse_private_labels(one)
         gathered = [read_json(one.results.folder / job.key / GATHERED) for job in one.jobs]
         return tasks.get(self.task.name).learnt(self.task, gathered)
+
+    def _refuse_private_labels(self, one: Round) -> None:
+        """Refuse labels that are private data: whatever is made of the data has them, the model above all.
+
+        Raises:
+            DataError: with the first rows that have them.
+        """
+        total, problems = 0, list[str]()
+        for job in one.jobs:
+            found = read_json(one.results.folder / job.key / PRIVATE_LABELS)
+            file = job.path.relative_to(self.workspace.root).as_posix()
+            total += found["rows"]
+            problems += [str(Problem(f"{file}{place}", *others)) for place, *others in found["first"]]
+        pinned = [label for label in getattr(self.task, "labels", None) or () if self.data.privacy.find(label)]
+        if pinned:
+            raise DataError(
+                f"task.labels: {self.data.privacy.redacted(pinned)}: private data is no label (data.privacy)"
+            )
+        if problems:
+            title = f"{self.workspace.data.name}/train: {in_words(total)} with private data as label"
+            raise DataError.from_problems(title, problems, total=total)
 
     def inspecting(self, state: Mapping[str, Any]) -> Round:
         """Return what is to be done for all parts to be inspected, in the order of splits and parts.
@@ -142,10 +166,6 @@ class Sources:
         return Inspected(split, path, file, self._results.folder / key)
 
 
-def _is_picture(name: str) -> bool:
-    return name.startswith(f"{FILES}/")
-
-
 @dataclass
 class _Gathering:
     """Reads a training part for what the task learns."""
@@ -159,8 +179,42 @@ class _Gathering:
         one, aside = tasks.get(self.task.name), set(without)
         cleaning = Cleaning(self.data.clean, self.data.privacy)
         read = read_part(path, self.root, one.fields_of(self.task), self.data, cleaning)
-        rows = (found.row for found in read if isinstance(found, Record) and found.place not in aside)
-        write_json(folder / GATHERED, one.gathered(self.task, _counted(rows, add)))
+        labels = _PrivateLabels(one.fields_of(self.task), self.data, path.relative_to(self.root).as_posix())
+        rows = (labels.seen(found) for found in read if isinstance(found, Record) and found.place not in aside)
+        gathered = one.gathered(self.task, _counted(rows, add))
+        write_json(folder / GATHERED, {} if labels.rows else gathered)  # refused, and kept nowhere
+        write_json(folder / PRIVATE_LABELS, {"rows": labels.rows, "first": labels.first})
+
+
+class _PrivateLabels:
+    """Looks for private data in the labels and tags of rows: each is looked at once."""
+
+    def __init__(self, fields: Sequence[Field], data: DataConfig, file: str) -> None:
+        self.columns = {
+            one.name: data.columns.get(one.name, one.name)
+            for one in fields
+            if one.target and not one.text and one.type in ("label", "labels", "strings")
+        }
+        self.privacy, self.file = data.privacy, file
+        self.known: dict[str, str] = {}
+        """Label -> the kinds of what is private in it."""
+        self.rows, self.first = 0, list[list[str]]()
+
+    def seen(self, record: Record) -> Row:
+        """Look at a row's labels and return the row."""
+        for name, column in self.columns.items():
+            value = record.row[name]
+            labels = [value] if isinstance(value, str) else value or ()
+            if kinds := ", ".join(filter(None, dict.fromkeys(map(self._kinds, labels)))):
+                self.rows += 1
+                if len(self.first) < NAMED_LABELS:
+                    self.first.append([record.place.removeprefix(self.file), column, NO_LABEL, kinds])
+        return record.row
+
+    def _kinds(self, label: str) -> str:
+        if label not in self.known:
+            self.known[label] = ", ".join(dict.fromkeys(one.kind for one in self.privacy.find(label)))
+        return self.known[label]
 
 
 def _counted(rows: Iterator[Row], add: Callable[[int], None]) -> Iterator[Row]:

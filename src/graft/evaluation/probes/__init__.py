@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.evaluation import EvaluationConfig
     from graft.evaluation.report import Drawing
+    from graft.tasks import Task
 
     Table = Mapping[str, np.ndarray]
 
 FOLDER = "probes"
 """Where the tables are in ``artifacts/evaluation``: ``probes/<probe>/<system>.parquet``."""
+MARKS = 4
+"""How many strengths a mark in a passage has; the report's style sheet has one for each."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class Subject:
                 stack.enter_context(self.loaded.model.disable_adapter())
             yield self.loaded.model
 
-    def predictions(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+    def predictions(self, records: Sequence[Record], what: str) -> dict[str, np.ndarray]:
         """Return the prediction table of any rows (fields as ``Material.test`` has them), in their order.
 
+        ``what`` is the probe that asks, for the progress lines.
         Targets may be absent; the task's reference columns are None or NaN then.
         """
         import pyarrow as pa
@@ -83,7 +87,31 @@ class Subject:
         )
         tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
         with self.model():
-            return score(self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=self.system)
+            return score(
+                self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=f"{what}, {self.system}"
+            )
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text of which some pieces are marked, for the report."""
+
+    title: str
+    pieces: Sequence[tuple[str, int]]
+    """The text in pieces, each with how it is marked: 1 to ``MARKS`` for, -1 to ``-MARKS`` against, 0 not at all."""
+    note: str = ""
+    """Small print: where it stands."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a finding may read besides its probe's tables; no model."""
+
+    task: Task
+    predictions: Mapping[str, Table]
+    """The prediction tables of the test rows, by system: what a drop is measured from."""
+    privacy: PrivacyConfig
+    """What no file shows of texts."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +126,8 @@ class Finding:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """By title: lines with equal keys."""
     drawings: Sequence[Drawing] = ()
+    passages: Sequence[Passage] = ()
+    """Texts with marks; nothing private is in them."""
     limits: Sequence[str] = ()
     """Sentences for the model card's list of limits."""
 
@@ -116,13 +146,29 @@ class Probe(Protocol):
     def measure(self, config: EvaluationConfig, subject: Subject, material: Material) -> Table:
         """Ask one system; the same seed and rows ask every system the same."""
 
-    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path) -> Finding:
+    def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:
         """Say what the tables show; pictures and CSV files go to ``plots``, an existing folder."""
 
 
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
-    return ()
+    from graft.evaluation.probes import (
+        behaviour,
+        counterfactuals,
+        explanations,
+        forgetting,
+        robustness,
+        test_sets,
+    )
+
+    return (
+        test_sets.PROBE,
+        robustness.PROBE,
+        behaviour.PROBE,
+        counterfactuals.PROBE,
+        forgetting.PROBE,
+        explanations.PROBE,
+    )
 
 
 def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Material) -> dict[str, dict[str, Table]]:
@@ -135,9 +181,13 @@ def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Ma
     return found
 
 
-def findings(config: EvaluationConfig, tables: Mapping[str, Mapping[str, Table]], plots: Path) -> dict[str, Finding]:
+def findings(
+    config: EvaluationConfig, tables: Mapping[str, Mapping[str, Table]], plots: Path, about: About
+) -> dict[str, Finding]:
     """Return what each measured probe says, by its name."""
-    return {probe.name: probe.finding(config, tables[probe.name], plots) for probe in every() if probe.name in tables}
+    return {
+        probe.name: probe.finding(config, tables[probe.name], plots, about) for probe in every() if probe.name in tables
+    }
 
 
 def as_json(found: Mapping[str, Finding]) -> dict[str, Any]:
@@ -148,4 +198,16 @@ def as_json(found: Mapping[str, Finding]) -> dict[str, Any]:
     }
 
 
-__all__ = ["Finding", "Material", "Probe", "Subject", "as_json", "every", "findings", "measured"]
+__all__ = [
+    "MARKS",
+    "About",
+    "Finding",
+    "Material",
+    "Passage",
+    "Probe",
+    "Subject",
+    "as_json",
+    "every",
+    "findings",
+    "measured",
+]

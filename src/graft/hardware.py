@@ -1,4 +1,4 @@
-"""What a training ran on: for people, beside the result; nothing depends on it."""
+"""What a training or a timing ran on: for people, beside the result; nothing depends on it."""
 
 from __future__ import annotations
 
