@@ -228,7 +228,7 @@ def test_reviewers_tag_and_form_are_used_in_a_browser(
     entry = entries(project)[0]
     assert (entry.verdict, entry.after, entry.who) == ("promote", "1", "Ada")
     assert entry.why.startswith("approved by Ada: agreed in review 12 (")
-    assert client.get_registered_model(NAME).aliases["champion"] == "1"
+    assert str(client.get_registered_model(NAME).aliases["champion"]) == "1"
 
     page = version_page(browser, mlflow_ui)
     link = page.get_by_role("link", name=f"decision {entry.number}", exact=True)
