@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -13,15 +14,17 @@ from typing import Any
 import httpx
 import pytest
 
-from graft import params, publication, registration, stages
+from graft import params, publication, registration, services, stages
 from graft.identity import digest_folder
-from graft.tracking import RunContext, journal, registry
+from graft.tracking import RunContext, journal
 from graft.tracking.server import connect
 from graft.workspace import Workspace, write_json
 from tests.conftest import git, write_project
 
 ROOT = Path(__file__).parents[2]
 NAME = "toy-topic"
+PICTURES = "PICTURES"
+"""The environment variable that names a folder for pictures of the pages."""
 IGNORED = "/artifacts/\n.graft/\n__pycache__/\n/mlflow/store/\n/base/\n/data/\n"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -170,20 +173,72 @@ def test_approval_is_asked_for_reminded_of_and_expires(
     assert f"{NAME}: expired version 1" in subjects
 
 
-def test_form_in_the_browser_promotes(
-    worker: None, api: Any, until: Callable[..., Any], project: Workspace, browser: Any, tmp_path: Path
+@pytest.fixture
+def mlflow_ui(project: Workspace) -> Iterator[str]:
+    """MLflow's UI over the project's store."""
+    server = services.start_mlflow(project, f"sqlite:///{project.root}/mlflow/store/mlflow.db")
+    server.wait()
+    yield server.url
+    server.end()
+
+
+def version_page(browser: Any, url: str) -> Any:
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    page.set_default_timeout(60_000)
+    page.goto(f"{url}/#/models/{NAME}/versions/1?workflowType=machine_learning")
+    page.get_by_text("Reload proof").wait_for()
+    return page
+
+
+def test_reviewers_tag_and_form_are_used_in_a_browser(
+    worker: None, api: Any, until: Callable[..., Any], project: Workspace, browser: Any, mlflow_ui: str
 ) -> None:
-    """A person opens the suspended run in the Prefect UI, fills the form in, and the flow goes on."""
-    before = len(entries(project))
+    """A tag that is set on MLflow's version page is heard; then a person fills in Prefect's form, and the flow goes on.
+
+    Pictures of the pages are kept where the environment variable PICTURES names a folder.
+    """
+    client = connect(params.load(project.params).tracking, project).client
+    page = version_page(browser, mlflow_ui)
+    page.get_by_label("tag name").fill("review")
+    page.get_by_label("tag value").fill("rejected")
+    page.get_by_role("button", name="Add", exact=True).click()
+    assert until(lambda: client.get_model_version(NAME, "1").tags.get("review") == "rejected", 60)
+    rejected = begin(api, "promote/decide", {})
+    assert until(lambda: state(api, rejected) == "Kept", 240), api.messages(rejected)
+    assert entries(project)[0].verdict == "rejected"
+    assert entries(project)[0].why.startswith("a reviewer set review = rejected on version 1")
+    client.delete_model_version_tag(NAME, "1", "review")
+
     waiting = begin(api, "promote/decide", {})
     assert until(lambda: state(api, waiting) == "Suspended", 240), api.messages(waiting)
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(60_000)
     page.goto(f"{api.url.removesuffix('/api')}/runs/flow-run/{waiting}")
     page.get_by_role("button", name="Resume").first.click()
-    page.screenshot(path=str(tmp_path / "form.png"))
-    form = page.locator("[role=dialog], .p-modal").first
-    form.wait_for()
-    print(form.inner_html())
-    pytest.fail("look")
-    assert len(entries(project)) == before + 1
-    assert registry.champion_number(connect(params.load(project.params).tracking, project), NAME) == "1"
+    page.get_by_text("Does this version become champion?").wait_for()
+    form = page.locator("#p-modal-teleport-target")
+    form.locator("textarea").nth(0).fill("Ada")
+    form.locator("textarea").nth(1).fill("agreed in review 12")
+    form.locator(".p-select button").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("option", name="approve").click()
+    keep(page, "form")
+    form.get_by_role("button", name="Submit").click()
+    assert until(lambda: state(api, waiting) == "Promoted", 240), api.messages(waiting)
+    entry = entries(project)[0]
+    assert (entry.verdict, entry.after, entry.who) == ("promote", "1", "Ada")
+    assert entry.why.startswith("approved by Ada: agreed in review 12 (")
+    assert str(client.get_registered_model(NAME).aliases["champion"]) == "1"
+
+    page = version_page(browser, mlflow_ui)
+    link = page.get_by_role("link", name=f"decision {entry.number}", exact=True)
+    link.wait_for()
+    keep(page, "version")
+    page.goto(f"{mlflow_ui}{link.get_attribute('href')}")
+    page.get_by_text("agreed in review 12").first.wait_for()
+    keep(page, "decision")
+
+
+def keep(page: Any, name: str) -> None:
+    if folder := os.environ.get(PICTURES):
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
