@@ -238,7 +238,7 @@ def test_the_stage_refuses_a_wrong_file_before_it_scores_and_reports_a_right_one
     file.write_text(FILE.replace("was here", "ann" + "@example.org"))
     stages.run("evaluate", copy)
     report = (copy.evaluation / "report.html").read_text()
-    assert "<h2>Behavioural tests</h2>" in report
+    assert ">Behavioural tests</h2>" in report
     table = read_table(copy.evaluation / "probes" / "behaviour" / "adapter.parquet")
     assert re.search("<EMAIL", table["text"][0])
     assert "@example" not in report
