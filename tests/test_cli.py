@@ -52,7 +52,21 @@ EXPECTED = (
         "logs",
         "cancel",
     ),
-    *("promote", "rollback", "history", "sync", "predict", "merge", "reproduce", "ui", "worker", "doctor", "gc"),
+    *(
+        "promote",
+        "rollback",
+        "history",
+        "sync",
+        "predict",
+        "merge",
+        "reproduce",
+        "provenance",
+        "diff",
+        "ui",
+        "worker",
+        "doctor",
+        "gc",
+    ),
 )
 
 

@@ -77,6 +77,7 @@ ORDER = (
         "reproduction",
         "revisions",
         "data_diff",
+        "version_diff",
         "runs",
         "contracts",
         "checks",

@@ -108,6 +108,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
+    findings += _signing(workspace, sections)
     findings += _placement(workspace, sections)
     if adapter:
         ready = not any(one.state == "fail" and one.check in ("params", "base") for one in findings)
@@ -458,12 +459,17 @@ def _has_cuda() -> bool:
 def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
     from graft import tasks
 
-    if not {"task", "promotion"} <= sections.keys() or sections["promotion"].metric is None:
+    if not {"task", "promotion"} <= sections.keys():
         return
-    try:
-        tasks.get(sections["task"].name).metric(sections["promotion"].metric)
-    except ConfigError as error:
-        yield Finding("promotion", "fail", f"promotion.metric: {error}", error.exit_code)
+    task, promotion = tasks.get(sections["task"].name), sections["promotion"]
+    asked = [("promotion.metric", name) for name in promotion.metrics]
+    gates = enumerate(promotion.gates)
+    asked += [(f"promotion.gates[{number}].metric", gate.metric) for number, gate in gates if gate.metric]
+    for path, name in asked:
+        try:
+            task.metric(name)
+        except ConfigError as error:
+            yield Finding("promotion", "fail", f"{path}: {error}", error.exit_code)
 
 
 def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
@@ -489,6 +495,26 @@ def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findin
     else:
         model = f", model {sections['registration'].name}" if "registration" in sections else ""
         yield Finding("tracking", "ok", f"{server.shown_uri(uri)}{model}")
+
+
+def _signing(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Load the keys that sign and that are trusted; nothing is said where there are none."""
+    config = sections["tracking"].signing if "tracking" in sections else None
+    if config is None or not (config.key or config.public_keys):
+        return
+    from graft.provenance import Trust, signatures
+
+    trust = Trust(config, workspace.root, workspace.repository)
+    try:
+        signer, trusted = signatures.signer_of(trust), signatures.trusted_keys(trust)
+    except GraftError as error:
+        yield _failed("signing", error)
+        return
+    own = signer.public_key.keyid[: signatures.SHOWN_ID] if signer else "nobody"
+    yield Finding("signing", "ok", f"versions are signed by {own}; {len(trusted)} trusted keys")
+    if signer and trusted and signer.public_key.keyid not in trusted:
+        text = f"tracking.signing.key: its public key ({own}) is not among public_keys: what it signs would be refused"
+        yield Finding("signing", "fail", text, ConfigError.exit_code)
 
 
 def _refuse_unwritable(file: Path) -> None:

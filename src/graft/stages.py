@@ -113,7 +113,15 @@ STAGES: tuple[Stage, ...] = (
 )
 METRICS = ("artifacts/evaluation/metrics.json",)
 LOSS = {"loss": {"x": "step", "y": {"artifacts/training/curves.csv": "loss"}, "title": "Training loss"}}
-"""The plot of every task; a task names its own."""
+SLICES = {
+    "slices": {
+        "x": "value",
+        "y": {"artifacts/evaluation/plots/slices.csv": "slice"},
+        "template": "bar_horizontal",
+        "title": "The headline metric by slice (test)",
+    }
+}
+"""The plots of every task; a task names its own."""
 
 
 def get(name: str) -> Stage:
@@ -291,7 +299,7 @@ def render(project: Path, repository: Path, task: str | None = None, *, files: C
             "outs": list(stage.writes),
         }
     curves = tasks.get(task).curves if task in tasks.names() else ()
-    document = {"stages": stages, "metrics": list(METRICS), "plots": [LOSS, *(dict(one) for one in curves)]}
+    document = {"stages": stages, "metrics": list(METRICS), "plots": [LOSS, SLICES, *(dict(one) for one in curves)]}
     head = "# Written by `make dvc.yaml` from src/graft/stages.py; a test holds the two together.\n"
     return head + yaml.safe_dump(document, sort_keys=False, width=120)
 

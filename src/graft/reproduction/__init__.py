@@ -24,7 +24,7 @@ from graft.identity import digest_file, digest_folder
 from graft.repository import Repository
 from graft.reproduction.clones import clean_clone
 from graft.reproduction.environments import PYTHON_VARIABLE, Environment, environment_of_clone
-from graft.reproduction.records import Recorded, commit_of, parsed, recorded, signed_commit, tags_of
+from graft.reproduction.records import EVALUATION, Recorded, commit_of, parsed, recorded, signed_commit, tags_of
 from graft.reproduction.verdicts import VERDICT, Equivalence, Margin, Output, equivalence, first_difference, outputs
 from graft.workspace import Workspace, read_json, write_json
 
@@ -256,10 +256,10 @@ def _recorded_table(here: Workspace, of: Recorded, found: list[Output]) -> dict[
             dvc = Repository(here).dvc
             digest = dvc.listing(Tracked(evaluation))[TABLE]
             return prediction.read(dvc.fetch([digest], None)[digest])
-    if of.predictions is None:
+    if of.download is None:
         raise DataError("the version's predictions are neither in DVC nor in an MLflow run")
     with tempfile.TemporaryDirectory(prefix="graft-predictions-") as folder:
-        return prediction.read(of.predictions(Path(folder)))
+        return prediction.read(of.download(f"{EVALUATION}/{TABLE}", Path(folder)))
 
 
 def _user() -> str:
