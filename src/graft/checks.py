@@ -350,6 +350,27 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("task", "warn", text)
 
 
+def _behaviour(name: str, root: Path) -> None:
+    from graft.evaluation.probes.behaviour_tests import parsed
+
+    parsed(name, root)
+
+
+def _general_text(name: str, root: Path) -> None:
+    from graft.evaluation.probes.files import lines_of, project_file
+    from graft.evaluation.probes.forgetting import KEY
+
+    lines_of(project_file(name, root, KEY), name, KEY)
+
+
+def _unread(name: str, root: Path) -> None:
+    """Params are loaded with the contract, which is checked there."""
+
+
+READERS = {"evaluation.behaviour": _behaviour, "evaluation.forgetting.text": _general_text}
+"""Files that a stage late in the chain would refuse: how each is read."""
+
+
 def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
     """Say which file holds the contract, what else params name, and whether DVC sees it change."""
     from graft.stages import STAGES, unseen_file
@@ -359,8 +380,12 @@ def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         name = attrgetter(key)(sections[section]) if section in sections else None
         if name is None:
             continue
-        if unseen := unseen_file(workspace, path, name):
-            yield _failed(section, ConfigError(unseen))
+        try:
+            if unseen := unseen_file(workspace, path, name):
+                raise ConfigError(unseen)
+            READERS.get(path, _unread)(name, workspace.root)
+        except ConfigError as error:
+            yield _failed(section, error)
         else:
             yield Finding(section, "ok", f"the contract is in {name}" if key == "contract" else f"{path}: {name}")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
-from graft import artifact, stages, tasks
+from graft import artifact, checks, stages, tasks
 from graft.data import DataConfig
 from graft.errors import ConfigError
 from graft.evaluation import EvaluationConfig
@@ -238,9 +238,24 @@ def test_the_stage_refuses_a_wrong_file_before_it_scores_and_reports_a_right_one
     file.write_text(FILE.replace("was here", "ann" + "@example.org"))
     stages.run("evaluate", copy)
     report = (copy.evaluation / "report.html").read_text()
-    assert "<h2>Behavioural tests</h2>" in report
+    assert ">Behavioural tests</h2>" in report
     table = read_table(copy.evaluation / "probes" / "behaviour" / "adapter.parquet")
     assert re.search("<EMAIL", table["text"][0])
     assert "@example" not in report
     found = read_json(copy.evaluation / "metrics.json")["probes"]["behaviour"]["adapter"]
     assert found["words_give_it_away_pass_share"]["value"] == pytest.approx(table["score"][:6].mean(), abs=1e-6)
+
+
+def test_graft_check_reads_the_file_before_anything_runs(make_project: Any, tmp_path: Path) -> None:
+    workspace = make_project(tmp_path / "p", evaluation={"behaviour": "behaviour.yaml"})
+    (workspace.root / "dvc.yaml").write_text(
+        "stages:\n  evaluate:\n    cmd: x\n    deps: ['${evaluation.behaviour}']\n"
+    )
+    for text, said in (
+        (FILE.replace("must_not", "mustnt"), "behaviour.yaml:16: tests.2.mustnt: unknown key"),
+        (FILE, ""),
+    ):
+        (workspace.root / "behaviour.yaml").write_text(text)
+        failed = [one.text for one in checks.check(workspace, adapter=False).failures if one.check == "evaluation"]
+        assert len(failed) == bool(said)
+        assert not said or said in failed[0]

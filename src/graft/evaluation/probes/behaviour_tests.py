@@ -183,11 +183,20 @@ def read(name: str, root: Path, task: Task, state: State) -> list[AnyTest]:
     """
     if task.name not in ANSWERS:
         raise ConfigError(f"{KEY}: {task.name} has no behavioural tests; those that have: {', '.join(sorted(ANSWERS))}")
-    raw, lines = read_yaml(project_file(name, root, KEY))
-    found = list(validate(BehaviourFile, raw, source=name, lines=lines).tests)
+    found, lines = parsed(name, root)
     if problems := list(_problems(found, task, state, name, lines)):
         raise ConfigError.from_problems(f"{name}: {len(problems)} problem{'s' * (len(problems) > 1)}", problems)
     return found
+
+
+def parsed(name: str, root: Path) -> tuple[list[AnyTest], Lines]:
+    """Return the tests of a file and the line of each key, before any task is asked what it can answer.
+
+    Raises:
+        ConfigError: the file is not there, or a key or a value is wrong, each at ``file:line``.
+    """
+    raw, lines = read_yaml(project_file(name, root, KEY))
+    return list(validate(BehaviourFile, raw, source=name, lines=lines).tests), lines
 
 
 def _problems(tests: Sequence[AnyTest], task: Task, state: State, name: str, lines: Lines) -> Iterator[str]:

@@ -44,7 +44,7 @@ NAME = re.compile(r"[a-z0-9_]+")
 class CounterfactualsConfig(Section):
     """Names and gendered words swapped in test rows."""
 
-    rows: int = Limit(default=75, ge=0)
+    rows: int = Limit(default=50, ge=0)
     """How many test rows that have such a term are asked again, for each pair of groups; a seeded sample. 0: none."""
 
     pairs: dict[str, Pairs] | None = None
