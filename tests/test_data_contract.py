@@ -263,6 +263,20 @@ def test_equal_texts_are_named_once_for_each_split_that_has_them(tmp_path: Path)
     }
 
 
+def test_a_label_that_is_private_data_always_stops_the_chain_and_stands_nowhere(tmp_path: Path) -> None:
+    rows = rows_of("train")
+    rows[3]["label"] = MAIL.split()[-1]
+    workspace = write(tmp_path, train=rows)
+    with pytest.raises(DataError, match=r"data/train: 1 row with private data as label") as caught:
+        run(workspace, severity={"private_data": "ignore", "labels": "quarantine"})
+    [problem] = caught.value.problems
+    assert problem.startswith("data/train/part.jsonl:4: label: expected a label without private data")
+    assert problem.endswith("found email")
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts[-3:-1]]
+    assert not [path for path in written if b"jane.roe" in path.read_bytes()]
+    run(workspace, {"privacy": {"kinds": []}}, severity={"labels": "quarantine"})
+
+
 def test_private_data_may_be_ignored(tmp_path: Path) -> None:
     rows = rows_of("test")
     rows[3]["text"] = MAIL

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,7 +103,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _prompt(base, sections)
     findings += _generation(base, sections)
     findings += _columns(sections)
-    findings += _contract(workspace, sections)
+    findings += _files(workspace, sections)
     findings += _expectations(workspace, sections) if adapter else []
     findings += _training(sections)
     findings += _metric(sections)
@@ -349,16 +350,19 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("task", "warn", text)
 
 
-def _contract(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
-    """Say which file holds the contract, and whether DVC sees it change."""
-    from graft.stages import unseen_contract
+def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say which file holds the contract, what else params name, and whether DVC sees it change."""
+    from graft.stages import STAGES, unseen_file
 
-    if "validation" not in sections or (name := sections["validation"].contract) is None:
-        return
-    if unseen := unseen_contract(workspace, name):
-        yield _failed("validation", ConfigError(unseen))
-    else:
-        yield Finding("validation", "ok", f"the contract is in {name}")
+    for path in (path for stage in STAGES for path in stage.files):
+        section, _, key = path.partition(".")
+        name = attrgetter(key)(sections[section]) if section in sections else None
+        if name is None:
+            continue
+        if unseen := unseen_file(workspace, path, name):
+            yield _failed(section, ConfigError(unseen))
+        else:
+            yield Finding(section, "ok", f"the contract is in {name}" if key == "contract" else f"{path}: {name}")
 
 
 def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
@@ -430,12 +434,17 @@ def _has_cuda() -> bool:
 def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
     from graft import tasks
 
-    if not {"task", "promotion"} <= sections.keys() or sections["promotion"].metric is None:
+    if not {"task", "promotion"} <= sections.keys():
         return
-    try:
-        tasks.get(sections["task"].name).metric(sections["promotion"].metric)
-    except ConfigError as error:
-        yield Finding("promotion", "fail", f"promotion.metric: {error}", error.exit_code)
+    task, promotion = tasks.get(sections["task"].name), sections["promotion"]
+    asked = [("promotion.metric", name) for name in promotion.metrics]
+    gates = enumerate(promotion.gates)
+    asked += [(f"promotion.gates[{number}].metric", gate.metric) for number, gate in gates if gate.metric]
+    for path, name in asked:
+        try:
+            task.metric(name)
+        except ConfigError as error:
+            yield Finding("promotion", "fail", f"{path}: {error}", error.exit_code)
 
 
 def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:

@@ -106,7 +106,7 @@ def test_sets_are_no_part_of_the_data_that_is_trained_on(copy: Workspace) -> Non
     assert (data_digest(copy.data), parts_of_test_sets(copy.data)) == (before, {})
     assert set(parts(copy.data)) == {"train", "validation", "test"}
     stages.run("evaluate", copy)
-    assert "probes" not in read_json(copy.evaluation / "metrics.json")
+    assert "test_sets" not in read_json(copy.evaluation / "metrics.json").get("probes", {})
 
 
 def test_the_section_chooses_sets(copy: Workspace) -> None:
@@ -115,7 +115,7 @@ def test_the_section_chooses_sets(copy: Workspace) -> None:
     assert set(read(copy.evaluation / "probes" / "test_sets" / "adapter.parquet")["set"]) == {"near"}
     set_evaluation(copy, test_sets=[])
     stages.run("evaluate", copy)
-    assert not (copy.evaluation / "probes").exists()
+    assert not (copy.evaluation / "probes" / "test_sets").exists()
     set_evaluation(copy, test_sets=["nera"])
     with pytest.raises(
         ConfigError, match=r"evaluation\.test_sets: no data/test_sets/nera; there are far, near; did you"

@@ -53,7 +53,8 @@ def promote(
     Raises:
         InputError: ``approve`` without a reason.
         ResourceMissing: MLflow is not reachable, or the adapter was not published.
-        IntegrityError: the candidate in the registry is not what was published, or lacks a signature that is asked for.
+        IntegrityError: it would become champion, and what the registry holds is not what was published, or lacks a
+            signature that is asked for.
         PromotionConflict: the alias moved meanwhile.
     """
     from graft.publication.facts import read

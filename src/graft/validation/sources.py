@@ -181,7 +181,8 @@ class _Gathering:
         read = read_part(path, self.root, one.fields_of(self.task), self.data, cleaning)
         labels = _PrivateLabels(one.fields_of(self.task), self.data, path.relative_to(self.root).as_posix())
         rows = (labels.seen(found) for found in read if isinstance(found, Record) and found.place not in aside)
-        write_json(folder / GATHERED, one.gathered(self.task, _counted(rows, add)))
+        gathered = one.gathered(self.task, _counted(rows, add))
+        write_json(folder / GATHERED, {} if labels.rows else gathered)  # refused, and kept nowhere
         write_json(folder / PRIVATE_LABELS, {"rows": labels.rows, "first": labels.first})
 
 
