@@ -65,7 +65,8 @@ def reproduce(
 ) -> dict[str, Any]:
     """Rebuild the version that ``reference`` (``models:/NAME@champion``, ``models:/NAME/3``) names; return the receipt.
 
-    The receipt is written to ``.graft/receipts``, set as tags of the version, and kept beside the journal of decisions.
+    The receipt is written to ``.graft/receipts``, set as tags of the version, and kept beside the ledger of decisions;
+    that MLflow does not take it is a warning.
 
     Raises:
         InputError: no such version, or it names a git remote that this repository does not have.
@@ -85,8 +86,11 @@ def reproduce(
         of = recorded(connection, version)
         of = replace(of, commit=signed) if signed else of
     receipt = rebuild(workspace, of, options=options, on_line=on_line)
-    with reported(connection.uri):
-        reproductions.record(connection, tracking, workspace, version, receipt)
+    try:
+        with reported(connection.uri):
+            reproductions.record(connection, tracking, workspace, version, receipt)
+    except GraftError as error:  # an hour's verdict is not lost to a registry that went away meanwhile
+        on_line(f"warning: the receipt is in .graft/receipts, and not in MLflow: {error}")
     return receipt
 
 
