@@ -99,6 +99,15 @@ def test_rows_in_quarantine_are_as_in_their_files_which_may_share_a_stem(tmp_pat
     }
 
 
+def test_a_row_in_quarantine_shows_no_private_number_or_key(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[4] |= {"text": "NaN", "card": 4111111111111111, "more": {"jane.roe@example.org": [4111111111111111, 7]}}
+    workspace = write(tmp_path, test=rows)
+    run(workspace, severity={"placeholders": "quarantine"})
+    [one] = aside(workspace, "test")
+    assert (one["row"]["card"], one["row"]["more"]) == ("<CARD_1>", {"<EMAIL_1>": ["<CARD_1>", 7]})
+
+
 @pytest.mark.parametrize("name", ["min_characters", "placeholders", "unique_ids", "max_characters"])
 def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
     rows = rows_of("test")

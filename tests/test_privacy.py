@@ -176,6 +176,21 @@ def test_the_same_value_has_the_same_placeholder_all_over_a_row() -> None:
     assert redact("nothing here, 2019") == ("nothing here, 2019", {})
 
 
+def test_numbers_and_keys_of_a_row_are_redacted_as_texts_are() -> None:
+    card = 4111111111111111
+    row = {"text": f"pay with {card}", "account": card, "more": [{"x": float(card), f"{card}": True}], "count": 3}
+    clean, counts = redact(row | {"share": 0.5, "huge": 10**5000})
+    assert clean == {
+        "text": "pay with <CARD_1>",
+        "account": "<CARD_1>",
+        "more": [{"x": "<CARD_1>", "<CARD_1>": True}],
+        "count": 3,
+        "share": 0.5,
+        "huge": 10**5000,
+    }
+    assert counts == {"card": 1}
+
+
 def test_placeholders_that_a_row_has_keep_their_number() -> None:
     assert redact(["to <EMAIL_1> and c@d.org", "<EMAIL_3>, e@f.org"])[0] == [
         "to <EMAIL_1> and <EMAIL_2>",

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graft.data import DataConfig, read_part
 from graft.reading import Limits, Problem, describe, has_bom, names_of, read_rows
+from graft.tasks import Field
 
 GOOD = '{"text": "a", "label": "x"}'
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -254,12 +256,33 @@ def test_parquet_that_is_broken_or_repeats_a_column_is_a_problem(tmp_path: Path)
         "x" * 70 + " ann" + "@example.org",  # cut in the middle of the address
         ["ann" + "@example.org"],
         {"to": ["ann" + "@example.org"]},
+        {"ann" + "@example.org": 1},
     ],
 )
 def test_no_message_about_a_value_shows_private_data(value: Any) -> None:
     told = describe(value)
     assert "ann" not in told
     assert "<EMAIL" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("part.jsonl", '{"ANN": 1, "ANN": 2}\n'),
+        ("part.jsonl", '{"ANN": "\\ud800"}\n'),
+        ("part.csv", "ANN,ANN\na,b\n"),
+        ("part.jsonl", '{"text": 4111111111111111, "label": "x"}\n'),
+        ("part.csv", "ANN,4111111111111111\nbob,2\n"),  # no header
+    ],
+)
+def test_no_message_about_a_row_shows_a_private_key_number_or_header(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content.replace("ANN", "ann" + "@example.org"))
+    fields = (Field("text", "string", text=True), Field("label", "label", target=True))
+    told = " ".join(str(one) for one in read_part(path, tmp_path, fields, DataConfig()) if isinstance(one, Problem))
+    assert "ann@" not in told
+    assert "4111" not in told
+    assert "<EMAIL" in told or "<CARD" in told
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from graft.workspace import Workspace
 Rows = list[dict[str, Any]]
 ALIKE = {"near_duplicates": "ignore"}
 """The rows here say nearly the same."""
+GOOD_ROWS = b'{"text": "a text", "label": "x"}\n{"text": "another one", "label": "y"}\n'
 
 
 def rows_of(split: str, count: int = 8) -> Rows:
@@ -78,6 +79,27 @@ def refusal(workspace: Workspace, **settings: Any) -> list[str]:
         caught.value.problems
     ) or not caught.value.problems
     return list(caught.value.problems) or [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("part.jsonl", GOOD_ROWS.decode().encode("utf-16"), "part.jsonl:1: expected JSONL text in UTF-8, found UTF-16"),
+        ("part.jsonl", gzip.compress(GOOD_ROWS), "part.jsonl:1: expected JSONL text in UTF-8, found a gzip file"),
+        ("part.jsonl.gz", gzip.compress(GOOD_ROWS)[:-5], "part.jsonl.gz: expected a whole gzip file"),
+        ("part.jsonl", b"", "part.jsonl: expected at least one row, found an empty file"),
+        ("part.csv", b"text;label\nabc;x\n", "part.csv:1: expected columns that are separated by commas"),
+        ("part.csv", b"text,label\nabc,x\nabd,x,y\n", "part.csv:3: expected 2 columns as in the header, found 3"),
+    ],
+)
+def test_training_rows_that_cannot_be_read_are_named_before_the_labels_that_they_would_have(
+    workspace: Workspace, name: str, content: bytes, found: str
+) -> None:
+    (workspace.data / "train" / "part.jsonl").unlink()
+    write(workspace.data / "train" / name, content)
+    told = refusal(workspace)
+    assert told[0].startswith(f"data/train/{found}")
+    assert "a classifier needs two or more labels" in told[-1]
 
 
 def kept(workspace: Workspace) -> dict[str, Path]:

@@ -31,6 +31,7 @@ from graft.reading import (
     Problem,
     RowError,
     describe,
+    excerpt,
     file_of,
     format_of,
     is_readable,
@@ -384,8 +385,8 @@ def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> P
     where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in (".jsonl", ".json") else file
     called = next((one for one in ALIKE.get(field, ()) if one in values), None)
     near = nearest(column, list(values), 0.75) or called or nearest(column, list(values))
-    advice = f"; did you mean {near!r}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
-    return Problem(where, column, "a column of that name", f"only {shown(', '.join(values))}{advice}", of_part=True)
+    advice = f"; did you mean {excerpt(near)}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
+    return Problem(where, column, "a column of that name", f"only {excerpt(', '.join(values))}{advice}", of_part=True)
 
 
 _EXPECTED = {

@@ -28,6 +28,8 @@ Kind = Literal["email", "phone", "card", "iban", "national_id", "ip", "secret"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 REGIONS = ("US", "GB", "DE", "FR", "CN")
 """Whose ways of writing phone numbers without a country code are known, unless said otherwise (ISO 3166 alpha-2)."""
+LARGEST_NUMBER = 10**40
+"""No number that identifies somebody is as large; to spell a far larger one takes long, or is refused by Python."""
 _PRECEDENCE = ("secret", "email", "iban", "national_id", "card", "ip", "phone")
 
 
@@ -191,15 +193,15 @@ class Redaction:
         named = {text: [(one, names[one.kind, _identity(one, text)]) for one in spans] for text, spans in found.items()}
         return cls(named, Counter(kind for kind, _ in names))
 
-    def applied(self, value: Any) -> Any:
-        """Return a text, or lists and mappings of texts, with the placeholders; keys stay as they are."""
+    def applied(self, value: Any, *, keys: bool = False) -> Any:
+        """Return a text, or lists and mappings of texts, with the placeholders; ``keys``: of mappings in keys too."""
         if not self.replacements:
             return value
         if isinstance(value, str):
             return _replaced(value, self.replacements.get(value, ()))
         if isinstance(value, Mapping):
-            return {key: self.applied(one) for key, one in value.items()}
-        return [self.applied(one) for one in value] if isinstance(value, list | tuple) else value
+            return {self.applied(key) if keys else key: self.applied(one, keys=keys) for key, one in value.items()}
+        return [self.applied(one, keys=keys) for one in value] if isinstance(value, list | tuple) else value
 
     def moved(self, text: str, start: int, end: int) -> tuple[int, int]:
         """Return where characters ``start`` to ``end`` of a text stand after it was redacted.
@@ -238,15 +240,40 @@ class Redaction:
 
 
 def redact(value: Any, kinds: Sequence[str] = KINDS, regions: Sequence[str] = REGIONS) -> tuple[Any, Counter[str]]:
-    """Return a row's texts with typed placeholders (``<EMAIL_1>``), and how many values of each kind there were.
+    """Return what may be shown of a row: with typed placeholders (``<EMAIL_1>``), and how many values of each kind.
 
     Args:
-        value: A text, or lists and mappings of them, such as the text fields of a row by name; keys stay as they are.
+        value: Any JSON value, such as a row by its columns; keys and whole numbers are searched as texts are.
         kinds: As in ``find``.
         regions: As in ``find``.
     """
-    found = Redaction.of(value, kinds, regions)
-    return found.applied(value), found.counts
+    given = _spelt(value, kinds, regions)
+    found = Redaction.of([given, *_keys(given)], kinds, regions)
+    return found.applied(given, keys=True), found.counts
+
+
+def _spelt(value: Any, kinds: Sequence[str], regions: Sequence[str]) -> Any:
+    """Return a JSON value with the digits of each whole number that is private in place of it."""
+    if isinstance(value, Mapping):
+        return {key: _spelt(one, kinds, regions) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelt(one, kinds, regions) for one in value]
+    is_whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    if is_whole and abs(value) < LARGEST_NUMBER and find(digits := str(int(value)), kinds, regions):
+        return digits
+    return value
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from (key for key in value if isinstance(key, str))
+        for one in value.values():
+            yield from _keys(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _keys(one)
 
 
 def _texts(value: Any) -> Iterator[str]:

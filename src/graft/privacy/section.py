@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from graft.config import Section
 from graft.errors import shown
-from graft.privacy import KINDS, REGIONS, Found, Kind, Redaction, find, in_message
+from graft.privacy import KINDS, REGIONS, Found, Kind, Redaction, find, in_message, redact
 
 
 class PrivacyConfig(Section):
@@ -40,8 +40,8 @@ class PrivacyConfig(Section):
         return Redaction.of(value, self.kinds, self.regions)
 
     def redacted(self, value: Any) -> Any:
-        """Return what may be shown of a row: a text, or lists and mappings of them, with placeholders."""
-        return self.redaction(value).applied(value)
+        """Return what may be shown of a row, as :func:`graft.privacy.redact`."""
+        return redact(value, self.kinds, self.regions)[0]
 
     def in_message(self, text: str) -> str:
         """Return what a message about a row may say, as :func:`graft.privacy.in_message`."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from graft.privacy import in_message
 from graft.reading.columnar import read_arrow, read_parquet
 from graft.reading.delimited import read_csv
 from graft.reading.json_rows import DECODER, read_json, read_jsonl
@@ -105,7 +106,8 @@ def read_rows(
         for line, found in rows:
             empty = False
             if isinstance(found, RowError):
-                yield Problem(f"{name}:{found.line or line}", found.field, found.expected, found.found)
+                field = in_message(found.field)  # a key of the row itself, which may be anything
+                yield Problem(f"{name}:{found.line or line}", field, found.expected, found.found)
             else:
                 yield f"{name}:{line}", found
     except RowError as error:

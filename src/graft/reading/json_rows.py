@@ -84,7 +84,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise RowError("each key once", f"the key {shown(twice)} twice", field=twice)
+        raise RowError("each key once", f"the key {excerpt(twice)} twice", field=twice)
     return values
 
 

@@ -110,7 +110,7 @@ def bad_header(names: list[str]) -> RowError | None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if names and not twice:
         return None
-    return RowError("a header with distinct columns", f"{shown(twice[0])} twice" if twice else "none")
+    return RowError("a header with distinct columns", f"{excerpt(twice[0])} twice" if twice else "none")
 
 
 def decode(content: bytes, unit: str = "line") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ GATHERED, PRIVATE_LABELS = "gathered.json", "private_labels.json"
 NO_LABEL = "a label without private data, since models and reports show their labels (data.privacy)"
 NAMED_LABELS = 100
 """How many rows with private data as label are named of a part."""
+NAMED_UNREADABLE = 19
+"""How many rows are named that cannot be read, beside what could not be learnt: as many as a message shows."""
 
 
 @dataclass
@@ -94,7 +97,20 @@ class Sources:
         one.make()
         self._refuse_private_labels(one)
         gathered = [read_json(one.results.folder / job.key / GATHERED) for job in one.jobs]
-        return tasks.get(self.task.name).learnt(self.task, gathered)
+        try:
+            return tasks.get(self.task.name).learnt(self.task, gathered)
+        except DataError as error:
+            if not (problems := self._unreadable(without)):
+                raise
+            title = f"{self.workspace.data.name}/train: too few rows can be read to learn from"
+            raise DataError.from_problems(title, [*problems, str(error)]) from None
+
+    def _unreadable(self, without: Collection[str]) -> list[str]:
+        """Return what the first training rows that cannot be read have wrong, ``without`` those in quarantine."""
+        fields, root = tasks.get(self.task.name).fields_of(self.task), self.workspace.root
+        read = (one for path in self.files["train"] for one in read_part(path, root, fields, self.data.uncleaned))
+        found = (one for one in read if isinstance(one, Problem) and one.place not in without)
+        return [self.data.privacy.in_message(str(one)) for one in islice(found, NAMED_UNREADABLE)]
 
     def _refuse_private_labels(self, one: Round) -> None:
         """Refuse labels that are private data: whatever is made of the data has them, the model above all.
