@@ -350,23 +350,6 @@ def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
     assert {"p accuracy of label weather", "p log_loss of tokens above 3"} <= decision.evidence.keys()
 
 
-def known_champion(workspace: Workspace) -> str | None:
-    return champion_known(workspace, name=NAME, tracking=params.load(workspace.params).tracking)
-
-
-def test_champion_known_is_of_the_last_decision_and_of_this_model_and_server_alone(tmp_path: Path) -> None:
-    workspace, tracking = Workspace(tmp_path), TrackingConfig(uri="http://127.0.0.1:1")
-    assert champion_known(workspace, name=NAME, tracking=tracking) is None
-    for number, (uri, name) in enumerate([(tracking.uri, NAME)] * 2 + [(tracking.uri, "other"), ("sqlite:///b", NAME)]):
-        held = Receipt(uri, name, f"{number}", "key", "run", "url", f"{number}", "url", "content")
-        write_receipt(workspace, held)
-    for adapter, after in (("1", "1"), ("0", "0"), ("2", "2"), ("3", "3")):
-        for held in publication.receipts(workspace):
-            if held.adapter == adapter:
-                write_decision(workspace, held.place, {"after": after})
-    assert champion_known(workspace, name=NAME, tracking=tracking) == "0"
-
-
 def test_promote_needs_a_published_version(trained: Any) -> None:
     with pytest.raises(ResourceMissing, match="not published; run `graft sync`"):
         promote(trained("a"))
