@@ -52,9 +52,9 @@ def test_digest_is_of_what_the_rows_say(tokenized: Workspace) -> None:
 
 
 def entry(verdict: str = "reject", test: str = "t1", adapter: str = "a", **evidence: float) -> Entry:
-    return Entry(
-        "m", "promote", verdict, "1", None, None, "ada", "", adapter, {"level": 0.01, "p": 0.2} | evidence, test
-    )
+    numbers = {"level": 0.01, "p": 0.2} | evidence
+    given = ("m", "promote", verdict, "1", None, None, "ada", "")
+    return Entry(*given, adapter=adapter, evidence=numbers, test=test)  # type: ignore[arg-type]
 
 
 def test_looks_are_those_at_these_rows_and_a_repeated_question_counts_once() -> None:
