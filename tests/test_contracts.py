@@ -106,6 +106,13 @@ def test_a_contract_file_names_no_other(described: Workspace) -> None:
         params.load(described.params)
 
 
+def test_a_file_and_params_that_contradict_each_other_are_one_message(described: Workspace) -> None:
+    (described.root / "contracts" / "topics.yaml").write_text("max_characters: 3\n")
+    said = r"(?s)contracts/topics\.yaml and params\.yaml.*max_characters \(3\) is below min_characters \(4\)"
+    with pytest.raises(ConfigError, match=said):
+        params.load(described.params)
+
+
 def test_a_group_s_project_names_the_template_s_file(described: Workspace) -> None:
     (described.root / "requirements.lock").write_text("")
     shutil.copytree(ROOT / "src" / "graft", described.root / "src" / "graft", ignore=shutil.ignore_patterns("*.pyc"))

@@ -192,6 +192,10 @@ def test_what_fits_several_layouts_or_none_is_refused_with_their_names() -> None
     ):
         votes.decide("a.json")
     assert Recognition(CHAT).decide("a.json") is None
+    votes = Recognition(CHAT)
+    votes.add("a.csv:1", {"ann" + "@example.org": "a", "4111111111111111": "b"})  # the first row instead of a header
+    with pytest.raises(DataError, match=r"which have the columns '<EMAIL_1>, <CARD_1>'"):
+        votes.decide("a.csv")
 
 
 def test_a_row_that_decides_where_others_leave_it_open_decides() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from graft import tasks
 from graft.data import DataConfig, data_digest
 from graft.errors import DataError
 from graft.identity import digest_files, digest_folder
+from graft.tasks import RowProblem
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
 from graft.validation.pages import masked
@@ -173,6 +175,19 @@ def test_absent_split_is_refused_with_what_to_do(workspace: Workspace) -> None:
     (workspace.data / "test" / "part.jsonl").unlink()
     (workspace.data / "test").rmdir()
     assert refusal(workspace) == ["data/test: no such split; put test rows there, or let `graft import` split the data"]
+
+
+@pytest.mark.parametrize("doubtful", ["ignore", "warn"])
+def test_a_doubt_about_a_field_hides_nothing_that_the_contract_says_of_it(
+    workspace: Workspace, doubtful: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubt = RowProblem("text", "a text without doubts", "some")
+    monkeypatch.setattr(type(tasks.get("text_classification")), "doubt_row", lambda *_: [doubt])
+    rows = rows_of("train")
+    rows[2]["text"] = "pay with 4111111111111111"
+    write(workspace.data / "train" / "part.jsonl", rows)
+    severity = {**ALIKE, "private_data": "fail", "doubtful": doubtful}
+    assert "found 1 card" in "".join(refusal(workspace, severity=severity))
 
 
 def test_train_with_one_label_is_refused(workspace: Workspace) -> None:

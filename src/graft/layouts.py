@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.conversations import ANSWERS
 from graft.errors import DataError, shown
-from graft.reading import RowError, describe
+from graft.reading import RowError, describe, excerpt
 
 if TYPE_CHECKING:
     from graft.tasks import Field
@@ -146,7 +146,7 @@ class Recognition:
 
 def _columns(values: Mapping[str, Any]) -> str:
     filled = [name for name, value in values.items() if value not in (None, "")]
-    return f"the columns {shown(', '.join(filled))}"
+    return f"the columns {excerpt(', '.join(filled))}"
 
 
 # -- what fits

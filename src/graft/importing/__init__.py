@@ -177,7 +177,7 @@ def _read_keys(table: Source, stratify: str | None, group: str | None, time: str
         split, place, values = found
         if missing := next((one for one in (group, time) if one and one not in values), None):
             near = nearest(missing, list(values))
-            there = f"only {shown(', '.join(values))}" + (f"; did you mean {near!r}?" if near else "")
+            there = f"only {excerpt(', '.join(values))}" + (f"; did you mean {excerpt(near)}?" if near else "")
             problems.add(Problem(place, missing, "a column of that name", there))
             if not keys.groups:
                 break  # no row has it so far: a misspelt option has one answer, not one for each row

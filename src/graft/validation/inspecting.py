@@ -105,7 +105,8 @@ class Inspector:
         """Read and check a part, write its result into ``folder``, and count rows by ``add``."""
         file = path.relative_to(self.root).as_posix()
         cleaning = Cleaning(self.data.clean, self.data.privacy, self.earlier)
-        frame, found, rows = self.contract.frame(), list[Broken](), _Rows(self.fields, self.label)
+        frame, rows = self.contract.frame(), _Rows(self.fields, self.label)
+        found, doubts = list[Broken](), list[Broken]()
         for number, one in enumerate(read_part(path, self.root, self.fields, self.data, cleaning), start=1):
             if number % COUNTED_ROWS == 0:
                 add(COUNTED_ROWS)
@@ -116,16 +117,20 @@ class Inspector:
             frame.add(one)
             rows.add(one)
             wrong = list(self._wrong(one))
-            found += wrong or self._doubts(one)
+            found += wrong
+            doubts += [] if wrong else self._doubts(one)
         add((len(frame.places)) % COUNTED_ROWS)
-        known = {(one.problem.place, one.problem.field) for one in found}
+        known = {(one.problem.place, one.problem.field, one.severity) for one in found}
         # A part whose rows all stand in earlier parts leaves nothing to hold to the contract.
         broken, failed, suite = self.contract.check(frame) if frame.places else ([], [], None)
+        # What is wrong with a field is said once, but nothing hides what more follows from.
         found += [
             one
             for one in broken
-            if (one.problem.place, one.problem.field) not in known and one.problem.place not in frame.refused
+            if one.problem.place not in frame.refused
+            and not any((one.problem.place, one.problem.field, name) in known for name in _as_severe(one.severity))
         ]
+        found += doubts
         found = [replace(one, problem=frame.without_private(one.problem)) for one in found]
         found = [one for one in found if one.severity != "ignore"]
         found.sort(key=lambda one: order_of(one.problem.place))
@@ -224,6 +229,11 @@ class _SortedOut:
                 for same in self.warns.values()
             ],
         }
+
+
+def _as_severe(severity: Severity) -> tuple[Severity, ...]:
+    """Return the severities from which at least as much follows."""
+    return worst.RANKS[: worst.RANKS.index(severity) + 1]
 
 
 def _sorted_out(found: Iterable[Broken], aside: Collection[str]) -> _SortedOut:

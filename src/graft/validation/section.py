@@ -250,7 +250,8 @@ def with_contract(given: ValidationConfig, root: Path) -> ValidationConfig:
         place = f"{given.contract}:{line_of(lines, ('contract',))}"
         raise ConfigError(f"{place}: contract: a contract file names no other one; remove the line")
     validate(ValidationConfig, raw, source=given.contract, lines=lines)
-    return ValidationConfig.model_validate(layered(raw, given.model_dump(exclude_unset=True)))
+    source = f"{given.contract} and params.yaml's section validation over it"
+    return validate(ValidationConfig, layered(raw, given.model_dump(exclude_unset=True)), source=source)
 
 
 def contract_file(name: str, root: Path) -> Path:
