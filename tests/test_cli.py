@@ -55,6 +55,7 @@ EXPECTED = (
     *(
         "promote",
         "rollback",
+        "reconcile",
         "history",
         "sync",
         "predict",

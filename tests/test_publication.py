@@ -331,8 +331,8 @@ def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
         {"slice": {"label": "weather"}, "margin": 0.5, "min_rows": 5},
         {"metric": "log_loss", "slice": {"longer_than_tokens": 3}, "margin": 0.5},
     ]
-    change(workspace, promotion={"gates": [*slices[:1], {"probe": "forgetting", "margin": 0.1}]})
-    with pytest.raises(ConfigError, match="probe 'forgetting': evaluate did not measure it of the adapter"):
+    change(workspace, promotion={"gates": [*slices[:1], {"probe": "behaviour", "margin": 0.1}]})
+    with pytest.raises(ConfigError, match="probe 'behaviour': evaluate did not measure it of the adapter"):
         promote(workspace)
     change(workspace, promotion={"gates": [{"slice": {"label": "sea"}, "margin": 0.5}]})
     with pytest.raises(
