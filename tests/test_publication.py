@@ -315,6 +315,23 @@ def test_champion_known_is_of_the_last_decision_and_of_this_model_and_server_alo
     assert champion_known(workspace, name=NAME, tracking=tracking) == "0"
 
 
+def test_the_report_in_mlflow_begins_with_the_verdict(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    receipt = publish(workspace)
+    before = (workspace.evaluation / "report.html").read_bytes()
+    decision = promote(workspace)
+    assert (workspace.evaluation / "report.html").read_bytes() == before
+    client = connected(workspace).client
+    pages = [
+        Path(client.download_artifacts(run_id, path, str(tmp_path))).read_text()
+        for run_id, path in ((receipt.run_id, "evaluation/report.html"), (decision.journal, "report.html"))
+    ]
+    assert pages[0] == pages[1]
+    for said in ("Verdict: promote.", "against the base", f"<dd>{NAME} 1</dd>", "<dt>decided by</dt><dd>ada</dd>"):
+        assert said in pages[0]
+    assert len(pages[0]) > len(before)
+
+
 def test_first_champion_must_beat_the_cheap_predictors_too(trained: Any) -> None:
     workspace = trained("a")
     publish(workspace)
