@@ -151,7 +151,7 @@ BAD_ROWS: list[tuple[str, Callable[[Rows], Rows | str | bytes], list[str]]] = [
     (
         "duplicate ids",
         edited(4, id="train-2"),
-        ["data/test/part.jsonl:5: id: expected an id that no other row has, found 'train-2', which"],
+        ["data/test/part.jsonl:5: id: expected an id that no other row has, found the id of data/train/part.jsonl:3"],
     ),
     (
         "invisible text",
