@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--uri", required=True)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--only", default="", help="the primitives whose name holds this")
     given = parser.parse_args()
     client = client_of(given.uri)
     client.search_experiments(max_results=1)
@@ -178,7 +179,7 @@ def main() -> None:
     for one in people:
         one.start()
     print(f"| {given.uri.partition(':')[0]} | rounds with 0, 1, more winners | same told again | errors | ms |")
-    for name in PRIMITIVES:
+    for name in (one for one in PRIMITIVES if given.only in one):
         winners, errors, same, seconds = Counter[str](), Counter[str](), 0, 0.0
         for _ in range(given.rounds):
             thing = f"c{uuid.uuid4().hex[:12]}"

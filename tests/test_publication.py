@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -12,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from graft import params, publication, registration, stages
-from graft.errors import InputError, IntegrityError, PromotionConflict, ResourceMissing
+from graft.errors import ConfigError, InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
 from graft.identity import digest_folder
+from graft.publication import measuring
 from graft.publication.profiles import described_pin
 from graft.publication.receipts import Receipt, champion_known, published, write_decision
 from graft.publication.receipts import write as write_receipt
@@ -79,6 +82,14 @@ def promote(workspace: Workspace, **options: Any) -> publication.Decision:
     loaded = params.load(workspace.params)
     names = ("task", "data", "evaluation", "registration", "promotion", "tracking")
     return publication.promote(workspace, **{name: getattr(loaded, name) for name in names}, who="ada", **options)
+
+
+def change(workspace: Workspace, **sections: Any) -> None:
+    """Change sections of params.yaml that no output depends on."""
+    described = yaml.safe_load(workspace.params.read_text())
+    for name, values in sections.items():
+        described[name] = {**described[name], **values}
+    workspace.params.write_text(yaml.safe_dump(described))
 
 
 def rollback(workspace: Workspace, **options: Any) -> publication.Decision:
@@ -304,6 +315,41 @@ def test_champion_known_is_of_the_last_decision_and_of_this_model_and_server_alo
     assert champion_known(workspace, name=NAME, tracking=tracking) == "0"
 
 
+def test_first_champion_must_beat_the_cheap_predictors_too(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    change(workspace, promotion={"first_against": "baselines"})
+    refused = promote(workspace)
+    assert refused.refused
+    assert refused.against == "TF-IDF + logistic regression"
+
+
+def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    slices = [
+        {"slice": {"label": "weather"}, "margin": 0.5, "min_rows": 5},
+        {"metric": "log_loss", "slice": {"longer_than_tokens": 3}, "margin": 0.5},
+    ]
+    change(workspace, promotion={"gates": [*slices[:1], {"probe": "behaviour", "margin": 0.1}]})
+    with pytest.raises(ConfigError, match="probe 'behaviour': evaluate did not measure it of the adapter"):
+        promote(workspace)
+    change(workspace, promotion={"gates": [{"slice": {"label": "sea"}, "margin": 0.5}]})
+    with pytest.raises(
+        ConfigError, match=r"promotion.gates\[0\].slice.label: .*the labels are animals, cooking, weather"
+    ):
+        promote(workspace)
+    change(workspace, promotion={"gates": [{**slices[1], "min_rows": 99}]})
+    with pytest.raises(ConfigError, match=r"promotion.gates\[0\].slice: 15 test rows, fewer than its min_rows, 99"):
+        promote(workspace)
+    assert entries(workspace) == []
+    change(workspace, promotion={"gates": [slices[0], {**slices[1], "min_rows": 5}]})
+    decision = promote(workspace)
+    assert decision.verdict == "promote"
+    assert decision.evidence["gates"] == decision.evidence["gates_held"] == 2
+    assert {"p accuracy of label weather", "p log_loss of tokens above 3"} <= decision.evidence.keys()
+
+
 def test_promote_needs_a_published_version(trained: Any) -> None:
     with pytest.raises(ResourceMissing, match="not published; run `graft sync`"):
         promote(trained("a"))
@@ -319,10 +365,20 @@ def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any
     assert known_champion(second) == "1"
     assert refused.verdict in ("undecided", "reject")
     assert refused.against == "champion version 1"
+    share = 0.05 * 6 / math.pi**2
+    assert entries(first)[1].evidence["level"] == pytest.approx(share)
+    assert entries(first)[1].test == entries(first)[0].test == refused.test != ""
+    assert refused.evidence["decision_number"] == 2
+    # The first promotion handed its level on.
+    assert refused.evidence["level"] == pytest.approx(share / 4 + share)
+    assert "This was decision 2 on this test set at level 0.038" in refused.reason
     with pytest.raises(InputError, match="needs --reason"):
         promote(second, approve=True)
     approved = promote(second, approve=True, reason="smaller")
     assert (approved.verdict, approved.before, approved.after) == ("approved", "1", "2")
+    # The same question, asked again, is no second look: it has the level that it had, and spends nothing.
+    assert approved.evidence == refused.evidence
+    assert len(measuring.looks(entries(first), refused.test)) == 2
     assert "approved by ada: smaller" in approved.reason
     assert known_champion(second) == "2"
     back = rollback(second, reason="wrong labels")
@@ -369,7 +425,7 @@ def test_reviewers_tag_in_the_ui_is_heard(trained: Any, review: str, approve: bo
 
 
 def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
-    from graft.publication import cases
+    from graft.publication import decisions
 
     first, second = trained("a"), trained("b")
     publish(first)
@@ -379,17 +435,27 @@ def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any,
     client.set_registered_model_alias(NAME, "champion", "2")
     noted = promote(first)
     assert "moved outside Graft: the journal says version 1, MLflow says version 2" in noted.notes[0]
-    score = cases._champion_table
+    test = decisions.tested
 
     def slow(*arguments: Any) -> Any:
-        table = score(*arguments)
+        found = test(*arguments)
         client.delete_registered_model_alias(NAME, "champion")
-        return table
+        return found
 
-    monkeypatch.setattr(cases, "_champion_table", slow)
+    monkeypatch.setattr(decisions, "tested", slow)
     with pytest.raises(PromotionConflict, match="champion is not set by now"):
         promote(first, approve=True, reason="again")
     assert "overtaken" in [one.state for one in entries(first)]
+
+
+def test_promote_checks_the_candidate_in_the_registry(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    publish(workspace)
+    for path in (tmp_path / "mlflow" / "store" / "artifacts" / "models").rglob("adapter_config.json"):
+        path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: its adapter has digest"):
+        promote(workspace)
+    assert registry.champion_number(connected(workspace), NAME) is None
 
 
 def test_rollback_checks_the_artifact_first(trained: Any, tmp_path: Path) -> None:
@@ -699,11 +765,17 @@ def test_a_forged_registry_does_not_pass_where_keys_are_trusted(trained: Any, tm
     assert examined(workspace, f"models:/{NAME}/1", **signed).state == "refused"
 
 
-def test_rollback_refuses_an_unsigned_version(trained: Any, monkeypatch: Any) -> None:
+def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
+    loaded = params.load(first.params)
+    names = ("task", "data", "evaluation", "registration", "promotion")
+    sections = {name: getattr(loaded, name) for name in names} | signing(first, "ada", "ada")
+    with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
+        publication.promote(first, who="ada", **sections)
+    assert registry.champion_number(connected(first), NAME) is None
     promote(first)
-    publish(second)
+    publish(second, **signing(second, "ada", "ada"))
     promote(second, approve=True, reason="newer")
     loaded = params.load(second.params)
     with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):

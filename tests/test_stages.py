@@ -98,7 +98,7 @@ def test_outputs_are_the_workspace_s_places() -> None:
 
 def test_metrics_and_plots_lie_in_stage_outputs() -> None:
     outputs = tuple(f"{path}/" for stage in STAGES for path in stage.writes)
-    plots = [stages.LOSS, *(plot for name in tasks.names() for plot in tasks.get(name).curves)]
+    plots = [stages.LOSS, stages.SLICES, *(plot for name in tasks.names() for plot in tasks.get(name).curves)]
     plotted = [path for plot in plots for one in plot.values() for path in one["y"]]
     assert all(path.startswith(outputs) for path in [*stages.METRICS, *plotted])
 
@@ -106,9 +106,9 @@ def test_metrics_and_plots_lie_in_stage_outputs() -> None:
 def test_plots_are_the_loss_and_those_of_the_project_s_task(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("task: {name: text_classification}\n")
     document = yaml.safe_load(stages.render(tmp_path, ROOT))
-    assert document["plots"] == [stages.LOSS, *map(dict, tasks.get("text_classification").curves)]
+    assert document["plots"] == [stages.LOSS, stages.SLICES, *map(dict, tasks.get("text_classification").curves)]
     (tmp_path / "params.yaml").write_text("task: {name: not-there-yet}\n")
-    assert yaml.safe_load(stages.render(tmp_path, ROOT))["plots"] == [stages.LOSS]
+    assert yaml.safe_load(stages.render(tmp_path, ROOT))["plots"] == [stages.LOSS, stages.SLICES]
 
 
 @by_name

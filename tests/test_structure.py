@@ -77,6 +77,7 @@ ORDER = (
         "reproduction",
         "revisions",
         "data_diff",
+        "version_diff",
         "runs",
         "contracts",
         "checks",
@@ -88,7 +89,7 @@ ORDER = (
 """The floors of the house, top first."""
 HEAVY = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "mlflow", "great_expectations", "prefect", "dvc"),
-    *("pandas", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "rensa", "cleanlab"),
+    *("pandas", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "rensa", "cleanlab", "captum"),
 )
 MODEL_FILE = "src/graft/tracking/pyfunc_model.py"
 """MLflow runs this file as the model; nothing of graft imports it."""
@@ -104,6 +105,7 @@ QUARANTINE = {
     "idnumbers": ("src/graft/privacy/",),
     "rensa": ("src/graft/duplicates/",),
     "cleanlab": ("src/graft/validation/",),
+    "captum": ("src/graft/evaluation/probes/",),
 }
 CATCH_ALL = {"util", "utils", "common", "helper", "helpers", "misc", "tools", "shared", "lib", "core", "base_utils"}
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|pragma: no cover")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,11 +103,12 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _prompt(base, sections)
     findings += _generation(base, sections)
     findings += _columns(sections)
-    findings += _contract(workspace, sections)
+    findings += _files(workspace, sections)
     findings += _expectations(workspace, sections) if adapter else []
     findings += _training(sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
+    findings += _signing(workspace, sections)
     findings += _placement(workspace, sections)
     if adapter:
         ready = not any(one.state == "fail" and one.check in ("params", "base") for one in findings)
@@ -348,16 +350,44 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("task", "warn", text)
 
 
-def _contract(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
-    """Say which file holds the contract, and whether DVC sees it change."""
-    from graft.stages import unseen_contract
+def _behaviour(name: str, root: Path) -> None:
+    from graft.evaluation.probes.behaviour_tests import parsed
 
-    if "validation" not in sections or (name := sections["validation"].contract) is None:
-        return
-    if unseen := unseen_contract(workspace, name):
-        yield _failed("validation", ConfigError(unseen))
-    else:
-        yield Finding("validation", "ok", f"the contract is in {name}")
+    parsed(name, root)
+
+
+def _general_text(name: str, root: Path) -> None:
+    from graft.evaluation.probes.files import lines_of, project_file
+    from graft.evaluation.probes.forgetting import KEY
+
+    lines_of(project_file(name, root, KEY), name, KEY)
+
+
+def _unread(name: str, root: Path) -> None:
+    """Params are loaded with the contract, which is checked there."""
+
+
+READERS = {"evaluation.behaviour": _behaviour, "evaluation.forgetting.text": _general_text}
+"""Files that a stage late in the chain would refuse: how each is read."""
+
+
+def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say which file holds the contract, what else params name, and whether DVC sees it change."""
+    from graft.stages import STAGES, unseen_file
+
+    for path in (path for stage in STAGES for path in stage.files):
+        section, _, key = path.partition(".")
+        name = attrgetter(key)(sections[section]) if section in sections else None
+        if name is None:
+            continue
+        try:
+            if unseen := unseen_file(workspace, path, name):
+                raise ConfigError(unseen)
+            READERS.get(path, _unread)(name, workspace.root)
+        except ConfigError as error:
+            yield _failed(section, error)
+        else:
+            yield Finding(section, "ok", f"the contract is in {name}" if key == "contract" else f"{path}: {name}")
 
 
 def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
@@ -429,12 +459,17 @@ def _has_cuda() -> bool:
 def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
     from graft import tasks
 
-    if not {"task", "promotion"} <= sections.keys() or sections["promotion"].metric is None:
+    if not {"task", "promotion"} <= sections.keys():
         return
-    try:
-        tasks.get(sections["task"].name).metric(sections["promotion"].metric)
-    except ConfigError as error:
-        yield Finding("promotion", "fail", f"promotion.metric: {error}", error.exit_code)
+    task, promotion = tasks.get(sections["task"].name), sections["promotion"]
+    asked = [("promotion.metric", name) for name in promotion.metrics]
+    gates = enumerate(promotion.gates)
+    asked += [(f"promotion.gates[{number}].metric", gate.metric) for number, gate in gates if gate.metric]
+    for path, name in asked:
+        try:
+            task.metric(name)
+        except ConfigError as error:
+            yield Finding("promotion", "fail", f"{path}: {error}", error.exit_code)
 
 
 def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
@@ -460,6 +495,26 @@ def _tracking(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findin
     else:
         model = f", model {sections['registration'].name}" if "registration" in sections else ""
         yield Finding("tracking", "ok", f"{server.shown_uri(uri)}{model}")
+
+
+def _signing(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Load the keys that sign and that are trusted; nothing is said where there are none."""
+    config = sections["tracking"].signing if "tracking" in sections else None
+    if config is None or not (config.key or config.public_keys):
+        return
+    from graft.provenance import Trust, signatures
+
+    trust = Trust(config, workspace.root, workspace.repository)
+    try:
+        signer, trusted = signatures.signer_of(trust), signatures.trusted_keys(trust)
+    except GraftError as error:
+        yield _failed("signing", error)
+        return
+    own = signer.public_key.keyid[: signatures.SHOWN_ID] if signer else "nobody"
+    yield Finding("signing", "ok", f"versions are signed by {own}; {len(trusted)} trusted keys")
+    if signer and trusted and signer.public_key.keyid not in trusted:
+        text = f"tracking.signing.key: its public key ({own}) is not among public_keys: what it signs would be refused"
+        yield Finding("signing", "fail", text, ConfigError.exit_code)
 
 
 def _refuse_unwritable(file: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,22 +84,20 @@ def derived(template: Workspace, root: Path, values: dict[str, Any]) -> dict[str
     """
     from graft.config import read_yaml
     from graft.repository.overrides import checked
+    from graft.stages import named_files
 
     repository = template.repository
     raw = read_yaml(template.params)[0]
     source = str((raw.get("base") or {}).get("source") or "")
     if source.startswith("."):
         values = {**values, "base.source": relative(template.root / source, root)}
-    contract = (raw.get("validation") or {}).get("contract")
-    if contract:
-        values = {
-            **values,
-            "validation.contract": Path(os.path.relpath(template.root / str(contract), root)).as_posix(),
-        }
+    files = named_files(raw)
+    moved = {path: Path(os.path.relpath(template.root / name, root)).as_posix() for path, name in files.items()}
+    values = {**values, **moved}
     text = checked(template.params.read_text(encoding="utf-8"), values)
     return {
         "params.yaml": _with_modeline(text, repository, root),
-        "dvc.yaml": _stages(repository, root, str(raw["task"]["name"]), contract=bool(contract)),
+        "dvc.yaml": _stages(repository, root, str(raw["task"]["name"]), files=files),
         ".gitignore": IGNORED,
     }
 
@@ -160,10 +158,10 @@ def _source(base: str, root: Path) -> str:
     return relative(Path(base), root)
 
 
-def _stages(repository: Path, root: Path, task: str, *, contract: bool = False) -> str:
+def _stages(repository: Path, root: Path, task: str, *, files: Collection[str] = ()) -> str:
     from graft.stages import render
 
-    return render(root, repository, task, contract=contract)
+    return render(root, repository, task, files=files)
 
 
 def next_steps(new: NewProject) -> Iterator[str]:

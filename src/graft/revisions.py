@@ -96,7 +96,7 @@ def revision(workspace: Workspace, name: str | None) -> Iterator[Revision]:
         verdict = _verdict(repository, lock, digest)
         yield Revision(WORKING_TREE, None, digest, files, loaded.task, loaded.data, verdict, "", workspace, repository)
         return
-    commit = _commit(repository, workspace, name)
+    commit = commit_named(repository, workspace, name)
     found = tracked(_read(repository, commit, workspace.data_dvc, name), f"data.dvc at {name}")
     workspace.dot.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="diff-", suffix=TEMPORARY, dir=workspace.dot) as folder:
@@ -121,7 +121,14 @@ def revision(workspace: Workspace, name: str | None) -> Iterator[Revision]:
         )
 
 
-def _commit(repository: Repository, workspace: Workspace, name: str) -> str:
+def commit_named(repository: Repository, workspace: Workspace, name: str) -> str:
+    """Return the commit that a git revision or a model version stands for; it is here afterwards.
+
+    Raises:
+        InputError: no such revision or version.
+        IntegrityError: the version records no commit.
+        ResourceMissing: the commit cannot be had.
+    """
     if name.startswith("models:"):
         commit = _commit_of_version(workspace, name, params.load_alone(workspace.params).tracking)
         repository.fetch_snapshot(commit)

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from graft.workspace import RESTORES_VARIABLE, Workspace
 
 PINS = "sources.lock"
 CONTRACT = "${validation.contract}"
-"""In dvc.yaml, the contract file of a project that has one: an override of its name is followed."""
+"""In dvc.yaml, the contract file of a project that has one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Stage:
     pins: tuple[str, ...]
     parts: str = ""
     """The function in its module that yields the rounds of work on single parts, where it has any."""
+    files: tuple[str, ...] = ()
+    """Dotted params that may name a file which the stage reads."""
 
     @property
     def module(self) -> str:
@@ -67,6 +70,7 @@ STAGES: tuple[Stage, ...] = (
         ("artifacts/validation", "artifacts/data_docs", "artifacts/quarantine"),
         ("champion",),
         parts="part_rounds",
+        files=("validation.contract",),
     ),
     Stage(
         "tokenize",
@@ -95,6 +99,7 @@ STAGES: tuple[Stage, ...] = (
         ("data", "artifacts/tokens", "artifacts/adapter", "artifacts/repeats"),
         ("artifacts/evaluation", "artifacts/cost"),
         ("base",),
+        files=("evaluation.behaviour", "evaluation.forgetting.text"),
     ),
     Stage(
         "register",
@@ -108,7 +113,15 @@ STAGES: tuple[Stage, ...] = (
 )
 METRICS = ("artifacts/evaluation/metrics.json",)
 LOSS = {"loss": {"x": "step", "y": {"artifacts/training/curves.csv": "loss"}, "title": "Training loss"}}
-"""The plot of every task; a task names its own."""
+SLICES = {
+    "slices": {
+        "x": "value",
+        "y": {"artifacts/evaluation/plots/slices.csv": "slice"},
+        "template": "bar_horizontal",
+        "title": "The headline metric by slice (test)",
+    }
+}
+"""The plots of every task; a task names its own."""
 
 
 def get(name: str) -> Stage:
@@ -138,22 +151,49 @@ def run(name: str, workspace: Workspace) -> None:
 
     stage = get(name)
     loaded = params.load(workspace.params)
-    if "validation" in stage.params and (unseen := unseen_contract(workspace, loaded.validation.contract)):
-        raise ConfigError(unseen)
+    for path in stage.files:
+        if unseen := unseen_file(workspace, path, attrgetter(path)(loaded)):
+            raise ConfigError(unseen)
     stage.load()(workspace, **{section: getattr(loaded, section) for section in stage.params})
 
 
-def unseen_contract(workspace: Workspace, contract: str | None) -> str | None:
-    """Say that dvc.yaml does not name the contract file, so that DVC would not see it change; None where it does."""
+def unseen_file(workspace: Workspace, path: str, value: str | None) -> str | None:
+    """Say that dvc.yaml does not name a file, so that DVC would not see it change; None where it does.
+
+    Args:
+        workspace: The project.
+        path: The dotted param that names the file.
+        value: The file's name; None where there is none.
+    """
     from graft.config import read_yaml
 
-    path = workspace.root / "dvc.yaml"
-    if contract is None or not path.is_file():
+    described = workspace.root / "dvc.yaml"
+    if value is None or not described.is_file():
         return None
-    described = (read_yaml(path)[0].get("stages") or {}).get("validate") or {}
-    if {CONTRACT, contract} & set(described.get("deps") or ()):
+    stages = read_yaml(described)[0].get("stages") or {}
+    watched = {
+        dep for stage in STAGES if path in stage.files for dep in (stages.get(stage.name) or {}).get("deps") or ()
+    }
+    if {f"${{{path}}}", value} & watched:
         return None
-    return f"validation.contract: dvc.yaml does not name {shown(contract)}; {renewal(workspace)}"
+    return f"{path}: dvc.yaml does not name {shown(value)}; {renewal(workspace)}"
+
+
+def unseen_contract(workspace: Workspace, contract: str | None) -> str | None:
+    """Say that dvc.yaml does not name the contract file; None where it does."""
+    return unseen_file(workspace, "validation.contract", contract)
+
+
+def named_files(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files that params, as they stand in their file, name: dotted param -> path."""
+    found = {}
+    for path in (path for stage in STAGES for path in stage.files):
+        value: Any = raw
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value:
+            found[path] = str(value)
+    return found
 
 
 def renewal(workspace: Workspace) -> str:
@@ -223,14 +263,14 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def render(project: Path, repository: Path, task: str | None = None, *, contract: bool = False) -> str:
+def render(project: Path, repository: Path, task: str | None = None, *, files: Collection[str] = ()) -> str:
     """Return the text of a project's dvc.yaml, with the plots of its task; paths to the code are relative to it.
 
     Args:
         project: The folder of the project.
         repository: The root of the code.
-        task: Its task, ``None``: what its params.yaml says, also of the contract.
-        contract: Whether its contract is in a file of its own.
+        task: Its task, ``None``: what its params.yaml says, also of the files that it names.
+        files: The dotted params of its that name a file.
     """
     import yaml
 
@@ -240,16 +280,18 @@ def render(project: Path, repository: Path, task: str | None = None, *, contract
     up = Path(os.path.relpath(repository, project)).as_posix()
     prefix = "" if up == "." else f"{up}/"
     if task is None:
-        task, contract = _described(read_yaml(project / "params.yaml")[0])
+        raw = read_yaml(project / "params.yaml")[0]
+        task, files = _task_in(raw), named_files(raw)
     source = repository / "src"
     methods = source.joinpath(*PLUGINS.split("."))
     stages: dict[str, Any] = {}
     for stage in STAGES:
-        files = code_of(stage.module, source)
+        modules = code_of(stage.module, source)
         # One dependency, so that a new adapter method, which is a new file there, changes nothing in dvc.yaml.
-        deps = sorted({methods if path.is_relative_to(methods) else path for path in files})
+        deps = sorted({methods if path.is_relative_to(methods) else path for path in modules})
         code = [prefix + path.relative_to(repository).as_posix() for path in deps]
-        reads = [*stage.reads, *([CONTRACT] if contract and "validation" in stage.params else [])]
+        # As a variable, so that an override of a file's name is followed.
+        reads = [*stage.reads, *(f"${{{path}}}" for path in stage.files if path in files)]
         stages[stage.name] = {
             "cmd": f"sh {prefix}infra/python -m graft stage {stage.name}",
             "deps": [*reads, *code, f"{prefix}src/graft/tasks/${{task.name}}.py", f"{prefix}{LOCK_FILE}"],
@@ -257,16 +299,15 @@ def render(project: Path, repository: Path, task: str | None = None, *, contract
             "outs": list(stage.writes),
         }
     curves = tasks.get(task).curves if task in tasks.names() else ()
-    document = {"stages": stages, "metrics": list(METRICS), "plots": [LOSS, *(dict(one) for one in curves)]}
+    document = {"stages": stages, "metrics": list(METRICS), "plots": [LOSS, SLICES, *(dict(one) for one in curves)]}
     head = "# Written by `make dvc.yaml` from src/graft/stages.py; a test holds the two together.\n"
     return head + yaml.safe_dump(document, sort_keys=False, width=120)
 
 
-def _described(raw: dict[str, Any]) -> tuple[str, bool]:
-    """Return the task that a params file names, and whether it names a contract file."""
-    task, validation = raw.get("task"), raw.get("validation")
-    name = str(task.get("name")) if isinstance(task, dict) else ""
-    return name, isinstance(validation, dict) and bool(validation.get("contract"))
+def _task_in(raw: dict[str, Any]) -> str:
+    """Return the task that a params file names."""
+    task = raw.get("task")
+    return str(task.get("name")) if isinstance(task, dict) else ""
 
 
 if __name__ == "__main__":  # `make dvc.yaml`: python -m graft.stages render

@@ -9,6 +9,9 @@ import pytest
 from graft import stages
 from graft.workspace import Workspace
 from tests.conftest import validated
+from tests.tasks.conftest import tiny_decoder, tiny_t5
+
+__all__ = ["evaluated", "made", "tiny_decoder", "tiny_t5"]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import yaml
 from sklearn.metrics import accuracy_score, f1_score
 
 from graft import artifact, evaluation, params, stages
+from graft.base import lock
 from graft.data import DataConfig
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import format_table, score_adapter, summary
@@ -97,6 +98,27 @@ def test_any_adapter_can_be_scored_on_the_raw_test_rows(evaluated: Workspace) ->
     expected = read(evaluated.evaluation / "predictions" / "adapter.parquet")
     assert found["row"].tolist() == expected["row"].tolist()
     np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-7)
+
+
+def test_a_champion_is_scored_on_its_own_base_once_loaded(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project moved on to another base, and its test rows changed: the champion answers the new rows as ever."""
+    expected = read(copy.evaluation / "predictions" / "adapter.parquet")
+    shutil.copytree(copy.root / "base", copy.root / "other")
+    config = copy.root / "other" / "config.json"
+    config.write_text(config.read_text().replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-05'))
+    copy.params.write_text(copy.params.read_text().replace("./base", "./other"))
+    lock(copy, params.load(copy.params).base)
+    part = copy.data / "test" / "part-0000.jsonl"
+    part.write_text("".join(line + "\n" for line in part.read_text().splitlines()[5:]))
+    loads: list[Path] = []
+    load = artifact.load
+    monkeypatch.setattr(
+        artifact, "load", lambda folder, *rest, **more: loads.append(folder) or load(folder, *rest, **more)
+    )
+    subject = score_adapter(copy.adapter, copy, data=DataConfig(), batch_rows=64, device="cpu")
+    assert loads == [copy.adapter]
+    assert subject.loaded.base.source == "./base"
+    np.testing.assert_allclose(subject.table["probabilities"], expected["probabilities"][5:], atol=1e-6)
 
 
 def test_the_project_decides_which_rows_an_adapter_answers(copy: Workspace) -> None:

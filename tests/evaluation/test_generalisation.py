@@ -17,7 +17,9 @@ from graft.checks import check
 from graft.data import data_digest, parts, parts_of_test_sets
 from graft.errors import ConfigError, DataError
 from graft.evaluation.contrasts import newcombe
+from graft.evaluation.overview import systems as summary_systems
 from graft.evaluation.prediction import read
+from graft.evaluation.slices import mask_of
 from graft.identity import digest_files
 from graft.importing import import_data
 from graft.workspace import Workspace, read_json
@@ -106,7 +108,7 @@ def test_sets_are_no_part_of_the_data_that_is_trained_on(copy: Workspace) -> Non
     assert (data_digest(copy.data), parts_of_test_sets(copy.data)) == (before, {})
     assert set(parts(copy.data)) == {"train", "validation", "test"}
     stages.run("evaluate", copy)
-    assert "probes" not in read_json(copy.evaluation / "metrics.json")
+    assert "test_sets" not in read_json(copy.evaluation / "metrics.json").get("probes", {})
 
 
 def test_the_section_chooses_sets(copy: Workspace) -> None:
@@ -115,7 +117,7 @@ def test_the_section_chooses_sets(copy: Workspace) -> None:
     assert set(read(copy.evaluation / "probes" / "test_sets" / "adapter.parquet")["set"]) == {"near"}
     set_evaluation(copy, test_sets=[])
     stages.run("evaluate", copy)
-    assert not (copy.evaluation / "probes").exists()
+    assert not (copy.evaluation / "probes" / "test_sets").exists()
     set_evaluation(copy, test_sets=["nera"])
     with pytest.raises(
         ConfigError, match=r"evaluation\.test_sets: no data/test_sets/nera; there are far, near; did you"
@@ -137,6 +139,34 @@ def test_a_bad_row_is_refused_at_its_line_before_training(copy: Workspace) -> No
     assert "data/test_sets/far/b.jsonl:18" in text
     assert digest_files(copy.validation) == before
     assert "far/b.jsonl:16" in (copy.failed / "validate" / "report.json").read_text()
+
+
+def test_a_row_that_came_after_validate_is_refused_by_evaluate(copy: Workspace) -> None:
+    before = digest_files(copy.evaluation)
+    with (copy.data / "test_sets" / "far" / "b.jsonl").open("a") as file:
+        file.write('{"text": "some words here", "label": "sports"}\n')
+    with pytest.raises(DataError, match=r"far/b\.jsonl:16: label: expected one of animals, cooking, weather, found"):
+        stages.run("evaluate", copy)
+    assert digest_files(copy.evaluation) == before
+
+
+def test_the_stage_measures_slices_and_groups_by_column(copy: Workspace) -> None:
+    slices = {"columns": ["label"], "least_rows": 2}
+    set_evaluation(copy, slices=slices, groups=["label"], test_sets=[], robustness={"rows": 0})
+    stages.run("evaluate", copy)
+    metrics = read_json(copy.evaluation / "metrics.json")
+    table = read(copy.evaluation / "predictions" / "adapter.parquet")
+    labels = sorted(("animals", "cooking", "weather"))
+    for number, name in enumerate(labels):
+        mask = mask_of(copy.evaluation, f"label={name}", table["row"].tolist())
+        assert mask.tolist() == (table["reference"] == number).tolist()
+        expected = accuracy_score(table["reference"][mask], table["prediction"][mask])
+        assert metrics["groups"]["label"]["groups"][f"label={name}"]["value"] == pytest.approx(expected, abs=1e-6)
+        assert metrics["slices"]["known"][f"label={name}"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert set(summary_systems(metrics)) == {"adapter", "base", "majority", "tfidf"}
+    set_evaluation(copy, slices={"columns": ["lable"]})
+    with pytest.raises(DataError, match=r"evaluation\.slices\.columns: no test row has the column 'lable'.*'label'"):
+        stages.run("evaluate", copy)
 
 
 def test_what_is_no_test_set_is_refused(copy: Workspace) -> None:

@@ -121,6 +121,15 @@ def test_known_slices_are_corrected_for_their_number() -> None:
     assert any("`label=hard`" in limit for limit in section.limits)
 
 
+def test_a_slice_that_two_settings_name_is_one() -> None:
+    table, known_of = rows(200, seed=9)
+    labels = ["a", "b"] * 100
+    given = Traits(known_of.places, known_of.texts, known_of.lengths, [[one] for one in labels], {"label": labels})
+    sliced = measure(TOPIC, table, given, SlicesConfig(columns=("label",), worst=0, lengths=0, languages=False), HOW)
+    assert [one.slice.name for one in sliced.known] == ["label=a", "label=b"]
+    assert sliced.known[0].p_holm == pytest.approx(min(1.0, 2 * sliced.known[0].contrast.p))
+
+
 def test_equal_inputs_give_equal_slices_and_another_seed_other_halves() -> None:
     table, known_of = rows(600, seed=5, failing="index")
     found = [measure(TOPIC, table, known_of, SlicesConfig(), Drawn(resamples=200, seed=seed)) for seed in (0, 0, 1)]

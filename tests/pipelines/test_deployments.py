@@ -47,7 +47,8 @@ def test_there_is_a_nightly_run_and_each_pool_has_its_deployments() -> None:
         (one["entrypoint"].rpartition(":")[2], one["name"]): one
         for one in deployments.deployments_of(DECLARED, "graft")
     }
-    assert set(local) == {("finetune", "on-demand"), ("finetune", "nightly"), ("promote", "decide")}
+    names = {("finetune", "on-demand"), ("finetune", "nightly"), ("promote", "decide"), ("approval_timer", "timer")}
+    assert set(local) == names
     assert deployments._schedule(local["finetune", "nightly"]["schedules"][0]).schedule.cron == "0 2 * * *"
     assert [one["name"] for one in deployments.deployments_of(DECLARED, "gpu")] == ["gpu"]
     assert deployments.deployments_of(DECLARED, "a100") == [

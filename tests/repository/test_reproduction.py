@@ -409,5 +409,11 @@ def test_reproduce_reads_the_registry_and_keeps_its_receipt_there(
     client.set_model_version_tag("toy", "1", "graft.dvc_lock", "0" * 64)
     receipt = reproduce(clone, "models:/toy/1", tracking=tracking, on_line=quiet)
     assert (receipt["verdict"], receipt["equivalence"]["how"]) == ("equivalent", "same answers")
+    registered = registry.get(connection, "toy", "1").tags["graft.reproduced"]
+    with monkeypatch.context() as patch:
+        patch.setattr(reproductions, "record", lambda *_: (_ for _ in ()).throw(ResourceMissing("MLflow: gone")))
+        said: list[str] = []
+        assert reproduce(clone, "models:/toy/1", tracking=tracking, on_line=said.append)["verdict"] == registered
+    assert said[-1] == "warning: the receipt is in .graft/receipts, and not in MLflow: MLflow: gone"
     found = reproductions.reproductions(connection, "toy")
     assert sorted(one["verdict"] for one in found) == ["equivalent", "identical"]

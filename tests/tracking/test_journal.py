@@ -220,6 +220,26 @@ def test_alias_follows_the_newest_decision_whoever_moves_it(
     assert registry.champion_number(connection, NAME) == "2"
 
 
+def test_key_of_an_entry_does_not_hang_on_fields_that_it_does_not_use() -> None:
+    """A field that a later version adds, empty in old entries, must not make them look altered."""
+    import hashlib
+    import json
+
+    used = {
+        "name": NAME,
+        "kind": "promote",
+        "verdict": "promote",
+        "candidate": "1",
+        "after": "1",
+        "who": "ada",
+        "why": "better",
+        "evidence": {"p": 0.01, "difference": 0.2},
+        "previous": "none",
+    }
+    text = json.dumps(used, sort_keys=True, separators=(",", ":"))
+    assert entry().key == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def test_note_says_who_why_and_on_what() -> None:
     text = journal.note(entry())
     assert "version 1: promote" in text

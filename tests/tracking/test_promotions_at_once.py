@@ -152,14 +152,14 @@ def test_one_of_three_processes_wins_through_a_server(race: Race, server: Any) -
 
 @pytest.mark.slow
 @pytest.mark.nightly
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_one_of_three_processes_wins_a_hundred_times_on_sqlite(race: Race, workspace: Workspace) -> None:
     check(*race(f"sqlite:///{workspace.root}/mlflow/store/mlflow.db", rounds=100, people=3))
 
 
 @pytest.mark.slow
 @pytest.mark.nightly
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_one_of_three_processes_wins_a_hundred_times_on_postgresql(race: Race, fresh_postgres: str) -> None:
     check(*race(fresh_postgres, rounds=100, people=3))
 

@@ -1,4 +1,4 @@
-"""Commands about what a version is made of: reproduce."""
+"""Commands about what a version is made of: reproduce, provenance, diff."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from graft.cli.app import JSON, REVIEW, app, examples, workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from graft.version_diff import Metrics, VersionDiff
 
 SHOWN_DIGEST = 16
 SHOWN_FIELDS = 8
@@ -120,3 +122,105 @@ def provenance(
             print(suggested(line))
     if found.state == "refused":
         raise typer.Exit(IntegrityError.exit_code)
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft diff models:/review-topic/3 models:/review-topic/5", "data, params, code, base, environment, metrics"),
+        ("graft diff models:/review-topic@champion", "the champion against the working tree"),
+        ("graft diff HEAD~1 --json", "a git revision, for scripts"),
+    ),
+)
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model version (models:/NAME/3), or a git revision.")],
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another one (default: the working tree).")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Say what changed between two versions, and whether the difference of the headline metric is real."""
+    import contextlib
+
+    from graft import params
+    from graft.cli import printing
+    from graft.version_diff import compare
+
+    place = workspace()
+    with contextlib.redirect_stdout(sys.stderr):
+        found = compare(place, a, b, tracking=params.load(place.params).tracking)
+    if as_json:
+        printing.as_json(found.as_json())
+    else:
+        _print_diff(found)
+
+
+def _print_diff(found: VersionDiff) -> None:
+    from graft.cli import printing
+
+    for sign, side in (("-", found.a), ("+", found.b)):
+        adapter = f", adapter {side['adapter'][:SHOWN_DIGEST]}" if side["adapter"] else ""
+        print(f"{sign} {side['name']}, commit {side['commit'][:12]}{adapter}")
+    _print_data(found.data)
+    for title, changes in (("params", found.params), ("base", found.base), ("environment", found.environment)):
+        _print_changes(title, changes)
+    _print_changes("code that the stages depend on", found.code, digests=True)
+    for line in found.log:
+        print(f"  {line}")
+    if found.metrics:
+        _print_metrics(found.metrics)
+    for note in found.notes:
+        printing.finding("note", "", note)
+
+
+def _print_data(data: Mapping[str, Any]) -> None:
+    from graft.cli import printing
+
+    print()
+    if data["a"] == data["b"]:
+        print(f"data: the same ({(data['a'] or 'not in DVC')[:SHOWN_DIGEST]})")
+        return
+    printing.heading(f"data: {(data['a'] or 'none')[:SHOWN_DIGEST]} -> {(data['b'] or 'none')[:SHOWN_DIGEST]}")
+    rows = [
+        [split, *(str(one[name]) for name in ("added", "removed", "changed"))] for split, one in data["splits"].items()
+    ]
+    if rows:
+        printing.table(["split", "rows added", "removed", "changed"], rows)
+        print(f"rows, labels and lengths: graft data diff; {data['moved']} rows moved to another split")
+
+
+def _print_changes(title: str, changes: Mapping[str, tuple[Any, Any]], *, digests: bool = False) -> None:
+    from graft.cli import printing
+    from graft.errors import shown
+
+    print()
+    if not changes:
+        print(f"{title}: the same")
+        return
+    printing.heading(f"{title}: {len(changes)} differ")
+    for name, (old, new) in changes.items():
+        if digests:
+            pair = [(value or "(none)")[:8] for value in (old, new)]
+        else:
+            pair = ["(none)" if value is None else shown(value) for value in (old, new)]
+        print(f"  {name}: {pair[0]} -> {pair[1]}")
+
+
+def _print_metrics(found: Metrics) -> None:
+    from graft.cli import printing
+    from graft.evaluation.overview import format_cell
+
+    print()
+    printing.heading(f"metrics on {found.rows[0]} -> {found.rows[1]} test rows")
+    rows = [
+        [name, *(format_cell(one["value"], one["low"], one["high"]) for one in pair)]
+        for name, pair in found.values.items()
+    ]
+    printing.table(["metric", "before", "after"], rows)
+    if found.comparison is None:
+        print("not tested: the two were scored on other test rows" if not found.same_rows else "not tested")
+        return
+    one = found.comparison
+    said = "real" if found.real else "within what chance shows on these rows"
+    print(
+        f"{found.headline}: {one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}), two-sided "
+        f"p = {found.p:.2g} ({one['test']} on the stored predictions): {said}"
+    )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from graft.params import Params
     from graft.publication import Decision
     from graft.registration import RegistrationConfig
-    from graft.tracking import RunContext
+    from graft.tracking import RunContext, TrackingConfig
     from graft.tracking.journal import Entry
     from graft.workspace import Workspace
 
@@ -181,8 +181,24 @@ def history(
         printing.table(
             ["no.", "when", "version", "verdict", "champion", "state", "who", "why"], [_row(one) for one in entries]
         )
+    _print_rebuilt(place, config.tracking, model.name, limit)
     if problem := found.problem():
         print(suggested(printing.styled(problem, "yellow")))
+
+
+def _print_rebuilt(place: Workspace, tracking: TrackingConfig, name: str, limit: int) -> None:
+    """Print the receipts of reproductions, which decide nothing."""
+    from graft.cli import printing
+    from graft.tracking.reproductions import reproductions
+    from graft.tracking.server import connect, reported
+
+    connection = connect(tracking, place)
+    with reported(connection.uri):
+        found = reproductions(connection, name)[:limit]
+    if found:
+        print()
+        rows = [[one[column] for column in ("on", "version", "verdict", "who", "reason")] for one in found]
+        printing.table(["rebuilt on", "version", "verdict", "who", "reason"], rows)
 
 
 def _row(entry: Entry) -> list[str]:

@@ -20,6 +20,9 @@ from graft.data import DataConfig, Record, privacy_of, rows_of
 from graft.errors import DataError, IntegrityError
 from graft.evaluation import cost, probes
 from graft.evaluation.overview import Row, format_table, summary
+from graft.evaluation.probes.counterfactuals import CounterfactualsConfig
+from graft.evaluation.probes.explanations import ExplanationsConfig
+from graft.evaluation.probes.forgetting import ForgettingConfig
 from graft.evaluation.probes.robustness import RobustnessConfig
 from graft.evaluation.slices.section import SlicesConfig
 from graft.evaluation.traits import Traits, traits
@@ -71,6 +74,18 @@ class EvaluationConfig(Section):
     robustness: RobustnessConfig = RobustnessConfig()
     """Noise in the texts of test rows."""
 
+    behaviour: str | None = Limit(default=None, min_length=1)
+    """A YAML file of behavioural tests, relative to params.yaml and inside the repository (``behaviour.yaml``)."""
+
+    counterfactuals: CounterfactualsConfig = CounterfactualsConfig()
+    """Names and gendered words swapped in test rows."""
+
+    forgetting: ForgettingConfig = ForgettingConfig()
+    """General text with the adapter on and off."""
+
+    explanations: ExplanationsConfig = ExplanationsConfig()
+    """Which words drove the answers to some rows."""
+
 
 def evaluate(
     workspace: Workspace, *, task: TaskConfig, data: DataConfig, base: BaseConfig, evaluation: EvaluationConfig
@@ -84,6 +99,7 @@ def evaluate(
     from graft import artifact
     from graft.base import locked
     from graft.evaluation.assessment import assess
+    from graft.evaluation.probes import behaviour
     from graft.evaluation.seeds import further
     from graft.generation import described_base
     from graft.tokenization import read_manifest, read_tokens
@@ -97,6 +113,7 @@ def evaluate(
     )
     manifest = read_manifest(workspace.tokens)
     _check(manifest, loaded.identity)
+    behaviour.check(evaluation, loaded, workspace.root)
     fields, aside = loaded.task.fields_of(loaded.config), frozenset(manifest["quarantined"])
     test = list(rows_of(workspace.data, "test", fields, data, aside))
     texts = [_text(record, fields) for record in test]

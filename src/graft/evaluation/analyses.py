@@ -107,7 +107,8 @@ def _forest(sliced: Sliced, folder: Path) -> list[Drawing]:
     picture = folder / "slices.png"
     plots.forest(lines, sliced.metric, sliced.overall, picture)
     text = "; ".join(f"{one['slice']}: {one['value']:.3f}" for one in lines)
-    return [Drawing(f"{sliced.metric} by slice, all test rows {sliced.overall:.3f}", text, picture)]
+    title = f"{sliced.metric} by slice; dashed: all test rows ({sliced.overall:.3f}); diamond: shown to be worse"
+    return [Drawing(title, text, picture)]
 
 
 def _reliability(folder: Path) -> list[Drawing]:

@@ -188,7 +188,7 @@ def finding(found: Calibration, drawings: Sequence[Drawing], how: Resampling) ->
     """Return the section of the report."""
     off = found.p <= 1 - how.confidence
     what = "it gives a label 80 %, is it there" if found.per_label else "it says 80 %, is it right"
-    verdict = "more than chance makes, so they are no probabilities" if off else "no more than chance may make"
+    verdict = "more than chance makes" if off else "no more than chance may make"
     return Finding(
         title="Calibration",
         text=(
@@ -199,11 +199,11 @@ def finding(found: Calibration, drawings: Sequence[Drawing], how: Resampling) ->
         values={},
         tables={
             "": [
-                {"measure": name, f"value_({percent(how.confidence)}_interval)": _cell(one), "best": best}
-                for name, one, best in (
-                    (f"ECE, {BINS} bins of equal width", found.equal_width, "0"),
-                    (f"ECE, {BINS} bins of equal mass", found.equal_mass, "0"),
-                    ("Brier score, summed over labels", found.brier, "0"),
+                {"measure (smaller is better)": name, f"value, {percent(how.confidence)} interval": _cell(one)}
+                for name, one in (
+                    (f"ECE, {BINS} bins of equal width", found.equal_width),
+                    (f"ECE, {BINS} bins of equal mass", found.equal_mass),
+                    ("Brier score, summed over labels", found.brier),
                 )
             ]
         },

@@ -119,7 +119,7 @@ def lines(cost: Mapping[str, Any], training: Mapping[str, Any] | None = None) ->
     found.append((f"in batches of {cost['batch_rows']} rows", f"{batches['rows_per_second']:.1f} rows per second"))
     found.append((f"energy for {batches['rows']} rows", _energy(batches["joules"])))
     if training:
-        unit = "GPU seconds" if training.get("device") == "cuda" else "seconds on processors"
+        unit = "GPU seconds" if training.get("device") == "cuda" else "seconds on the processor"
         found.append(("training", f"{training['seconds']:.0f} {unit}, {training['tokens']} tokens"))
     on = cost["hardware"]
     found.append(("measured on", f"{on.get('gpu') or on['processor']}, {on['threads']} threads, torch {on['torch']}"))

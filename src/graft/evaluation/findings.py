@@ -107,19 +107,15 @@ def mistakes(
 
     if metric.per_row is None:
         return None
-    scores = np.asarray(metric.per_row(table), dtype=np.float64)
-    if metric.greater_is_better and bool(np.isin(scores, (0.0, 1.0)).all()):
-        wrong = np.flatnonzero(scores < 1).tolist()
-        surest = sorted(wrong, key=lambda row: (-float(answers[row].get("score") or 0), row))[:SHOWN_ERRORS]
+    order, right_or_wrong = worst_rows(metric, table, answers)
+    surest = order[:SHOWN_ERRORS]
+    if right_or_wrong:
         notes = {row: _confidence(answers[row]) for row in surest}
-        title = f"The {len(surest)} most confident errors, of {len(wrong)}"
-        total = len(wrong)
+        title, total = f"The {len(surest)} most confident errors, of {len(order)}", len(order)
     else:
-        order = np.argsort(-scores if metric.greater_is_better else scores, kind="stable")[::-1]
-        surest = [int(row) for row in order if np.isfinite(scores[row])][:SHOWN_ERRORS]
+        scores = np.asarray(metric.per_row(table), dtype=np.float64)
         notes = {row: f"{metric.name} {scores[row]:.3f}" for row in surest}
-        title = f"The {len(surest)} rows with the worst {metric.name}, of {len(scores)}"
-        total = len(scores)
+        title, total = f"The {len(surest)} rows with the worst {metric.name}, of {len(scores)}", len(scores)
     shown = []
     for row in surest:
         text, right, answer = privacy.redacted([texts[row], expected[row], answers[row]])
@@ -128,7 +124,7 @@ def mistakes(
                 place=str(table["row"][row]),
                 text=shortened(text),
                 expected=shortened(right),
-                got=_said(answer),
+                got=said(answer),
                 score=notes[row],
                 picture=thumbnail(pictures[row]) if pictures else "",
             )
@@ -136,12 +132,33 @@ def mistakes(
     return Mistakes(title, shown, total)
 
 
+def worst_rows(
+    metric: Metric, table: Mapping[str, np.ndarray], answers: Sequence[Mapping[str, Any]]
+) -> tuple[list[int], bool]:
+    """Return row numbers, the worst first, and whether each row is right or wrong: then those are the wrong ones.
+
+    Args:
+        metric: has row scores, which rank the rows.
+        table: the adapter's predictions, N rows.
+        answers: the task's answers, one per row, whose ``score`` ranks wrong rows.
+    """
+    import numpy as np
+
+    assert metric.per_row is not None
+    scores = np.asarray(metric.per_row(table), dtype=np.float64)
+    if metric.greater_is_better and bool(np.isin(scores, (0.0, 1.0)).all()):
+        wrong = np.flatnonzero(scores < 1).tolist()
+        return sorted(wrong, key=lambda row: (-float(answers[row].get("score") or 0), row)), True
+    order = np.argsort(-scores if metric.greater_is_better else scores, kind="stable")[::-1]
+    return [int(row) for row in order if np.isfinite(scores[row])], False
+
+
 def _confidence(answer: Mapping[str, Any]) -> str:
     score = answer.get("score")
     return f"{score:.2f}" if isinstance(score, float) else ""
 
 
-def _said(answer: Mapping[str, Any]) -> str:
+def said(answer: Mapping[str, Any]) -> str:
     """Return an answer for people: its label, its text or its tags where it has them, else all of it."""
     if "tags" in answer:
         return shortened(" ".join(answer["tags"])) or NOTHING

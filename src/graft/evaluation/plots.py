@@ -94,7 +94,7 @@ def forest(rows: Sequence[Mapping[str, Any]], metric: str, overall: float, path:
     axes.axvline(overall, color=FAINT, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(rows)), [_short(str(row["slice"])) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set(xlabel=f"{metric} (dashed: all test rows; diamond: worse than the rest)")
+    axes.set_xlabel(metric)
     _plain(axes)
     _save(figure, path)
 

@@ -280,6 +280,8 @@ def _test_note(comparisons: Mapping[str, Comparison]) -> str:
     tests = {one.test for one in comparisons.values()}
     if tests == {"mcnemar"}:
         return "Differences are tested on the same rows: McNemar's exact test, Newcombe's interval."
+    if tests == {"sign flips"}:
+        return "Differences are tested on the same rows: their signs exchanged at random, bootstrap interval."
     return "Differences are tested on the same rows: paired bootstrap."
 
 

@@ -8,16 +8,20 @@ does not depend on the difference seen.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from graft.evaluation.comparison import Comparison
 
 MOST_ROWS = 1 << 31
 """A number beyond this is no advice."""
-NEGLIGIBLE = 1e-10
+DEVIATIONS, FEW = 7, 20
+"""How far from their mean counts are summed."""
 
 
 def mcnemar_power(rows: int, wins: float, losses: float, level: float) -> float:
@@ -35,18 +39,31 @@ def mcnemar_power(rows: int, wins: float, losses: float, level: float) -> float:
     differ = wins + losses
     if differ <= 0:
         return 0.0
-    first, last = binom.ppf(NEGLIGIBLE, rows, differ), binom.isf(NEGLIGIBLE, rows, differ)
-    counts = np.arange(max(int(first), 0), int(last) + 1)
-    # The smallest number of wins with P(at least as many) <= level: one above the quantile.
-    needed = binom.isf(level, counts, 0.5) + 1
-    return float(binom.pmf(counts, rows, differ) @ binom.sf(needed - 1, counts, wins / differ))
+    reach = DEVIATIONS * math.sqrt(rows * differ * (1 - differ)) + FEW
+    counts = np.arange(max(int(rows * differ - reach), 0), min(int(rows * differ + reach), rows) + 1)
+    most = _not_enough(level, 1 << int(counts[-1]).bit_length())[counts]
+    return float(binom.pmf(counts, rows, differ) @ binom.sf(most, counts, wins / differ))
+
+
+@functools.lru_cache(maxsize=32)
+def _not_enough(level: float, up_to: int) -> np.ndarray:
+    """Return, for 0 to ``up_to`` rows that differ, the largest number of wins that does not reject at ``level``."""
+    import numpy as np
+    from scipy.stats import binom
+
+    found: np.ndarray = binom.isf(level, np.arange(up_to + 1), 0.5)
+    return found
 
 
 def mcnemar_rows(wins: float, losses: float, level: float, power: float) -> int | None:
     """Return the rows at which :func:`mcnemar_power` reaches ``power``; None where more rows would not help."""
     if wins <= losses:
         return None
-    return _first(lambda rows: mcnemar_power(rows, wins, losses, level) >= power)
+    # The normal approximation (Connor, Biometrics 43, 1987) is some rows below the exact number.
+    about = score_rows(wins, losses, 0.0, level, power)
+    if about is None:
+        return None
+    return _first(lambda rows: mcnemar_power(rows, wins, losses, level) >= power, max(4, about))
 
 
 def score_rows(wins: float, losses: float, margin: float, level: float, power: float) -> int | None:
@@ -157,15 +174,19 @@ def _mcnemar_detectable(rows: int, differ: float, level: float, power: float) ->
     return high
 
 
-def _first(enough: Callable[[int], bool]) -> int | None:
-    """Return the smallest number of rows that is enough; more rows are, but for the steps of a discrete test."""
-    high = 4
+def _first(enough: Callable[[int], bool], start: int = 4) -> int | None:
+    """Return the smallest number of rows that is enough; more rows are, but for the steps of a discrete test.
+
+    To one row in a thousand, beyond which no such number is right; ``start`` is a first guess.
+    """
+    low = high = start
     while not enough(high):
-        high *= 2
+        low, high = high, high + max(high // 8, 4)
         if high > MOST_ROWS:
             return None
-    low = high // 2
-    while high - low > 1:
+    while low == high or (low > 2 and enough(low)):
+        low, high = max(low * 7 // 8 - 1, 1), low
+    while high - low > max(1, high // 1000):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high

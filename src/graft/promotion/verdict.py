@@ -192,7 +192,8 @@ def verdict(
     says = _says(bouts, tested, policy, level)
     c = hardest.comparison
     needed = _needed(bouts, tested, policy, level) if says == "undecided" else None
-    reason = _reason(hardest, tested, says, policy, level, needed)
+    smallest = detectable(c, level, policy.power)
+    reason = _reason(hardest, tested, says, policy, level, needed, smallest)
     return Verdict(
         decision=says,
         reason=reason if alone else f"{reason} This was {granted.said}.",
@@ -211,7 +212,7 @@ def verdict(
         margin=policy.margin,
         test=c.test,
         rows_needed=needed,
-        detectable=detectable(c, level, policy.power),
+        detectable=smallest,
         power=policy.power,
         repeats=c.repeats,
         seed_error=c.seed_error,
@@ -299,7 +300,15 @@ def _needed(bouts: Sequence[_Bout], gates: Sequence[Gate], policy: Policy, level
     return None if None in found or not found else max(one for one in found if one is not None)
 
 
-def _reason(bout: _Bout, gates: Sequence[Gate], says: Says, policy: Policy, level: float, needed: int | None) -> str:
+def _reason(
+    bout: _Bout,
+    gates: Sequence[Gate],
+    says: Says,
+    policy: Policy,
+    level: float,
+    needed: int | None,
+    smallest: float | None,
+) -> str:
     c = bout.comparison
     mean = f", mean of {c.repeats} seeds (own adapter {bout.own:+.4f})" if c.repeats > 1 else ""
     facts = (
@@ -307,7 +316,7 @@ def _reason(bout: _Bout, gates: Sequence[Gate], says: Says, policy: Policy, leve
         f"{c.difference:+.4f} ({100 * c.confidence:.3g} % interval {c.low:+.4f} to {c.high:+.4f}), one-sided p = "
         f"{bout.p:.2g}"
     )
-    parts = [f"{facts}{_conclusion(bout, says, policy, level, needed)}"]
+    parts = [f"{facts}{_conclusion(bout, says, policy, level, needed, smallest)}"]
     broken = [gate.said for gate in gates if gate.state != "held"]
     if broken:
         parts.append(f"Gates that do not hold: {'; '.join(broken)}.")
@@ -316,7 +325,9 @@ def _reason(bout: _Bout, gates: Sequence[Gate], says: Says, policy: Policy, leve
     return " ".join(parts)
 
 
-def _conclusion(bout: _Bout, says: Says, policy: Policy, level: float, needed: int | None) -> str:
+def _conclusion(
+    bout: _Bout, says: Says, policy: Policy, level: float, needed: int | None, smallest: float | None
+) -> str:
     """Return what follows from the numbers, from the sign between p and the level on."""
     c, won = bout.comparison, _won(bout, policy, level)
     worse_by = f"worse by {policy.margin:g} or more" if policy.margin else "worse"
@@ -335,7 +346,6 @@ def _conclusion(bout: _Bout, says: Says, policy: Policy, level: float, needed: i
         return ": the error budget of this test set is used up, so it cannot promote any more; it needs fresh rows."
     if needed is None and c.repeats > 1 and c.difference + c.margin > 0:
         return f" > {level:.3g}: the seeds differ too much for rows alone to decide; raise training.repeats."
-    smallest = detectable(c, level, policy.power)
     seen = f"; they show a difference of {smallest:.2g} {100 * policy.power:.3g} times in 100" if smallest else ""
     more = f"about {needed} test rows would decide a difference of this size" if needed else "there is no difference"
     if not needed and c.difference + c.margin != 0:

@@ -207,6 +207,7 @@ def _upload(connection: Connection, run_id: str, facts: Facts) -> None:
         for file in files:
             if file.is_file():
                 client.log_artifact(run_id, str(file), target or None)
+    _upload_report(client, run_id, facts)
     if facts.training:
         from graft.evaluation.plots import learning_curve
 
@@ -214,6 +215,20 @@ def _upload(connection: Connection, run_id: str, facts: Facts) -> None:
             picture = Path(temporary) / "learning_curve.png"
             learning_curve(workspace.training / "metrics.jsonl", picture)
             client.log_artifact(run_id, str(picture), "training")
+
+
+def _upload_report(client: Any, run_id: str, facts: Facts) -> None:
+    """Upload the evaluation report anew with what was timed, which the stage's own file leaves out."""
+    from graft.evaluation import cost, report
+
+    timed = facts.workspace.cost / cost.FILE
+    if not timed.is_file() or not (facts.workspace.evaluation / "report.html").is_file():
+        return
+    with tempfile.TemporaryDirectory(prefix="graft-report-") as temporary:
+        path = Path(temporary) / "report.html"
+        lines = cost.lines(read_json(timed), facts.training)
+        path.write_text(report.with_cost(facts.workspace.evaluation, lines), encoding="utf-8")
+        client.log_artifact(run_id, str(path), "evaluation")
 
 
 def _version(

@@ -303,12 +303,19 @@ def waits(case: Case, decision: Decision, answer: Answer | None, promotion: Prom
 
 def waiting(decision: Decision, case: Case) -> Decision:
     """Return a decision that waits for a person; it is not journaled before it is taken."""
-    why = (
-        f"the tests say {decision.verdict}, and promotion.approval is required: answer the form in the Prefect UI, run "
-        f"`graft promote --approve --reason ...`, or set review = approved on the version in MLflow and run `graft "
-        f"promote` ({decision.reason})"
+    how = (
+        "promotion.approval is required: answer the form in the Prefect UI, run `graft promote --approve --reason "
+        "...`, or set review = approved on the version in MLflow and run `graft promote`"
     )
-    return replace(decision, verdict="waiting", after=decision.before, reason=why, number=case.number)
+    why = f"waits for an approval; the tests say: {decision.reason}"
+    return replace(
+        decision,
+        verdict="waiting",
+        after=decision.before,
+        reason=why,
+        notes=(*decision.notes, how),
+        number=case.number,
+    )
 
 
 def _decided(

@@ -53,6 +53,8 @@ def promote(
     Raises:
         InputError: ``approve`` without a reason.
         ResourceMissing: MLflow is not reachable, or the adapter was not published.
+        IntegrityError: it would become champion, and what the registry holds is not what was published, or lacks a
+            signature that is asked for.
         PromotionConflict: the alias moved meanwhile.
     """
     from graft.publication.facts import read
@@ -81,6 +83,8 @@ def promote(
             if waits(case, final, answer, promotion):
                 decision = waiting(final, case)
             else:
+                if final.moved:
+                    check_artifact(connection, candidate)
                 decision = carry_out(case, "promote", final)
     at = place(connection.uri, registration.name, facts.digest)
     write_decision(workspace, at, decision.as_json())

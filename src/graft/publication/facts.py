@@ -70,6 +70,7 @@ def uploads(workspace: Workspace) -> dict[str, Path]:
     return {
         "data_docs": workspace.data_docs,
         "evaluation": workspace.evaluation,
+        "cost": workspace.cost,
         "training": workspace.training,
     }
 

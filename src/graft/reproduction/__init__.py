@@ -24,7 +24,7 @@ from graft.identity import digest_file, digest_folder
 from graft.repository import Repository
 from graft.reproduction.clones import clean_clone
 from graft.reproduction.environments import PYTHON_VARIABLE, Environment, environment_of_clone
-from graft.reproduction.records import Recorded, commit_of, parsed, recorded, signed_commit, tags_of
+from graft.reproduction.records import EVALUATION, Recorded, commit_of, parsed, recorded, signed_commit, tags_of
 from graft.reproduction.verdicts import VERDICT, Equivalence, Margin, Output, equivalence, first_difference, outputs
 from graft.workspace import Workspace, read_json, write_json
 
@@ -65,7 +65,8 @@ def reproduce(
 ) -> dict[str, Any]:
     """Rebuild the version that ``reference`` (``models:/NAME@champion``, ``models:/NAME/3``) names; return the receipt.
 
-    The receipt is written to ``.graft/receipts``, set as tags of the version, and kept beside the journal of decisions.
+    The receipt is written to ``.graft/receipts``, set as tags of the version, and kept beside the ledger of decisions;
+    that MLflow does not take it is a warning.
 
     Raises:
         InputError: no such version, or it names a git remote that this repository does not have.
@@ -85,8 +86,11 @@ def reproduce(
         of = recorded(connection, version)
         of = replace(of, commit=signed) if signed else of
     receipt = rebuild(workspace, of, options=options, on_line=on_line)
-    with reported(connection.uri):
-        reproductions.record(connection, tracking, workspace, version, receipt)
+    try:
+        with reported(connection.uri):
+            reproductions.record(connection, tracking, workspace, version, receipt)
+    except GraftError as error:  # an hour's verdict is not lost to a registry that went away meanwhile
+        on_line(f"warning: the receipt is in .graft/receipts, and not in MLflow: {error}")
     return receipt
 
 
@@ -256,10 +260,10 @@ def _recorded_table(here: Workspace, of: Recorded, found: list[Output]) -> dict[
             dvc = Repository(here).dvc
             digest = dvc.listing(Tracked(evaluation))[TABLE]
             return prediction.read(dvc.fetch([digest], None)[digest])
-    if of.predictions is None:
+    if of.download is None:
         raise DataError("the version's predictions are neither in DVC nor in an MLflow run")
     with tempfile.TemporaryDirectory(prefix="graft-predictions-") as folder:
-        return prediction.read(of.predictions(Path(folder)))
+        return prediction.read(of.download(f"{EVALUATION}/{TABLE}", Path(folder)))
 
 
 def _user() -> str:

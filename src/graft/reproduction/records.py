@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from graft.tracking.server import Connection
 
 ADAPTER = "artifacts/adapter"
-PREDICTIONS = "evaluation/predictions/adapter.parquet"
-"""Of a run's artifacts: the adapter's prediction table over the test rows."""
+EVALUATION = "evaluation"
+"""Of a run's artifacts: what the stage evaluate wrote."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Recorded:
     """Where the commit can be had: the git remote that the run named, without credentials."""
     dvc_lock: str | None = None
     """sha256 of the dvc.lock that its stages wrote."""
-    predictions: Callable[[Path], Path] | None = None
-    """Downloads its prediction table into a folder; None: there is no run that holds one."""
+    download: Callable[[str, Path], Path] | None = None
+    """Downloads a file of its run's artifacts into a folder; None: there is no run."""
 
     @property
     def environment(self) -> str | None:
@@ -63,8 +63,8 @@ def recorded(connection: Connection, version: Version) -> Recorded:
         path = f"{ADAPTER}/identity.json"
         identity = read_json(models.download(connection, models.location(connection, version), path, Path(folder)))
 
-    def predictions(folder: Path) -> Path:
-        return models.download_of_run(connection, str(version.run_id), PREDICTIONS, folder)
+    def of_run(path: str, folder: Path) -> Path:
+        return models.download_of_run(connection, str(version.run_id), path, folder)
 
     return Recorded(
         version.uri,
@@ -73,7 +73,7 @@ def recorded(connection: Connection, version: Version) -> Recorded:
         identity,
         remote=tags.get("graft.git_remote"),
         dvc_lock=tags.get("graft.dvc_lock"),
-        predictions=predictions if version.run_id else None,
+        download=of_run if version.run_id else None,
     )
 
 

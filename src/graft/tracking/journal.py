@@ -85,8 +85,11 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits over what was decided, about what, on what evidence, after which entry."""
-        made_of = {name: value for name, value in asdict(self).items() if name not in LEFT_OUT}
+        """16 hexadecimal digits over what was decided, about what, on what evidence, after which entry.
+
+        What is empty is left out, so that a field that a later Graft adds changes no key of an old entry.
+        """
+        made_of = {name: value for name, value in asdict(self).items() if value and name not in LEFT_OUT}
         return self.recorded_key or digest_json(made_of)[:16]
 
     def same_decision(self, other: Entry) -> bool:

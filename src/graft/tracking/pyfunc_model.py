@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from graft.artifact import LoadedAdapter, load, predict
+from graft.errors import IntegrityError
+from graft.identity import digest_folder
 from graft.provenance import Trust
 from graft.provenance.signatures import check_beside
 
@@ -32,13 +35,15 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         """Load and verify the adapter on its base.
 
         Raises:
-            IntegrityError: a file, the base or a tensor is not what the identity says, or not what was signed.
+            IntegrityError: a file, the base or a tensor is not what the identity says, or not what was signed, or the
+                identity itself is not the one that was published.
             ResourceMissing: the base is nowhere; the message names its digest.
         """
-        adapter = Path(context.artifacts["adapter"])
-        check_beside(adapter, Trust.of_environment())
+        folder = Path(context.artifacts["adapter"])
+        refuse_changed(folder)
+        check_beside(folder, Trust.of_environment())
         self.loaded = load(
-            adapter,
+            folder,
             Path.cwd(),
             device=os.environ.get("GRAFT_DEVICE", "cpu"),
             trust_remote_code=os.environ.get("GRAFT_TRUST_REMOTE_CODE") == "1",
@@ -58,6 +63,24 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         values = [given] if isinstance(given, str | dict) else list(given)
         first = next(field.name for field in self.loaded.task.fields_of(self.loaded.config) if not field.target)
         return [value if isinstance(value, dict) else {first: value} for value in values]
+
+
+def refuse_changed(adapter: Path) -> None:
+    """Compare the adapter with the digest that the model's ``MLmodel`` file has of it; models of old have none.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    description = adapter.parents[1] / "MLmodel"
+    if not description.is_file():
+        return
+    metadata = yaml.safe_load(description.read_text(encoding="utf-8")).get("metadata") or {}
+    published = metadata.get("graft.adapter")
+    if published and digest_folder(adapter) != published:
+        raise IntegrityError(
+            f"{adapter}: has digest {digest_folder(adapter)[:12]} and was published as {published[:12]}: a file was "
+            "changed; take the model from the registry again"
+        )
 
 
 def _missing(value: Any) -> bool:

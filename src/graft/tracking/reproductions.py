@@ -1,7 +1,7 @@
-"""Receipts of reproductions in MLflow: tags of the version, and a run of its own beside the journal of decisions.
+"""Receipts of reproductions in MLflow: tags of the version, and a run of its own beside the ledger of decisions.
 
 A run for each, found or created by what the receipt says, with the whole receipt as ``receipt.json``: who rebuilt which
-version when, in what environment, and what came out. It decides nothing, so the chain of decisions does not know it.
+version when, in what environment, and what came out. It decides nothing, so the ledger's slots do not know it.
 """
 
 from __future__ import annotations

@@ -152,9 +152,23 @@ class Probe(Protocol):
 
 def every() -> tuple[Probe, ...]:
     """Return all probes, in the order of the report."""
-    from graft.evaluation.probes import robustness, test_sets
+    from graft.evaluation.probes import (
+        behaviour,
+        counterfactuals,
+        explanations,
+        forgetting,
+        robustness,
+        test_sets,
+    )
 
-    return (test_sets.PROBE, robustness.PROBE)
+    return (
+        test_sets.PROBE,
+        robustness.PROBE,
+        behaviour.PROBE,
+        counterfactuals.PROBE,
+        forgetting.PROBE,
+        explanations.PROBE,
+    )
 
 
 def measured(config: EvaluationConfig, subjects: Sequence[Subject], material: Material) -> dict[str, dict[str, Table]]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class RobustnessConfig(Section):
     """Noise in the texts of test rows, and what it costs."""
 
-    rows: int = Limit(default=150, ge=0)
+    rows: int = Limit(default=50, ge=0)
     """How many test rows are asked again, each once for each kind of noise, by adapter and base. 0: none."""
 
     generated_rows: int = Limit(default=0, ge=0)

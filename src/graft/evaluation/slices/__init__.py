@@ -17,7 +17,7 @@ from graft.config import nearest
 from graft.errors import DataError, shown
 from graft.evaluation.contrasts import Contrast, contrast, holm
 from graft.evaluation.findings import percent
-from graft.evaluation.intervals import Interval, Resampling, Taken, interval, rounded
+from graft.evaluation.intervals import Drawn, Interval, Resampling, Taken, interval, rounded
 from graft.evaluation.overview import format_cell
 from graft.evaluation.prediction import read, write
 from graft.evaluation.probes import Finding
@@ -52,6 +52,8 @@ __all__ = [
 FILE = "slices.parquet"
 """In ``artifacts/evaluation``: ``row`` and a column of truth values for each slice, by its name."""
 SHOWN_LEFT_OUT = 10
+RESAMPLES = 500
+"""Bootstrap resamples of a slice at most: there are many slices, and their intervals are read to two digits."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def measure(task: Task, table: Table, traits: Traits, config: SlicesConfig, how:
         how: level, resamples, seed.
     """
     metric = task.metric(task.headline)
+    how = Drawn(how.confidence, min(how.resamples, RESAMPLES), how.seed)
     cut = known(traits, config)
     contrasts = [_against_rest(metric, table, one.mask, how) for one in cut.slices]
     corrected = holm([result.p for result in contrasts])

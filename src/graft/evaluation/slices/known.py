@@ -52,7 +52,8 @@ def known(traits: Traits, config: SlicesConfig) -> Cut:
         found += by_value("language", "language", [[name] for name, _ in languages(traits.texts)], config)
     for name in config.columns:
         found += by_column(name, traits.columns[name], config)
-    return found
+    names = dict.fromkeys(one.name for one in found.slices)  # the column of labels may be named too
+    return Cut([next(one for one in found.slices if one.name == name) for name in names], found.left_out)
 
 
 def by_column(name: str, values: Sequence[Any], config: SlicesConfig) -> Cut:
