@@ -1,8 +1,8 @@
 """Whether a rebuild is the version: identical bytes, equivalent answers, or different, and from which stage on.
 
 *Identical*: the adapter's folder has the recorded digest, and so has every other output that the commit's dvc.lock
-records (``artifacts/training`` apart, which holds times). *Equivalent*: bytes differ, as they do on another processor,
-but the adapter answers the test rows alike: either the same answer on every row, or, by the task's headline metric on
+records (``artifacts/training`` and ``artifacts/cost`` apart, which hold times). *Equivalent*: bytes differ, as they do
+on another processor, but the adapter answers the test rows alike: either the same answer on every row, or, by the task's headline metric on
 the same rows, no significant difference (two-sided paired test at ``alpha``) and an interval of the difference at
 1 - 2 alpha that lies within a margin on both sides, which is two one-sided tests at ``alpha`` each (Schuirmann, Journal
 of Pharmacokinetics and Biopharmaceutics 15, 1987). Too few rows to show that is *different*: no evidence of a
@@ -29,7 +29,7 @@ VERDICT = Literal["identical", "equivalent", "different"]
 ALPHA = 0.05
 MARGIN = 0.01
 """The largest difference that counts as none, as a share of the recorded value of the metric."""
-TIMED = ("artifacts/training",)
+TIMED = ("artifacts/training", "artifacts/cost")
 """Outputs that hold times: they differ each time, and no stage reads them."""
 # Which stage decides a part of the identity; what is not named here is decided by train.
 DECIDED = (("validate", ("data", "task", "clean", "columns")), ("tokenize", ("test", "max_length_tokens")))
