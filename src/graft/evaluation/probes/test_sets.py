@@ -21,12 +21,13 @@ from graft.evaluation.contrasts import Contrast, contrast
 from graft.evaluation.intervals import Interval, Taken, interval, rounded
 from graft.evaluation.overview import format_cell, label
 from graft.evaluation.probes import About, Finding, Material, Subject
+from graft.evaluation.probes.rows import row_scores
 
 if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation import EvaluationConfig
-    from graft.tasks import Metric
+    from graft.tasks import Metric, Task
 
     Table = Mapping[str, np.ndarray]
 
@@ -49,13 +50,13 @@ class Generalisation:
         import numpy as np
 
         task = subject.loaded.task
-        metric, found = task.metric(task.headline), list[dict[str, Any]]()
+        found = list[dict[str, Any]]()
         for name, files in _files(config, material.root / "data").items():
             records = _records(files, material, subject)
             if not records:
                 raise DataError(f"data/{TEST_SETS}/{name}: no rows to score")
-            table = dict(subject.predictions(records, f"test set {name}"))
-            found.append(table | {SET: np.full(len(records), name, dtype=object), "score": _scores(metric, table)})
+            table = dict(subject.predictions(records, f"test set {name}", cleaned=True))
+            found.append(table | {SET: np.full(len(records), name, dtype=object), "score": _scores(task, table)})
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
@@ -197,11 +198,13 @@ def _read(files: Sequence[Path], root: Path, fields: Sequence[Any], data: DataCo
     return [one for path in files for one in part_rows(path, root, fields, data, cleaning)]
 
 
-def _scores(metric: Metric, table: Table) -> np.ndarray:
+def _scores(task: Task, table: Table) -> np.ndarray:
+    """Return each row's score by the headline, or, where that is of the whole set (F1), by what ranks errors."""
     import numpy as np
 
+    metric = task.metric(task.headline)
     if metric.per_row is None:
-        return np.full(len(table["row"]), np.nan)
+        return row_scores(task, table)
     scores: np.ndarray = np.asarray(metric.per_row(table), dtype=np.float64)
     return scores if metric.greater_is_better else -scores
 
