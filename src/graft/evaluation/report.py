@@ -133,6 +133,12 @@ DECISIONS = {
     "promote": ("Verdict: promote.", "yes"),
     "reject": ("Verdict: reject.", "no"),
     "undecided": ("Verdict: undecided.", "unclear"),
+    "approved": ("Promoted: approved by a person.", "yes"),
+    "rejected": ("Kept back: rejected by a person.", "no"),
+    "expired": ("Kept back: nobody answered in time.", "unclear"),
+    "rollback": ("Champion again, by a rollback.", "yes"),
+    "adopt": ("Champion: set by hand, and journaled.", "yes"),
+    "restore": ("Champion again, as the journal says.", "yes"),
 }
 """Title and mood of a verdict."""
 

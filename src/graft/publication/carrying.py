@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from graft.errors import InputError, PromotionConflict
-from graft.publication import notes
+from graft.publication import notes, verdict_page
 from graft.publication.cases import Case, Decision
 from graft.tracking import journal, registry
 from graft.tracking.journal import Entry
@@ -136,7 +136,9 @@ def move_alias(book: Ledger, entry: Entry) -> None:
 
 
 def tell_versions(book: Ledger, entry: Entry) -> None:
-    """Leave tags and a line in the description of the version that was decided on, and of the champion."""
+    """Leave tags, a line in the description and the verdict on the report of the version that was decided on, and of
+    the champion.
+    """
     entries = journal.standing(journal.read(book))
     for number in dict.fromkeys(one for one in (entry.candidate, entry.after if entry.moved else None) if one):
         about = [one for one in entries if number in (one.candidate, one.after if one.moved else None)]
@@ -144,6 +146,7 @@ def tell_versions(book: Ledger, entry: Entry) -> None:
             version = registry.get(book.connection, book.name, number)
             registry.set_tags(book.connection, version, _tags(book, about, number))
             registry.describe(book.connection, version, notes.with_decisions(version.description, _lines(book, about)))
+            verdict_page.show(book, about[0], version)
 
 
 def decision_of(entry: Entry) -> Decision:
