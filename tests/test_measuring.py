@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from graft import params, stages
-from graft.errors import ConfigError
-from graft.evaluation import probes
+from graft.errors import ConfigError, DataError
+from graft.evaluation import prediction, probes
 from graft.promotion import GateConfig
 from graft.promotion.spending import Look
 from graft.publication import measuring
@@ -199,3 +199,53 @@ def test_probe_is_asked_of_the_champion_as_of_the_candidate(
         champion(loaded.evaluation.model_copy(update={"batch_rows": 8})).probe("doubled")
     with pytest.raises(ConfigError, match="probe 'bias': cannot be asked of champion version 3: no such probe"):
         champion(loaded.evaluation).probe("bias")
+
+
+def other_base(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, measure: str = "masked", digest: str = "theirs"
+) -> measuring.Champion:
+    """Return a champion that loses a bit per token of its own base, which is worse and has half the tokens."""
+    loaded = params.load(workspace.params)
+    place = np.array(["t:1", "t:2"], object)
+
+    class Forgetting:
+        name, systems = "forgetting", ("adapter", "base")
+
+        def left_out(self, config: Any, subject: Any, material: Any) -> str | None:  # noqa: ARG002
+            return None
+
+        def measure(self, config: Any, subject: Any, material: Any) -> dict[str, np.ndarray]:  # noqa: ARG002
+            scores = np.array([-9.0, -8.0]) - (subject.system == "champion")
+            return {"row": place, "score": scores, "tokens": np.array([5, 5]), "measure": np.full(2, measure, object)}
+
+    monkeypatch.setattr(probes, "every", lambda: (Forgetting(),))
+    write_json(workspace.adapter / "identity.json", {"base": {"digest": "ours"}})
+    ours = {"row": place[::-1], "score": np.array([-3.0, -2.0]), "tokens": np.array([10, 10])}
+    measuring_folder = workspace.evaluation / probes.FOLDER / "forgetting"
+    prediction.write(measuring_folder / "base.parquet", ours | {"measure": np.full(2, "masked", object)})
+    adapter: Any = SimpleNamespace(identity={"threads": 1, "base": {"digest": digest}})
+    subject = probes.Subject("champion", adapter, {}, 64)
+    return measuring.Champion(subject, "the champion", workspace, loaded.task, loaded.data, loaded.evaluation, {})
+
+
+def test_forgetting_of_a_champion_on_another_base_counts_from_that_base(
+    tokenized: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = other_base(tokenized, monkeypatch).probe("forgetting")
+    assert found["score"].tolist() == [-2.5, -3.5]  # our base's, less one bit for each of 5 tokens, over our 10
+    same = other_base(tokenized, monkeypatch, digest="ours").probe("forgetting")
+    assert same["score"].tolist() == [-10.0, -9.0]
+    with pytest.raises(DataError, match="probe forgetting: measured by masked, and of the champion, .* by states"):
+        other_base(tokenized, monkeypatch, measure="states").probe("forgetting")
+
+
+def test_champion_that_a_probe_cannot_ask_is_no_error_of_the_settings(
+    tokenized: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise ConfigError("behaviour.yaml:4: 'sea' is no label")
+
+    champion = other_base(tokenized, monkeypatch)
+    monkeypatch.setattr(type(probes.every()[0]), "measure", refuses)
+    with pytest.raises(DataError, match="probe forgetting: behaviour.yaml:4: 'sea' is no label"):
+        champion.probe("forgetting")
