@@ -211,10 +211,10 @@ def other_base(
     class Forgetting:
         name, systems = "forgetting", ("adapter", "base")
 
-        def left_out(self, config: Any, subject: Any, material: Any) -> str | None:  # noqa: ARG002
+        def left_out(self, config: Any, subject: Any, material: Any) -> str | None:
             return None
 
-        def measure(self, config: Any, subject: Any, material: Any) -> dict[str, np.ndarray]:  # noqa: ARG002
+        def measure(self, config: Any, subject: Any, material: Any) -> dict[str, np.ndarray]:
             scores = np.array([-9.0, -8.0]) - (subject.system == "champion")
             return {"row": place, "score": scores, "tokens": np.array([5, 5]), "measure": np.full(2, measure, object)}
 
@@ -235,7 +235,7 @@ def test_forgetting_of_a_champion_on_another_base_counts_from_that_base(
     assert found["score"].tolist() == [-2.5, -3.5]  # our base's, less one bit for each of 5 tokens, over our 10
     same = other_base(tokenized, monkeypatch, digest="ours").probe("forgetting")
     assert same["score"].tolist() == [-10.0, -9.0]
-    with pytest.raises(DataError, match="probe forgetting: measured by masked, and of the champion, .* by states"):
+    with pytest.raises(DataError, match=r"probe forgetting: measured by masked, and of the champion, .* by states"):
         other_base(tokenized, monkeypatch, measure="states").probe("forgetting")
 
 
@@ -247,5 +247,5 @@ def test_champion_that_a_probe_cannot_ask_is_no_error_of_the_settings(
 
     champion = other_base(tokenized, monkeypatch)
     monkeypatch.setattr(type(probes.every()[0]), "measure", refuses)
-    with pytest.raises(DataError, match="probe forgetting: behaviour.yaml:4: 'sea' is no label"):
+    with pytest.raises(DataError, match=r"probe forgetting: behaviour.yaml:4: 'sea' is no label"):
         champion.probe("forgetting")

@@ -210,7 +210,7 @@ def _alike(
         z = float(norm.isf(level / 2) + norm.ppf(power))
         needed = max(total + 1, math.ceil((z * hardest.standard_error / room) ** 2 * total))
     return Gate(
-        name=f"{measured.name}, {hardest.favoured} before {hardest.other}",
+        name=f"{measured.name} {hardest.favoured} before {hardest.other}",
         state=state,
         rows=total,
         candidate=hardest.candidate,
