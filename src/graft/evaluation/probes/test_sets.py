@@ -8,6 +8,7 @@ data's source is what makes it worth having.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,8 @@ class _Measured:
         self.contrasts = {
             system: _from_test(metric, predictions[system], table, config) for system, table in own.items()
         }
-        self.against = compare(metric, own["adapter"], own["base"], config) if "base" in own else None
+        paired = "base" in own and self.rows > 1
+        self.against = compare(metric, own["adapter"], own["base"], config) if paired else None
 
     def drop(self, system: str) -> Interval:
         """Return how much worse the set is than the test split: above 0 where it is, whichever way the metric goes."""
@@ -111,6 +113,11 @@ class _Measured:
             return one
         return Interval(-one.value, -one.high, -one.low, one.method)
 
+    @property
+    def defined(self) -> bool:
+        """Whether the metric of the set can be held against that of the test rows: of one row it cannot."""
+        return math.isfinite(self.contrasts["adapter"].difference.value)
+
     def line(self) -> dict[str, Any]:
         """Return the set's line in the report."""
         cells = {
@@ -118,21 +125,27 @@ class _Measured:
             for system, one in self.values.items()
         }
         drop, p = self.drop("adapter"), self.contrasts["adapter"].p
-        difference = (
-            self.against and f"{self.against.difference:+.3f} [{self.against.low:+.3f}, {self.against.high:+.3f}]"
-        )
+        one = self.against
+        difference = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]" if one and self.defined else "–"
         return {
             "set": self.name,
             "rows": self.rows,
             **cells,
-            **({"adapter_minus_base": difference} if difference else {}),
-            "adapter's_drop_from_the_test_rows": f"{drop.value:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]",
+            **({"adapter_minus_base": difference} if "base" in self.values else {}),
+            "adapter's_drop_from_the_test_rows": f"{drop.value:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
+            if self.defined
+            else "–",
             "p": "–" if p != p else "< 0.0001" if p < 0.0001 else f"{p:.4f}",
         }
 
     def limit(self) -> str:
         """Return a sentence for the model card."""
         one, drop = self.values["adapter"], self.drop("adapter")
+        if not self.defined:
+            return (
+                f"The test set `{self.name}` has too few rows ({self.rows}), or too uniform ones, for its "
+                f"{self.metric.name} to be held against that of the test rows."
+            )
         return (
             f"On the test set `{self.name}` ({self.rows} rows from elsewhere) its {self.metric.name} is "
             f"{one.value:.3f}, {abs(drop.value):.3f} {'worse' if drop.value > 0 else 'better'} than on the test rows."
@@ -210,9 +223,12 @@ def _scores(task: Task, table: Table) -> np.ndarray:
 
 
 def _text(found: Mapping[str, _Measured], metric: Metric) -> str:
-    worst = max(found.values(), key=lambda one: one.drop("adapter").value)
-    drop = worst.drop("adapter")
     said = f"{len(found)} test set{'s' if len(found) > 1 else ''} from other sources than the training rows."
+    told = [one for one in found.values() if one.defined]
+    if not told:
+        return f"{said} On none can {metric.name} be held against that of the test rows."
+    worst = max(told, key=lambda one: one.drop("adapter").value)
+    drop = worst.drop("adapter")
     if drop.low > 0:
         return (
             f"{said} The largest drop: {metric.name} is {drop.value:.3f} worse on {worst.name} than on the test rows."
