@@ -371,6 +371,45 @@ def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
     assert {"p accuracy of label weather", "p log_loss of tokens above 3"} <= decision.evidence.keys()
 
 
+def test_every_kind_of_gate_is_held_against_a_champion_that_cleans_in_another_way(
+    trained: Any, monkeypatch: Any
+) -> None:
+    """``b`` redacts, has another rank and is champion; all that evaluate measured of ``a`` is asked of it too."""
+    from graft.evaluation.probes import Subject
+
+    champion, workspace = trained("b"), trained("a")
+    publish(champion)
+    promote(champion, approve=True, reason="the first")
+    publish(workspace)
+    gates = [
+        {"probe": "robustness", "margin": 0.5},
+        {"probe": "forgetting", "margin": 0.5},
+        {"metric": "ece", "margin": 0.5},
+        {"groups": "label", "margin": 0.9, "min_rows": 5},
+        {"slice": {"name": "label=weather"}, "margin": 0.5, "min_rows": 5},
+        {"cost": "adapter_bytes", "margin": 100},
+    ]
+    change(workspace, promotion={"gates": gates})
+    cleaned, original = [], Subject.predictions
+
+    def seen(self: Subject, *given: Any, **more: Any) -> Any:
+        cleaned.append(self.cleans)
+        return original(self, *given, **more)
+
+    monkeypatch.setattr(Subject, "predictions", seen)
+    change(workspace, evaluation={"slices": {"least_rows": 5}})
+    stages.run("evaluate", workspace)
+    cleaned.clear()
+    decision = promote(workspace)
+    assert cleaned == [True]  # noise is asked of the champion once, and read as it reads
+    assert decision.evidence["gates"] == 6
+    assert decision.evidence["p adapter_bytes"] == 1  # rank 4 against rank 2
+    assert {"p robustness", "p forgetting", "p squared calibration error"} <= decision.evidence.keys()
+    assert any(name.startswith("p accuracy alike by label ") for name in decision.evidence)
+    assert "adapter_bytes" in decision.reason
+    assert decision.verdict == "reject"
+
+
 def test_promote_needs_a_published_version(trained: Any) -> None:
     with pytest.raises(ResourceMissing, match="not published; run `graft sync`"):
         promote(trained("a"))

@@ -97,3 +97,46 @@ def test_calibrated_scores_are_seldom_called_off_and_too_sure_ones_are() -> None
 
 def test_tables_without_probabilities_have_no_calibration() -> None:
     assert measure({"row": np.array(["a"]), "prediction": np.array([1.0])}, HOW) is None
+
+
+def test_squared_error_is_right_on_average_where_the_plain_one_is_not() -> None:
+    """Scores that are right have an error of 0; the expected calibration error of 300 rows is far above."""
+    tables = [table_of(rows=300, seed=seed) for seed in range(60)]
+    squares = np.array([calibration.squared_error(one) for one in tables])
+    assert abs(squares.mean()) < 3 * squares.std(ddof=1) / 60**0.5
+    assert np.mean([measured_width(one) for one in tables]) > 0.03
+    # Each pair of answers of a bin, as the definition has it.
+    conf, right = (values.ravel() for values in events(tables[0]))  # type: ignore[union-attr]
+    bins, by_hand = np.minimum((conf * BINS).astype(int), BINS - 1), 0.0
+    for one in set(bins.tolist()):
+        off = (conf - right)[bins == one]
+        pairs = [a * b for i, a in enumerate(off) for j, b in enumerate(off) if i != j]
+        by_hand += float(np.mean(pairs)) * len(off) / len(conf) if pairs else 0.0
+    assert squares[0] == pytest.approx(by_hand)
+
+
+def measured_width(table: dict[str, np.ndarray]) -> float:
+    return calibration.EQUAL_WIDTH.function(columns_of(table))
+
+
+def test_gate_on_calibration_keeps_its_level() -> None:
+    """A candidate that is off by exactly the margin, and a champion that is not: the plain error lets most pass."""
+    from graft.evaluation.comparison import compare
+
+    source, held, plain, times = np.random.default_rng(1), 0, 0, 60
+    for _ in range(times):
+        true = source.uniform(0.5, 0.9, 600)
+        reference = (source.random(600) >= true).astype(np.int32)
+        row = np.arange(600)
+
+        def said(first: np.ndarray, row: np.ndarray = row, reference: np.ndarray = reference) -> dict[str, np.ndarray]:
+            columns = {"probabilities": np.stack([first, 1 - first], 1), "prediction": np.zeros(600, np.int32)}
+            return {"row": row, "reference": reference, **columns}
+
+        champion, candidate = said(true), said(true + 0.05)
+        how = Drawn(resamples=200)
+        held += compare(calibration.SQUARED, candidate, champion, how, margin=0.05**2).p_better <= 0.05
+        columns = [{"row": row, **columns_of(one)} for one in (candidate, champion)]
+        plain += compare(calibration.EQUAL_WIDTH, *columns, how, margin=0.05).p_better <= 0.05
+    assert held / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5
+    assert plain / times > 0.5

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from graft.evaluation.contrasts import contrast, holm, newcombe
+from graft.evaluation.comparison import holm
+from graft.evaluation.contrasts import contrast, newcombe
 from graft.evaluation.intervals import Drawn
 from graft.tasks import Metric
 

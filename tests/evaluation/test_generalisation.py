@@ -12,16 +12,20 @@ import yaml
 from scipy import stats
 from sklearn.metrics import accuracy_score
 
-from graft import stages
+from graft import stages, tasks
 from graft.checks import check
 from graft.data import data_digest, parts, parts_of_test_sets
 from graft.errors import ConfigError, DataError
+from graft.evaluation import EvaluationConfig
 from graft.evaluation.contrasts import newcombe
 from graft.evaluation.overview import systems as summary_systems
 from graft.evaluation.prediction import read
+from graft.evaluation.probes import About
+from graft.evaluation.probes.test_sets import PROBE, _scores
 from graft.evaluation.slices import mask_of
 from graft.identity import digest_files
 from graft.importing import import_data
+from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace, read_json
 from tests.conftest import toy_rows, write_rows
 
@@ -185,3 +189,34 @@ def test_an_import_keeps_the_sets(copy: Workspace, tmp_path: Path) -> None:
     assert "data/test_sets kept as it was" in found.notes
     assert digest_files(copy.data / "test_sets") == before
     assert np.sum([len(files) for files in parts(copy.data).values()]) == 3
+
+
+@pytest.mark.parametrize(("task", "rows"), [("regression", 1), ("text_classification", 1)])
+def test_set_that_says_nothing_is_said_to(task: str, rows: int, tmp_path: Path) -> None:
+    """One row: no correlation, no comparison, and no number that is none in report and model card."""
+    one = tasks.get(task)
+    kind = np.int32 if task == "text_classification" else np.float64
+
+    def table(count: int, spread: float) -> dict[str, np.ndarray]:
+        values = (np.arange(count) % 2 * spread).astype(kind)
+        return {"row": np.array([f"r:{n}" for n in range(count)], object), "reference": values, "prediction": values}
+
+    predictions = {"adapter": table(20, 1), "base": table(20, 1)}
+    own = table(rows, 0) | {"set": np.full(rows, "tiny", object), "score": np.zeros(rows)}
+    about = About(one, predictions, PrivacyConfig())
+    config = EvaluationConfig(resamples=100)
+    found = PROBE.finding(config, {"adapter": own, "base": own}, tmp_path, about)
+    assert found.limits == [
+        f"The test set `tiny` has too few rows ({rows}), or too uniform ones, for its {one.headline} to be held "
+        "against that of the test rows."
+    ]
+    [line] = found.tables[""]
+    assert (line["adapter_minus_base"], line["adapter's_drop_from_the_test_rows"]) == ("–", "–")
+    assert "nan" not in f"{found.text} {line} {found.limits}"
+
+
+def test_scores_of_a_set_are_of_rows_where_the_headline_is_not() -> None:
+    """A gate pairs rows; the correlation has none, so what ranks errors does."""
+    values = {"reference": np.array([1.0, 2.0]), "prediction": np.array([1.5, 2.0])}
+    scores = _scores(tasks.get("regression"), {"row": np.array(["a", "b"], object), **values})
+    assert scores.tolist() == [-0.5, 0.0]

@@ -131,3 +131,17 @@ def test_calibration_error_is_the_weighted_gap_of_scikit_learns_curve() -> None:
     rows = np.histogram(sure, np.linspace(0, 1, CALIBRATION_BINS + 1))[0]
     weights = rows[rows > 0] / 2000
     assert ece(table) == pytest.approx(float(weights @ np.abs(accuracy - confidence)))
+
+
+def test_resamples_without_a_value_show_nothing() -> None:
+    """A metric of both classes is not defined on resamples that have one alone; they do not speak for the candidate."""
+
+    def recall(table: dict[str, np.ndarray]) -> float:
+        rare = table["rare"] == 1
+        return float(table["score"][rare].mean()) if rare.any() else float("nan")
+
+    rare = np.array([1, *[0] * 29])  # in 36 of 100 resamples the one rare row is missing
+    ours, theirs = scored(np.ones(30)) | {"rare": rare}, scored(np.zeros(30)) | {"rare": rare}
+    found = compare(Metric("recall", recall), ours, theirs, Drawn())
+    assert found.difference == 1
+    assert found.p_better == pytest.approx((1 - 1 / 30) ** 30, abs=0.04)

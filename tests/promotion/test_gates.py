@@ -7,7 +7,7 @@ import pytest
 
 from graft.errors import DataError
 from graft.evaluation.intervals import Drawn
-from graft.promotion.gates import GROUP_GAP, MEAN_SCORE, Gate, Measured, passes
+from graft.promotion.gates import MEAN_SCORE, Counted, Gate, Measured, passes
 from graft.promotion.spending import grant
 from graft.promotion.verdict import Opponent, Terms, verdict
 from graft.tasks import Metric
@@ -60,18 +60,73 @@ def test_other_items_are_refused_with_the_gates_name() -> None:
         passes(Measured("bias", ours, theirs, MEAN_SCORE, 0.1), Drawn(), level=0.05, alpha=0.05, power=0.8)
 
 
-def test_gap_is_that_of_the_best_and_the_worst_group() -> None:
-    groups = np.array(["a", "b", "c"] * 40, object)
-    ours = np.where(groups == "a", 0.9, np.where(groups == "b", 0.4, 0.6))
-    assert GROUP_GAP.function(scored(ours, group=groups)) == pytest.approx(0.5)
-    theirs = np.where(groups == "a", 0.9, 0.6)
-    noise = np.random.default_rng(1).normal(0, 0.05, 120)
-    measured = Measured(
-        "bias", scored(ours + noise, group=groups), scored(theirs + noise, group=groups), GROUP_GAP, 0.05
-    )
-    found = passes(measured, Drawn(resamples=300), level=0.05, alpha=0.05, power=0.8)
-    assert found.difference == pytest.approx(-0.2, abs=0.02)
-    assert found.state == "broken"
+def alike(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, margin: float) -> Gate:
+    named = [(str(name), groups == name) for name in np.unique(groups)]
+    measured = Measured("accuracy alike by g", scored(ours), scored(theirs), RATE, margin, groups=named)
+    return passes(measured, Drawn(), level=0.05, alpha=0.05, power=0.8)
+
+
+def test_gap_between_groups_may_not_grow() -> None:
+    draw = np.random.default_rng(1)
+    groups = np.array(["a", "b", "c"] * 700, object)
+    right = (draw.random(2100) < 0.8).astype(float)
+    fair = alike(right, right, groups, 0.05)
+    assert (fair.state, fair.rows) == ("held", 2100)
+    ours = np.where((groups == "b") & (draw.random(2100) < 0.4), 0, right)
+    unfair = alike(ours, right, groups, 0.05)
+    assert (unfair.state, unfair.difference < -0.1) == ("broken", True)
+    assert unfair.name.endswith(" before b")
+    # Two groups: a champion that favours the one as much as the candidate favours the other. The gap did not grow.
+    two, draws = groups != "c", draw.random(2100)
+    turned = np.where((groups == "a") & (draws < 0.4), 0, right)
+    assert alike(ours[two], turned[two], groups[two], 0.1).state == "held"
+    assert alike(right, ours, groups, 0.05).state == "held"
+    few = alike(right[:90], right[:90], groups[:90], 0.05)
+    assert (few.state, few.rows_needed is not None) == ("unclear", True)
+
+
+def test_gap_gate_keeps_its_level_where_a_gap_of_the_best_and_the_worst_does_not() -> None:
+    """The champion is fair; the candidate is worse in one of two groups by exactly the margin."""
+    draw, times, wrong = np.random.default_rng(5), 400, 0
+    groups = np.array(["a", "b"] * 150, object)
+    for _ in range(times):
+        same, other, mixed = draw.random((3, 300))
+        theirs = (same < 0.85).astype(float)
+        ours = (np.where(mixed < 0.8, same, other) < np.where(groups == "a", 0.85, 0.8)).astype(float)
+        wrong += alike(ours, theirs, groups, 0.05).state == "held"
+    assert wrong / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5
+
+
+def test_gap_of_row_scores_is_tested_as_by_hand() -> None:
+    """Welch's test of candidate - champion, at half the level since the champion's gap may go either way."""
+    from scipy import stats
+
+    from graft.promotion.gaps import growths
+
+    draw = np.random.default_rng(6)
+    ours, theirs = draw.normal(size=(2, 120))
+    first, second = np.arange(0, 50), np.arange(50, 120)
+    found = growths(RATE, scored(ours), scored(theirs), [("f", first), ("s", second)], Drawn(), 0.3)
+    ps = []
+    for rows in (ours - theirs, ours + theirs):
+        test = stats.ttest_ind(rows[first] - 0.3, rows[second], equal_var=False, alternative="less")
+        ps.append(float(test.pvalue))
+    assert found[0].p_held == pytest.approx(min(1, 2 * min(ps)))
+    gap = [float(one[first].mean() - one[second].mean()) for one in (ours, theirs)]
+    assert (found[0].candidate, found[0].champion) == (pytest.approx(gap[0]), pytest.approx(abs(gap[1])))
+    total = Metric("mean", lambda table: float(table["score"].mean()))
+    [by_bootstrap, _] = growths(total, scored(ours), scored(theirs), [("f", first), ("s", second)], Drawn(), 0.3)
+    assert by_bootstrap.p_held == pytest.approx(found[0].p_held, abs=0.05)
+
+
+def test_cost_is_counted_and_not_tested() -> None:
+    def said(candidate: float, level: float = 0.05) -> Gate:
+        counted = Counted("adapter_bytes", candidate, 1000, 100)
+        return passes(counted, Drawn(), level=level, alpha=0.05, power=0.8)
+
+    assert said(1100, level=0).state == "held"
+    assert said(1101).state == "broken"
+    assert said(1101).said == "adapter_bytes 1101 against 1000 (may be 100 more)"
 
 
 def test_promotion_needs_every_gate() -> None:

@@ -140,7 +140,7 @@ def test_repeats_count_and_a_bad_first_draw_is_not_promoted() -> None:
         ({"margin": 0.01}, "set aim: not_worse too"),
         ({"aim": "not_worse"}, "needs a margin above 0"),
         ({"gates": [{"margin": 0.01}]}, "names nothing to hold"),
-        ({"gates": [{"probe": "bias", "metric": "ece", "margin": 0.01}]}, "a probe has no metric"),
+        ({"gates": [{"probe": "bias", "metric": "ece", "margin": 0.01}]}, "probe goes with no metric"),
         ({"gates": [{"slice": {"value": "x"}, "margin": 0.01}]}, "value needs a column"),
         ({"gates": [{"slice": {}, "margin": 0.01}]}, "names no rows"),
     ],

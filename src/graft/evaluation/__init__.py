@@ -189,7 +189,8 @@ def score_adapter(
     tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
     with artifact.reproducible(loaded.identity["threads"]):
         table = score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
-    return probes.Subject("champion", loaded, table, batch_rows)
+    other = (own.clean, own.privacy) != (data.clean, data.privacy)
+    return probes.Subject("champion", loaded, table, batch_rows, cleans=other)
 
 
 def _scored(

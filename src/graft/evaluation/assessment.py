@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from graft import tasks
 from graft.evaluation import plots, prediction, probes, report, seeds
 from graft.evaluation.analyses import analyse
-from graft.evaluation.comparison import Comparison, compare
+from graft.evaluation.comparison import Comparison, compare, has
 from graft.evaluation.findings import NOTHING, Confusion, limits, mistakes, worth
 from graft.evaluation.intervals import Resampling, interval, rows_in
 from graft.evaluation.token_tables import token_tables
 from graft.evaluation.traits import Traits
 from graft.privacy.section import PrivacyConfig
-from graft.tasks import Metric, Task
+from graft.tasks import Task
 from graft.workspace import write_json, write_text
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def measure(tables: Mapping[str, Table], *, task: Task, digest: str, config: Res
         system: {
             metric.name: interval(metric, table, config).as_json()
             for metric in task.metrics
-            if system in MODELS or _has(table, metric)
+            if system in MODELS or has(table, metric)
         }
         for system, table in tables.items()
     }
@@ -151,15 +151,6 @@ def measure(tables: Mapping[str, Table], *, task: Task, digest: str, config: Res
         "test": {"rows": rows_in(tables["adapter"]), "digest": digest},
         **systems,
     }
-
-
-def _has(table: Table, metric: Metric) -> bool:
-    """Say whether a system's table holds what a metric reads: a cheap predictor need not give every column."""
-    try:
-        metric.function(table)
-    except KeyError:
-        return False
-    return True
 
 
 def compare_all(tables: Mapping[str, Table], *, task: Task, config: Resampling) -> dict[str, Comparison]:

@@ -153,6 +153,31 @@ BRIER = Metric(
 """Metrics over :func:`columns_of` a prediction table."""
 
 
+def squared_error(table: Table) -> float:
+    """Return the mean square of what was said minus what was, by bins of equal width, without what chance adds to it.
+
+    The expected calibration error is above 0 by chance, and the more so the better the scores are calibrated: of two
+    systems it flatters the worse. A bin's square from pairs of different answers has no such bias (Kumar, Liang and Ma,
+    NeurIPS 2019, section 4). It may be below 0; bins of one answer say nothing.
+    """
+    import numpy as np
+
+    scores = events(table)
+    if scores is None:
+        raise KeyError("probabilities")
+    confidence, outcome = (values.ravel() for values in scores)
+    bins, off = _width_bins(confidence), confidence - outcome
+    counts, sums, squares = (
+        np.bincount(bins, weights=weights, minlength=BINS) for weights in (np.ones(len(off)), off, off**2)
+    )
+    several = counts > 1
+    return float(((sums**2 - squares)[several] / (counts[several] - 1)).sum() / len(off))
+
+
+SQUARED = Metric("squared calibration error", squared_error, greater_is_better=False)
+"""Over a prediction table with probabilities."""
+
+
 def _width_bins(confidence: np.ndarray) -> np.ndarray:
     import numpy as np
 

@@ -248,8 +248,9 @@ def _bootstrap(
         "low": found.low,
         "high": found.high,
         "standard_error": found.standard_error,
-        "p_better": max(least, float((found.distribution <= -margin).sum() + 1) / (drawn + 1)),
-        "p_worse": max(least, float((found.distribution >= -margin).sum() + 1) / (drawn + 1)),
+        # A resample on which the metric is not defined (NaN) shows nothing, either way.
+        "p_better": max(least, float((~(found.distribution > -margin)).sum() + 1) / (drawn + 1)),
+        "p_worse": max(least, float((~(found.distribution < -margin)).sum() + 1) / (drawn + 1)),
         "test": "paired bootstrap",
         "only_candidate": None,
         "only_reference": None,
@@ -275,11 +276,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values adjusted for their number (Holm, Scandinavian Journal of Statistics 1979): any of them may pass.
 
     Held against a level, they keep the chance of a single false finding among all of them below it, whatever their
-    dependence.
+    dependence. NaN, of what could not be tested, stays and is not counted.
     """
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for passed, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - passed) * p_values[place]))
+    tested = [place for place, p in enumerate(p_values) if not math.isnan(p)]
+    adjusted, highest = [math.nan] * len(p_values), 0.0
+    for passed, place in enumerate(sorted(tested, key=lambda place: p_values[place])):
+        highest = max(highest, min(1.0, (len(tested) - passed) * p_values[place]))
         adjusted[place] = highest
     return adjusted
+
+
+def has(table: Table, metric: Metric) -> bool:
+    """Say whether a system's table holds what a metric reads: a cheap predictor need not give every column."""
+    try:
+        metric.function(table)
+    except KeyError:
+        return False
+    return True

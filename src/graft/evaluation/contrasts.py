@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,16 +60,6 @@ def contrast(metric: Metric, table: Table, one: np.ndarray, other: np.ndarray, h
     if scores is not None:
         return _rates(scores[one], scores[other], metric.greater_is_better, how.confidence)
     return _resampled(metric, table, one, other, how)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected for looking at all of them (Holm, Scand. J. Statistics 1979); NaN stays, uncounted."""
-    order = sorted((place for place, value in enumerate(p) if not math.isnan(value)), key=lambda place: p[place])
-    found, highest = [math.nan] * len(p), 0.0
-    for done, place in enumerate(order):
-        highest = max(highest, min(1.0, p[place] * (len(order) - done)))
-        found[place] = highest
-    return found
 
 
 def newcombe(first: tuple[int, int], second: tuple[int, int], confidence: float) -> tuple[float, float]:
@@ -154,4 +144,4 @@ def bootstrapped(
     return low, high, float(drawn.std(ddof=1)) if len(drawn) > 1 else math.nan, "percentile"
 
 
-__all__ = ["Contrast", "contrast", "holm", "newcombe"]
+__all__ = ["Contrast", "contrast", "newcombe"]

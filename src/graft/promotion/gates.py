@@ -11,13 +11,14 @@ which the margins and the rows must pay for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.errors import DataError
 from graft.evaluation.comparison import compare
 from graft.evaluation.intervals import Resampling, Taken, rounded
+from graft.promotion.gaps import growths
 from graft.promotion.power import rows_needed
 from graft.tasks import Metric
 
@@ -37,10 +38,23 @@ class Measured:
     champion: Table
     """The same items, in any order."""
     metric: Metric
-    """Over the table; :data:`MEAN_SCORE` and :data:`GROUP_GAP` are those of a table with ``score``."""
+    """Over the table; :data:`MEAN_SCORE` is that of a table with ``score``."""
     margin: float
     mask: np.ndarray | None = None
     """bool [N] over the rows of ``candidate``: the slice; None: all."""
+    groups: Sequence[tuple[str, np.ndarray]] | None = None
+    """Names and masks of groups, bool [N] each: what is held is how alike they are served (:mod:`gaps`)."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A cost that is known and not sampled: the less the better."""
+
+    name: str
+    candidate: float
+    champion: float
+    margin: float
+    """What the candidate may take more."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,8 @@ class Gate:
     @property
     def said(self) -> str:
         """One clause for people."""
+        if self.test == COUNTED:
+            return f"{self.name} {self.candidate:.0f} against {self.champion:.0f} (may be {self.margin:.0f} more)"
         facts = f"{self.name} {self.difference:+.4f} (may be {-self.margin:g}, p = {self.p:.2g}, {self.rows} rows)"
         more = f", about {self.rows_needed} rows would tell" if self.state == "unclear" and self.rows_needed else ""
         return f"{facts}{more}"
@@ -79,20 +95,13 @@ def _mean(table: Table) -> float:
     return float(table["score"].mean())
 
 
-def _gap(table: Table) -> float:
-    """Return the gap between the mean scores of the best and the worst group."""
-    import numpy as np
-
-    _, places = np.unique(table["group"], return_inverse=True)
-    means = np.bincount(places, weights=table["score"]) / np.bincount(places)
-    return float(means.max() - means.min())
-
-
 MEAN_SCORE = Metric("score", _mean, per_row=lambda table: table["score"])
-GROUP_GAP = Metric("gap", _gap, greater_is_better=False)
 
 
-def passes(measured: Measured, how: Resampling, *, level: float, alpha: float, power: float) -> Gate:
+COUNTED = "counted"
+
+
+def passes(measured: Measured | Counted, how: Resampling, *, level: float, alpha: float, power: float) -> Gate:
     """Test one gate.
 
     Args:
@@ -105,6 +114,10 @@ def passes(measured: Measured, how: Resampling, *, level: float, alpha: float, p
     Raises:
         DataError: the tables do not hold the same items, or nothing that was measured for both.
     """
+    if isinstance(measured, Counted):
+        return _within(measured, level)
+    if measured.groups is not None:
+        return _alike(measured, measured.groups, how, level, alpha, power)
     candidate, champion = taken(measured)
     try:
         found = compare(measured.metric, candidate, champion, how, margin=measured.margin, level=level)
@@ -144,6 +157,72 @@ def _gate(
         level=level,
         test=found.test,
         rows_needed=rows_needed(found, at, power) if state == "unclear" and at > 0 else None,
+    )
+
+
+def _within(cost: Counted, level: float) -> Gate:
+    """Say whether a cost is within its margin: what is counted needs no test, and no error budget."""
+    held, less = cost.candidate <= cost.champion + cost.margin, cost.champion - cost.candidate
+    return Gate(
+        name=cost.name,
+        state="held" if held else "broken",
+        rows=0,
+        candidate=cost.candidate,
+        champion=cost.champion,
+        difference=less,
+        low=less,
+        high=less,
+        margin=cost.margin,
+        p=0.0 if held else 1.0,
+        level=level,
+        test=COUNTED,
+        rows_needed=None,
+    )
+
+
+def _alike(
+    measured: Measured,
+    groups: Sequence[tuple[str, np.ndarray]],
+    how: Resampling,
+    level: float,
+    alpha: float,
+    power: float,
+) -> Gate:
+    """Test that no two groups are served less alike than by the champion; the pair that is closest to it speaks."""
+    import numpy as np
+    from scipy.stats import norm
+
+    candidate, champion = taken(measured)
+    rows = [(name, np.flatnonzero(mask)) for name, mask in groups]
+    try:
+        pairs = growths(measured.metric, candidate, champion, rows, how, measured.margin)
+    except DataError as error:
+        raise DataError(f"gate {measured.name}: {error}") from None
+    hardest = max(pairs, key=lambda pair: (pair.p_held, pair.value))
+    worst = min(pairs, key=lambda pair: pair.p_broken)
+    state: Literal["held", "broken", "unclear"] = "held" if hardest.p_held <= level else "unclear"
+    if state == "unclear" and worst.p_broken * len(pairs) <= alpha:
+        state, hardest = "broken", worst
+    total, room = sum(len(index) for _, index in rows), measured.margin - hardest.value
+    half = float(norm.isf((1 - how.confidence) / 2)) * hardest.standard_error
+    needed = None
+    if state == "unclear" and room > 0 and level > 0:
+        z = float(norm.isf(level / 2) + norm.ppf(power))
+        needed = max(total + 1, math.ceil((z * hardest.standard_error / room) ** 2 * total))
+    return Gate(
+        name=f"{measured.name} {hardest.favoured} before {hardest.other}",
+        state=state,
+        rows=total,
+        candidate=hardest.candidate,
+        champion=hardest.champion,
+        difference=-hardest.value,
+        low=-hardest.value - half,
+        high=-hardest.value + half,
+        margin=measured.margin,
+        p=hardest.p_held,
+        level=level,
+        test="pairs of groups",
+        rows_needed=needed,
     )
 
 

@@ -11,7 +11,10 @@ from graft.config import Section
 
 
 class SliceConfig(Section):
-    """Some of the test rows: by label, by a column of the data, or by length. All that is given must hold."""
+    """Some of the test rows: a slice of the report, a label, a column of the data, a length. All must hold."""
+
+    name: str | None = None
+    """A slice that evaluate measured, as metrics.json names it (``language=de``, ``length=4/4``)."""
 
     label: str | None = None
     """Rows whose right answer is this label."""
@@ -33,7 +36,7 @@ class SliceConfig(Section):
         if self.value is not None and self.column is None:
             raise ValueError("value needs a column")
         if not self.model_fields_set - {"value"}:
-            raise ValueError("names no rows; set label, column, shorter_than_tokens or longer_than_tokens")
+            raise ValueError("names no rows; set name, label, column, shorter_than_tokens or longer_than_tokens")
         return self
 
 
@@ -46,26 +49,32 @@ class GateConfig(Section):
     probe: str | None = None
     """What a probe of evaluate measured item by item (``artifacts/evaluation/probes/<probe>``)."""
 
-    measure: Literal["mean", "gap"] = "mean"
-    """Of a probe: the mean of its scores, or the gap between the groups that score best and worst (bias)."""
+    groups: str | None = None
+    """A column of the part files whose values are groups to be served alike (bias): between any two of them, the gap
+    of the metric must not grow."""
+
+    cost: Literal["adapter_bytes", "adapter_parameters"] | None = None
+    """What the adapter takes. It is counted and not tested; the first champion is held against none."""
 
     slice: SliceConfig | None = None
     """Which test rows; all where not given."""
 
     margin: float = Limit(gt=0)
-    """What the candidate may be worse by, in the unit of the metric."""
+    """What the candidate may be worse by, in the unit of the metric (bytes, or numbers, of a cost)."""
 
     min_rows: int = Limit(default=30, ge=2)
-    """A slice of fewer rows is not tested: it could not pass."""
+    """A slice or group of fewer rows is not tested: it could not pass."""
 
     @model_validator(mode="after")
     def _one_question(self) -> GateConfig:
-        if self.probe is not None and (self.metric is not None or self.slice is not None):
-            raise ValueError("a probe has no metric and no slice; make two gates of it")
-        if self.probe is None and self.metric is None and self.slice is None:
-            raise ValueError("names nothing to hold; set metric, slice or probe")
-        if self.measure == "gap" and self.probe is None:
-            raise ValueError("measure: gap is of a probe with groups; set probe")
+        tested = [name for name in ("metric", "slice", "groups") if getattr(self, name) is not None]
+        others = [name for name in ("probe", "cost") if getattr(self, name) is not None]
+        if not tested and not others:
+            raise ValueError("names nothing to hold; set metric, slice, groups, probe or cost")
+        if len(others) + bool(tested) > 1:
+            raise ValueError(f"{others[0]} goes with no {(tested + others[1:])[0]}; make two gates of it")
+        if self.groups is not None and self.slice is not None:
+            raise ValueError("groups goes with no slice; make two gates of it")
         return self
 
 

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from graft.errors import DataError
-from graft.evaluation.comparison import Comparison, compare, holm
+from graft.evaluation.comparison import Comparison, compare, has, holm
 from graft.evaluation.intervals import Drawn, rounded
 from graft.evaluation.repeated import compare_repeats
-from graft.promotion.gates import Gate, Measured, passes
+from graft.promotion.gates import Counted, Gate, Measured, passes
 from graft.promotion.power import detectable, rows_needed
 from graft.promotion.spending import Grant
 
@@ -163,7 +163,7 @@ def verdict(
     policy: Policy,
     granted: Grant | None = None,
     how: Resampling | None = None,
-    gates: Sequence[Measured] = (),
+    gates: Sequence[Measured | Counted] = (),
     repeats: Sequence[Table] = (),
 ) -> Verdict:
     """Return the verdict on a candidate.
@@ -253,15 +253,6 @@ def _bout(
     adjusted = holm([c.p_better for c, _ in found])
     best = min(range(len(found)), key=lambda place: (adjusted[place], -found[place][0].difference))
     return _Bout(opponent, found[best][0], adjusted[best], found[best][1])
-
-
-def has(table: Table, metric: Metric) -> bool:
-    """Say whether a system's table holds what a metric reads: a cheap predictor need not give every column."""
-    try:
-        metric.function(table)
-    except KeyError:
-        return False
-    return True
 
 
 def unchanged(comparison: Comparison) -> bool:

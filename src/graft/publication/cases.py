@@ -37,8 +37,10 @@ EVIDENCE = (
     *("rows", "candidate", "champion", "difference", "low", "high", "p", "rows_needed", "detectable"),
     *("level", "spent", "left", "decision_number", "repeats", "seed_error"),
 )
-_NO_METRIC_NAME = re.compile(r"[^\w./ -]")
-"""What MLflow does not take in the name of a metric."""
+_NO_METRIC_NAME = re.compile(r"[^\w. -]")
+"""What MLflow does not take in the name of a metric; ``/`` it takes in some places only."""
+_METRIC_NAME_CHARACTERS = 200
+"""MLflow takes 250."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def _reference(
     case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, name: str
 ) -> Iterator[measuring.Reference]:
     """Yield what the candidate is held against: the champion, loaded once and scored, or the base."""
-    from graft.evaluation import score_adapter
+    from graft.evaluation import cost, score_adapter
 
     if case.champion is None:
         yield measuring.BaseOnDisk(case.workspace.evaluation)
@@ -261,7 +263,7 @@ def _reference(
             device=evaluation.device,
             name=f"champion (version {case.champion.version})",
         )
-        yield measuring.Champion(subject, name, case.workspace, task, data, evaluation)
+        yield measuring.Champion(subject, name, case.workspace, task, data, evaluation, cost.facts(folder))
 
 
 @dataclass(frozen=True)
@@ -381,7 +383,7 @@ def evidence_of(verdict: Verdict) -> dict[str, float]:
     found |= {f"p {gate.name}": gate.p for gate in verdict.gates}
     if verdict.gates:
         found |= {"gates": len(verdict.gates), "gates_held": sum(gate.state == "held" for gate in verdict.gates)}
-    names = {name: _NO_METRIC_NAME.sub("_", name) for name in found}
+    names = {name: _NO_METRIC_NAME.sub("_", name)[:_METRIC_NAME_CHARACTERS] for name in found}
     return {
         names[name]: float(f"{value:.8g}")
         for name, value in found.items()

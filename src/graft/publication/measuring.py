@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation.comparison import Table
-    from graft.evaluation.probes import Subject
-    from graft.promotion.gates import Measured
+    from graft.evaluation.probes import Material, Probe, Subject
+    from graft.promotion.gates import Counted, Measured
     from graft.promotion.verdict import Opponent
     from graft.tasks import Metric
     from graft.tracking.journal import Entry
 
+OF_A_BASE = ("forgetting",)
+"""Probes whose scores are of what a base can do: of two bases they cannot be compared as they are."""
 NOT_ASKED = frozenset({"level", "spent", "left", "decision_number", "rows_needed", "detectable"})
 """Evidence that says when a question was asked, and not which."""
 
@@ -53,6 +55,9 @@ class Reference(Protocol):
             ConfigError: it was not, and cannot be, measured.
         """
 
+    def cost(self) -> Mapping[str, int] | None:
+        """Return what it takes (``adapter_bytes``, ``adapter_parameters``); None where there is nothing to hold."""
+
 
 class BaseOnDisk:
     """The base, as evaluate scored it with the adapter off."""
@@ -72,15 +77,25 @@ class BaseOnDisk:
     def probe(self, name: str) -> Table:
         return read_probe(self._folder, name, "base")
 
+    def cost(self) -> None:
+        """Return None: a base takes no adapter, so there is nothing that the first one could take more than."""
+
 
 class Champion:
     """The champion, loaded on its own base and asked now what the candidate was asked by evaluate."""
 
     def __init__(
-        self, subject: Subject, name: str, workspace: Workspace, task: TaskConfig, data: DataConfig, evaluation: Any
+        self,
+        subject: Subject,
+        name: str,
+        workspace: Workspace,
+        task: TaskConfig,
+        data: DataConfig,
+        evaluation: Any,
+        cost: Mapping[str, int],
     ) -> None:
-        """Hold the loaded champion; ``evaluation`` is the params section."""
-        self.name, self.identity, self._subject = name, subject.loaded.identity, subject
+        """Hold the loaded champion; ``evaluation`` is the params section, ``cost`` what the champion takes."""
+        self.name, self.identity, self._subject, self._cost = name, subject.loaded.identity, subject, cost
         self._workspace, self._task, self._data, self._evaluation = workspace, task, data, evaluation
 
     def predictions(self) -> Table:
@@ -96,7 +111,37 @@ class Champion:
         if why is not None:
             raise ConfigError(f"promotion.gates: probe {shown(name)}: cannot be asked of {self.name}: {why}")
         with artifact.reproducible(self._subject.loaded.identity["threads"]):
-            return known[name].measure(self._evaluation, self._subject, material)
+            try:
+                found = known[name].measure(self._evaluation, self._subject, material)
+            except ConfigError as error:  # the candidate could be asked: it is the champion that does not know a label
+                raise DataError(f"probe {name}: {error}") from None
+            return self._from_own_base(known[name], found, material) if name in OF_A_BASE else found
+
+    def cost(self) -> Mapping[str, int]:
+        return self._cost
+
+    def _from_own_base(self, probe: Probe, found: Table, material: Material) -> Table:
+        """Return a champion's scores as they were if its base were the candidate's: what it changed of its own base.
+
+        Bits per token of two bases say more of the bases (and their tokenizers) than of what adapters made of them.
+        """
+        from dataclasses import replace
+
+        from graft.evaluation.comparison import aligned
+
+        base = read_json(self._workspace.adapter / "identity.json")["base"]
+        if self._subject.loaded.identity["base"]["digest"] == base["digest"]:
+            return found
+        theirs = probe.measure(self._evaluation, replace(self._subject, system="base"), material)
+        ours = aligned(found, read_probe(self._workspace.evaluation, probe.name, "base"))
+        if ours["measure"][0] != found["measure"][0]:
+            raise DataError(
+                f"probe {probe.name}: measured by {ours['measure'][0]}, and of {self.name}, which has another base, by "
+                f"{found['measure'][0]}: take the gate out for this change of base"
+            )
+        # Of a text, whatever tokens it is cut into.
+        change = (found["score"] - theirs["score"]) * found["tokens"] / ours["tokens"]
+        return {**found, "score": ours["score"] + change}
 
 
 def candidate_tables(workspace: Workspace) -> tuple[Table, list[Table]]:
@@ -111,16 +156,21 @@ def candidate_tables(workspace: Workspace) -> tuple[Table, list[Table]]:
 def opponents(
     workspace: Workspace, task: TaskConfig, reference: Reference, first: bool, policy: PromotionConfig
 ) -> list[Opponent]:
-    """Return what the candidate must beat: the champion; without one, the base and the cheap predictors."""
+    """Return what the candidate must beat: the champion; without one, the base and the cheap predictors.
+
+    A cheap predictor that has none of the metrics that decide (no perplexity) is none.
+    """
     from graft.evaluation import prediction
+    from graft.evaluation.comparison import has
     from graft.evaluation.overview import label
     from graft.promotion.verdict import Opponent
 
     found = [Opponent(reference.name, reference.predictions(), trained=not first)]
     if first and policy.first_against == "baselines":
         for name in tasks.get(task.name).baselines():
-            path = workspace.evaluation / "predictions" / f"{name}.parquet"
-            found.append(Opponent(label(name), prediction.read(path), trained=False))
+            table = prediction.read(workspace.evaluation / "predictions" / f"{name}.parquet")
+            if any(has(table, metric) for metric in metrics_of(task, policy)):
+                found.append(Opponent(label(name), table, trained=False))
     return found
 
 
@@ -141,28 +191,54 @@ def gates(
     policy: PromotionConfig,
     reference: Reference,
     candidate: Table,
-) -> Iterator[Measured]:
+) -> Iterator[Measured | Counted]:
     """Yield what each gate of ``promotion.gates`` asks; a gate by column asks once per value.
 
     Raises:
         ConfigError: a metric, label, column or probe that is not there.
     """
-    from graft.promotion.gates import GROUP_GAP, MEAN_SCORE, Measured
+    from graft.evaluation.calibration import SQUARED
+    from graft.promotion.gates import MEAN_SCORE, Counted, Measured
 
     for number, gate in enumerate(policy.gates):
         path = f"promotion.gates[{number}]"
-        if gate.probe is not None:
-            ours, theirs = read_probe(workspace.evaluation, gate.probe, "adapter"), reference.probe(gate.probe)
-            if gate.measure == "gap" and "group" not in ours:
-                raise ConfigError(f"{path}.measure: gap: probe {shown(gate.probe)} has no groups; set measure: mean")
-            metric = GROUP_GAP if gate.measure == "gap" else MEAN_SCORE
-            yield Measured(f"{gate.probe} {gate.measure}", ours, theirs, metric, gate.margin)
+        if gate.cost is not None:
+            if (theirs := reference.cost()) is not None:
+                ours = read_json(workspace.evaluation / "metrics.json")["cost"]
+                yield Counted(gate.cost, ours[gate.cost], theirs[gate.cost], gate.margin)
             continue
-        metric = metrics_of(task, policy)[0]
+        if gate.probe is not None:
+            asked = read_probe(workspace.evaluation, gate.probe, "adapter")
+            yield Measured(gate.probe, asked, reference.probe(gate.probe), MEAN_SCORE, gate.margin)
+            continue
+        metric, margin = metrics_of(task, policy)[0], gate.margin
         if gate.metric is not None:
             metric = _metric(tasks.get(task.name), gate.metric, f"{path}.metric")
+        if metric.name == "ece":
+            # c >= h + margin means c^2 - h^2 >= margin^2, so ruling that out rules out more than is asked.
+            metric, margin = SQUARED, margin**2
+        if gate.groups is not None:
+            groups = _groups(workspace, task, data, gate, candidate, path)
+            name = f"{metric.name} alike by {gate.groups}"
+            yield Measured(name, candidate, reference.predictions(), metric, margin, groups=groups)
+            continue
         for name, mask in slices(workspace, task, data, gate, candidate, path):
-            yield Measured(f"{metric.name}{name}", candidate, reference.predictions(), metric, gate.margin, mask)
+            yield Measured(f"{metric.name}{name}", candidate, reference.predictions(), metric, margin, mask)
+
+
+def _groups(
+    workspace: Workspace, task: TaskConfig, data: DataConfig, gate: GateConfig, table: Table, path: str
+) -> list[tuple[str, np.ndarray]]:
+    """Return the groups of a gate that have enough rows, by the values of its column: names and masks."""
+    column = _column(workspace, task, data, str(gate.groups), table, f"{path}.groups")
+    masks = [(value, column == value) for value in sorted({value for value in column if value is not None})]
+    found = [(value, mask) for value, mask in masks if int(mask.sum()) >= gate.min_rows]
+    if len(found) < 2:
+        raise ConfigError(
+            f"{path}.groups: {gate.groups}: {len(found)} groups have its min_rows, {gate.min_rows}, of {len(masks)} in "
+            f"the test rows; a gap needs two: take another column, or lower min_rows"
+        )
+    return found
 
 
 def slices(
@@ -181,8 +257,9 @@ def slices(
     if one.column is None:
         yield _enough(fixed, one, gate, path)
         return
-    column = _column(workspace, task, data, one.column, table, path)
-    values = [one.value] if one.value is not None else sorted({value for value in column if value is not None})
+    column = _column(workspace, task, data, one.column, table, f"{path}.slice.column")
+    wanted = None if one.value is None else str(data.privacy.redacted(one.value))
+    values = [wanted] if wanted is not None else sorted({value for value in column if value is not None})
     for value in values:
         mask = fixed & (column == value)
         if one.value is not None or int(mask.sum()) >= gate.min_rows:
@@ -200,10 +277,12 @@ def _enough(mask: np.ndarray, one: SliceConfig, gate: GateConfig, path: str) -> 
 
 
 def _fixed(workspace: Workspace, one: SliceConfig, table: Table, path: str) -> np.ndarray:
-    """Return the rows of a slice by label and length."""
+    """Return the rows of a slice by name, label and length."""
     import numpy as np
 
     mask = np.ones(len(table["row"]), dtype=bool)
+    if one.name is not None:
+        mask &= _named(workspace, one.name, table, path)
     if one.label is not None:
         mask &= _labelled(workspace, one.label, table, path)
     if one.shorter_than_tokens is not None:
@@ -211,6 +290,15 @@ def _fixed(workspace: Workspace, one: SliceConfig, table: Table, path: str) -> n
     if one.longer_than_tokens is not None:
         mask &= _lengths(workspace, table) > one.longer_than_tokens
     return mask
+
+
+def _named(workspace: Workspace, name: str, table: Table, path: str) -> np.ndarray:
+    from graft.evaluation.slices import mask_of
+
+    try:
+        return mask_of(workspace.evaluation, name, rows=table["row"].tolist())
+    except DataError as error:
+        raise ConfigError(f"{path}.name: {error}") from None
 
 
 def _labelled(workspace: Workspace, label: str, table: Table, path: str) -> np.ndarray:
@@ -231,33 +319,44 @@ def _labelled(workspace: Workspace, label: str, table: Table, path: str) -> np.n
 
 
 def _lengths(workspace: Workspace, table: Table) -> np.ndarray:
+    """Return the tokens of each row before anything is cut, as the slices of the report have them."""
     import numpy as np
 
     from graft.tokenization import read_tokens
 
     tokens = read_tokens(workspace.tokens, "test")
-    lengths = dict(zip(tokens["row"].to_pylist(), tokens["length"].to_pylist(), strict=True))
+    lengths = dict(zip(tokens["row"].to_pylist(), tokens["untruncated_length"].to_pylist(), strict=True))
     return np.array([lengths.get(row, 0) for row in table["row"]])
 
 
 def _column(
     workspace: Workspace, task: TaskConfig, data: DataConfig, column: str, table: Table, path: str
 ) -> np.ndarray:
-    """Return a column of the part files as text, None where a row lacks it: object [N] over ``table``."""
+    """Return a column of the part files as the slices of the report name its values: object [N] over ``table``.
+
+    None where a row lacks it; what is private has a placeholder, since the values stand in the journal.
+    """
     import numpy as np
 
-    own = _fields(task)
-    field = next((one.name for one in own if data.columns.get(one.name, one.name) == column), column)
-    fields = own if field in {one.name for one in own} else [*own, Field(column, "label", required=False)]
-    found = {record.place: record.row.get(field) for record in rows_of(workspace.data, "test", fields, data)}
+    from graft.evaluation.traits import named, traits
+
+    test, fields = _test(workspace, task, data), _fields(task)
+    name = data.columns.get(column, column)
+    try:
+        known = traits(
+            test, [""] * len(test), fields, lengths=(), columns={path: (name,)}, data=data, folder=workspace.data
+        )
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    found = dict(zip(known.places, known.columns[name], strict=True))
     values = [found.get(row) for row in table["row"]]
-    if all(value is None for value in values):
-        raise ConfigError(f"{path}.slice.column: {shown(column)}: no test row has it")
-    return np.array([None if value is None else str(value) for value in values], dtype=object)
+    said = named(values)
+    return np.array([None if value is None else said[at] for at, value in enumerate(values)], dtype=object)
 
 
 def _said(one: SliceConfig) -> str:
     parts = {
+        "slice": one.name,
         "label": one.label,
         one.column or "column": one.value,
         "tokens below": one.shorter_than_tokens,

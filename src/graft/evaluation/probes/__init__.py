@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from graft.data import DataConfig, Record
+from graft.data import DataConfig, Record, cleaned_as
 from graft.evaluation.intervals import Interval
 from graft.privacy.section import PrivacyConfig
 
@@ -61,6 +61,9 @@ class Subject:
     table: Table
     """Its prediction table of the test rows, in the order of ``Material.test``."""
     batch_rows: int
+    cleans: bool = False
+    """Whether rows of ``Material.test`` are cleaned once more, as its training rows were: those that a champion reads,
+    where the project cleans in another way by now."""
 
     @contextlib.contextmanager
     def model(self) -> Iterator[Any]:
@@ -70,10 +73,10 @@ class Subject:
                 stack.enter_context(self.loaded.model.disable_adapter())
             yield self.loaded.model
 
-    def predictions(self, records: Sequence[Record], what: str) -> dict[str, np.ndarray]:
+    def predictions(self, records: Sequence[Record], what: str, *, cleaned: bool = False) -> dict[str, np.ndarray]:
         """Return the prediction table of any rows (fields as ``Material.test`` has them), in their order.
 
-        ``what`` is the probe that asks, for the progress lines.
+        ``what`` is the probe that asks, for the progress lines; ``cleaned``: the rows are read as this system reads.
         Targets may be absent; the task's reference columns are None or NaN then.
         """
         import pyarrow as pa
@@ -82,6 +85,8 @@ class Subject:
 
         task, config = self.loaded.task, self.loaded.config
         rows = [record.row for record in records]
+        if self.cleans and not cleaned:
+            rows = [cleaned_as(self.loaded.identity, row, task.fields_of(config)) for row in rows]
         encoded = task.encode(
             config, rows, self.loaded.processor, self.loaded.state, self.loaded.identity["max_length_tokens"]
         )

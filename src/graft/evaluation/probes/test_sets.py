@@ -8,6 +8,7 @@ data's source is what makes it worth having.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,13 @@ from graft.evaluation.contrasts import Contrast, contrast
 from graft.evaluation.intervals import Interval, Taken, interval, rounded
 from graft.evaluation.overview import format_cell, label
 from graft.evaluation.probes import About, Finding, Material, Subject
+from graft.evaluation.probes.rows import row_scores
 
 if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation import EvaluationConfig
-    from graft.tasks import Metric
+    from graft.tasks import Metric, Task
 
     Table = Mapping[str, np.ndarray]
 
@@ -49,13 +51,13 @@ class Generalisation:
         import numpy as np
 
         task = subject.loaded.task
-        metric, found = task.metric(task.headline), list[dict[str, Any]]()
+        found = list[dict[str, Any]]()
         for name, files in _files(config, material.root / "data").items():
             records = _records(files, material, subject)
             if not records:
                 raise DataError(f"data/{TEST_SETS}/{name}: no rows to score")
-            table = dict(subject.predictions(records, f"test set {name}"))
-            found.append(table | {SET: np.full(len(records), name, dtype=object), "score": _scores(metric, table)})
+            table = dict(subject.predictions(records, f"test set {name}", cleaned=True))
+            found.append(table | {SET: np.full(len(records), name, dtype=object), "score": _scores(task, table)})
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     def finding(self, config: EvaluationConfig, tables: Mapping[str, Table], plots: Path, about: About) -> Finding:  # noqa: ARG002
@@ -101,7 +103,8 @@ class _Measured:
         self.contrasts = {
             system: _from_test(metric, predictions[system], table, config) for system, table in own.items()
         }
-        self.against = compare(metric, own["adapter"], own["base"], config) if "base" in own else None
+        paired = "base" in own and self.rows > 1
+        self.against = compare(metric, own["adapter"], own["base"], config) if paired else None
 
     def drop(self, system: str) -> Interval:
         """Return how much worse the set is than the test split: above 0 where it is, whichever way the metric goes."""
@@ -110,6 +113,11 @@ class _Measured:
             return one
         return Interval(-one.value, -one.high, -one.low, one.method)
 
+    @property
+    def defined(self) -> bool:
+        """Whether the metric of the set can be held against that of the test rows: of one row it cannot."""
+        return math.isfinite(self.contrasts["adapter"].difference.value)
+
     def line(self) -> dict[str, Any]:
         """Return the set's line in the report."""
         cells = {
@@ -117,21 +125,27 @@ class _Measured:
             for system, one in self.values.items()
         }
         drop, p = self.drop("adapter"), self.contrasts["adapter"].p
-        difference = (
-            self.against and f"{self.against.difference:+.3f} [{self.against.low:+.3f}, {self.against.high:+.3f}]"
-        )
+        one = self.against
+        difference = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]" if one and self.defined else "–"
         return {
             "set": self.name,
             "rows": self.rows,
             **cells,
-            **({"adapter_minus_base": difference} if difference else {}),
-            "adapter's_drop_from_the_test_rows": f"{drop.value:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]",
+            **({"adapter_minus_base": difference} if "base" in self.values else {}),
+            "adapter's_drop_from_the_test_rows": f"{drop.value:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
+            if self.defined
+            else "–",
             "p": "–" if p != p else "< 0.0001" if p < 0.0001 else f"{p:.4f}",
         }
 
     def limit(self) -> str:
         """Return a sentence for the model card."""
         one, drop = self.values["adapter"], self.drop("adapter")
+        if not self.defined:
+            return (
+                f"The test set `{self.name}` has too few rows ({self.rows}), or too uniform ones, for its "
+                f"{self.metric.name} to be held against that of the test rows."
+            )
         return (
             f"On the test set `{self.name}` ({self.rows} rows from elsewhere) its {self.metric.name} is "
             f"{one.value:.3f}, {abs(drop.value):.3f} {'worse' if drop.value > 0 else 'better'} than on the test rows."
@@ -197,19 +211,24 @@ def _read(files: Sequence[Path], root: Path, fields: Sequence[Any], data: DataCo
     return [one for path in files for one in part_rows(path, root, fields, data, cleaning)]
 
 
-def _scores(metric: Metric, table: Table) -> np.ndarray:
+def _scores(task: Task, table: Table) -> np.ndarray:
+    """Return each row's score by the headline, or, where that is of the whole set (F1), by what ranks errors."""
     import numpy as np
 
+    metric = task.metric(task.headline)
     if metric.per_row is None:
-        return np.full(len(table["row"]), np.nan)
+        return row_scores(task, table)
     scores: np.ndarray = np.asarray(metric.per_row(table), dtype=np.float64)
     return scores if metric.greater_is_better else -scores
 
 
 def _text(found: Mapping[str, _Measured], metric: Metric) -> str:
-    worst = max(found.values(), key=lambda one: one.drop("adapter").value)
-    drop = worst.drop("adapter")
     said = f"{len(found)} test set{'s' if len(found) > 1 else ''} from other sources than the training rows."
+    told = [one for one in found.values() if one.defined]
+    if not told:
+        return f"{said} On none can {metric.name} be held against that of the test rows."
+    worst = max(told, key=lambda one: one.drop("adapter").value)
+    drop = worst.drop("adapter")
     if drop.low > 0:
         return (
             f"{said} The largest drop: {metric.name} is {drop.value:.3f} worse on {worst.name} than on the test rows."

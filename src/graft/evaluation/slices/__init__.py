@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from graft.config import nearest
 from graft.errors import DataError, shown
-from graft.evaluation.contrasts import Contrast, contrast, holm
+from graft.evaluation.comparison import holm
+from graft.evaluation.contrasts import Contrast, contrast
 from graft.evaluation.findings import percent
 from graft.evaluation.intervals import Drawn, Interval, Resampling, Taken, interval, rounded
 from graft.evaluation.overview import format_cell

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graft.evaluation.contrasts import Contrast, contrast, holm
+from graft.evaluation.comparison import holm
+from graft.evaluation.contrasts import Contrast, contrast
 from graft.evaluation.intervals import Resampling
 from graft.evaluation.slices.known import Slice, by_column, by_size, by_value
 from graft.evaluation.slices.section import SlicesConfig
