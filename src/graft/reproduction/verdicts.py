@@ -2,11 +2,11 @@
 
 *Identical*: the adapter's folder has the recorded digest, and so has every other output that the commit's dvc.lock
 records (``artifacts/training`` and ``artifacts/cost`` apart, which hold times). *Equivalent*: bytes differ, as they do
-on another processor, but the adapter answers the test rows alike: either the same answer on every row, or, by the task's headline metric on
-the same rows, no significant difference (two-sided paired test at ``alpha``) and an interval of the difference at
-1 - 2 alpha that lies within a margin on both sides, which is two one-sided tests at ``alpha`` each (Schuirmann, Journal
-of Pharmacokinetics and Biopharmaceutics 15, 1987). Too few rows to show that is *different*: no evidence of a
-difference is no evidence of its absence.
+on another processor, but the adapter answers the test rows alike: either the same answer on every row, or, by the
+task's headline metric on the same rows, no significant difference (two-sided paired test at ``alpha``) and an interval
+of the difference at 1 - 2 alpha that lies within a margin on both sides, which is two one-sided tests at ``alpha`` each
+(Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987). Too few rows to show that is *different*: no
+evidence of a difference is no evidence of its absence.
 """
 
 from __future__ import annotations
