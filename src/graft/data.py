@@ -51,6 +51,7 @@ __all__ = [
     "Schema",
     "clean",
     "cleaned_as",
+    "content_digest",
     "data_digest",
     "data_digests",
     "part_files",
@@ -199,8 +200,28 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def data_digest(folder: Path) -> str:
-    """Return one sha256 over the names and contents of all part files, and of the pictures that they name."""
-    return digest_json(data_digests(folder))
+    """Return one sha256 over the data: what an adapter is known by (:func:`content_digest`)."""
+    return content_digest(data_digests(folder))
+
+
+def content_digest(digests: Mapping[str, str]) -> str:
+    """Return one sha256 over the contents of the part files, in their order, and over the pictures that they name.
+
+    A part counts by its place in its split and its format, not by its name: one that is renamed and keeps its place
+    is no other data. Pictures count with their names, since rows name them.
+
+    Args:
+        digests: ``{path below the data folder: sha256}``, as :func:`data_digests` returns them.
+    """
+    ordered: dict[str, Any] = {split: [] for split in SPLITS}
+    pictures: dict[str, str] = {}
+    for name in sorted(digests):
+        split, _, file = name.partition("/")
+        if split in ordered:
+            ordered[split].append([format_of(Path(file)), digests[name]])
+        else:
+            pictures[name] = digests[name]
+    return digest_json([ordered, pictures])
 
 
 def data_digests(folder: Path) -> dict[str, str]:

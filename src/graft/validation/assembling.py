@@ -10,9 +10,8 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import Problem
+from graft.data import Problem, content_digest
 from graft.errors import DataError, shown
-from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows
 from graft.reading import place_order
@@ -288,7 +287,7 @@ class Assembly:
         dropped = sorted(place for cleaning in self.cleaning.values() for place in cleaning.dropped)
         return {
             "passed": True,
-            "data": digest_json(self.sources.digests),
+            "data": content_digest(self.sources.digests),
             "state": self.state,
             "splits": splits,
             "counts": {split: dict(sorted(self.counts[split].items())) for split in SPLITS},
