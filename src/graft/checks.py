@@ -408,6 +408,7 @@ def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Fi
     """Ask Great Expectations (seconds of imports) about the project's own expectations and its stored suite, if any."""
     from graft import contracts
     from graft.data import DataConfig
+    from graft.quarantine import in_words
 
     validation = sections.get("validation")
     if not validation or "task" not in sections:
@@ -416,15 +417,19 @@ def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Fi
     if not validation.expectations and not stored.is_file():
         return
     from graft.validation.contract import Contract
+    from graft.validation.section import with_line
 
     try:
         Contract(_fields(sections), {}, sections.get("data") or DataConfig(), validation)
         stale = stored.is_file() and not contracts.is_stored(workspace, sections["task"], validation)
     except GraftError as error:
-        yield from _problems("validation", error)
+        texts = [with_line(one, workspace) for one in error.problems or (str(error),)]
+        yield from (Finding("validation", "fail", one, error.exit_code) for one in texts)
         return
     if validation.expectations:
-        yield Finding("validation", "ok", f"{len(validation.expectations)} expectations of the project's own")
+        yield Finding(
+            "validation", "ok", f"{in_words(len(validation.expectations), 'expectation')} of the project's own"
+        )
     if stored.is_file():
         name = stored.relative_to(workspace.root).as_posix()
         text = f"{name}: is not what the contract compiles to; `graft contract --compile` writes it anew"

@@ -385,7 +385,7 @@ class Schema:
     def missing(self, place: str, column: str, field: str, kind: str, values: Mapping[str, Any]) -> Iterator[Problem]:
         """Yield the problem of a row that lacks a column; a column that no row has shown is named once."""
         if column in self.present:
-            yield Problem(place, column, kind, "nothing: this row lacks it")
+            yield Problem(place, column, kind, LACKING)
         elif column not in self.absent:
             self.absent.add(column)
             yield _absent(column, field, values, place)
@@ -431,6 +431,8 @@ TABLES_OF_TEXT = (".csv", ".tsv")
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"
+NULL, LACKING = "null", "nothing: this row lacks it"
+"""What is found where a row has no value."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -438,7 +440,7 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
     """Return ``value`` in the field's type; ``textual``: from a file in which everything is text."""
     if value is None or (textual and value == "" and not field.required):
         if field.required:
-            raise RowError(_EXPECTED[field.type], "null")
+            raise RowError(_EXPECTED[field.type], NULL)
         return None
     if textual and field.type in STRUCTURED and isinstance(value, str):
         value = _from_text(field.type, value)

@@ -144,7 +144,9 @@ class Assembly:
         for one in odd([part.told["outliers"] for part in self.inspected]) if severity != "ignore" else ():
             part, field = self.inspected[one.part], one.field or self.label or ""
             column, found = self.data.columns.get(field, field), self.data.privacy.in_message(one.found)
-            problems = [Problem(f"{part.file}{place}", column, one.expected, found) for place in one.places]
+            problems = [
+                Problem(f"{part.file}{place}", column, one.expected, found, has=one.has) for place in one.places
+            ]
             self._settle(part, problems, severity, one.rows)
 
     @property
@@ -253,7 +255,8 @@ class Assembly:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""
                 broken = in_words(one.count, "part" if first and first[0].of_part else "row")
-                line = f"{split}: {broken} not as expected: {expected} ({places}){says}"
+                has = f"{'has' if one.count == 1 else 'have'} {first[0].has}" if first and first[0].has else ""
+                line = f"{split}: {broken} {has or f'not as expected: {expected}'} ({places}){says}"
                 if expected in self.leaks:
                     yield line
                 else:
@@ -308,6 +311,11 @@ class Assembly:
         across = [(self.unique, self.repeated)] if self.unique else []
         return [*zip(self.checks, self.failed, strict=True), *across]
 
+    @property
+    def absent(self) -> frozenset[str]:
+        """The fields that need no value and have none in any part: the Data Docs say nothing of them."""
+        return frozenset.intersection(*(frozenset(one.told["absent"]) for one in self.inspected))
+
     def write_report(self, folder: Path) -> None:
         """Write why the data is refused, and its Data Docs."""
         checks = [
@@ -328,7 +336,9 @@ class Assembly:
 
     def write_docs(self, folder: Path) -> None:
         """Write the Data Docs: Great Expectations' pages and the index of them."""
-        pages = Documents(self.checks, PartResults.of(self.workspace, "data_docs")).write(folder, self.inspected)
+        absent = self.absent
+        shown_checks = [check for check in self.checks if check.is_about(absent)]
+        pages = Documents(shown_checks, PartResults.of(self.workspace, "data_docs")).write(folder, self.inspected)
         lines = [
             Part(
                 one.split,
@@ -355,6 +365,7 @@ class Assembly:
                     "failed": failed,
                 }
                 for check, failed in self.checked()
+                if check.is_about(absent)
             ],
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),
@@ -382,7 +393,7 @@ def _by_expectation(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
 
 def _statistics(one: Inspected) -> dict[str, int]:
     """Return how many expectations a part passed and failed; nothing where it held no rows."""
-    if not one.told["failed"]:
+    if not (suite := one.suite()):
         return {}
-    failed = sum(count > 0 for count in one.told["failed"])
-    return {"passed": len(one.told["failed"]) - failed, "failed": failed}
+    found = suite["statistics"]
+    return {"passed": found["successful_expectations"], "failed": found["unsuccessful_expectations"]}
