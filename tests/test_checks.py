@@ -86,7 +86,9 @@ def test_own_expectations_are_asked_about(make_project: Callable[..., Workspace]
     assert states(project, "validation", adapter=True) == ["ok"]
     project = make_project(tmp_path / "q", **{"validation.expectations": [{**one, "kwargs": {"column": "body"}}]})
     [found] = [one for one in check(project).findings if one.check == "validation"]
-    assert (found.text.partition(": ")[2]).startswith("validation.expectations.0.kwargs.column: no column 'body'; there are text,")
+    assert (found.text.partition(": ")[2]).startswith(
+        "validation.expectations.0.kwargs.column: no column 'body'; there are text,"
+    )
 
 
 def test_missing_column_and_missing_split_are_named(project: Workspace) -> None:
