@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from graft import params, publication, registration, stages
+from graft import artifact, params, publication, registration, stages
 from graft.errors import ConfigError, InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
 from graft.identity import digest_folder
@@ -48,14 +48,18 @@ def make(make_project: Callable[..., Workspace], path: Path, **overrides: Any) -
 
 @pytest.fixture
 def trained(make_project: Any, tmp_path_factory: Any, tmp_path: Path, monkeypatch: Any) -> Callable[[str], Workspace]:
-    """``trained("a")``: a copy of a trained project; ``"b"`` has another seed and rank, and redacts. One store."""
+    """``trained("a")``: a copy of a trained project; ``"b"`` has another seed and rank, and redacts. One store.
+
+    ``"luck"`` differs from ``"a"`` by the seed alone.
+    """
     if not built:
         folder = tmp_path_factory.mktemp("trained")
         make(make_project, folder / "a")
         make(make_project, folder / "b", **{"training.seed": 8, "adapter.r": 2, "data.clean": ["redact"]})
+        make(make_project, folder / "luck", **{"training.seed": 9})
         connect(params.load(folder / "a" / "params.yaml").tracking, Workspace(folder))
         built["folder"] = folder
-    for name in ("a", "b", "mlflow"):
+    for name in ("a", "b", "luck", "mlflow"):
         shutil.copytree(built["folder"] / name, tmp_path / name)
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
     elsewhere = tmp_path / "elsewhere"
@@ -409,6 +413,21 @@ def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any
         ("promote", None, "1"),
     ]
     assert promote(second).refused
+
+
+def test_the_champions_recipe_with_another_seed_is_no_candidate(trained: Any) -> None:
+    first, luck = trained("a"), trained("luck")
+    for workspace in (first, luck):
+        publish(workspace)
+    promote(first)
+    refused = promote(luck)
+    assert (refused.verdict, refused.after, refused.test, dict(refused.evidence)) == ("undecided", "1", "", {})
+    assert "but with seed 9 instead of 7: what differs is luck, so nothing was tested" in refused.reason
+    assert promote(luck, approve=True, reason="we like it").after == "2"
+    identity = read_json(first.adapter / "identity.json")
+    assert artifact.same_recipe(identity, read_json(luck.adapter / "identity.json"))
+    for name in ("recipe", "data", "code", "environment"):
+        assert not artifact.same_recipe(identity, identity | {name: "other"})
 
 
 def test_champion_is_scored_on_its_own_as_it_was_evaluated(trained: Any) -> None:

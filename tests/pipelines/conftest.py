@@ -45,7 +45,7 @@ registration:
 # ./trace counts the executions; NAP makes a stage last; `bad` in its input makes it refuse.
 STAGE = """\
 import json, os, pathlib, sys, time
-name, out, *deps = sys.argv[1:]
+name, outs, *deps = sys.argv[1:]
 if os.environ.get("TRACE"):
     with open(os.environ["TRACE"], "a") as file:
         file.write(f"{name} {os.getcwd()}\\n")
@@ -63,8 +63,9 @@ if "bad" in text:
 if name == "train" and os.environ.get("NAP"):
     pathlib.Path(os.environ["NAP"]).write_text(str(os.getpid()))
     time.sleep(120)
-pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-(pathlib.Path(out) / "result.txt").write_text(f"{name} " + text[:40])
+for out in outs.split(","):
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    (pathlib.Path(out) / "result.txt").write_text(f"{name} " + text[:40])
 """
 
 
@@ -73,13 +74,14 @@ def dvc_yaml() -> str:
     lines = ["stages:"]
     for stage in STAGES:
         reads = [path for path in stage.reads if path != "sources.lock"]
-        outs = stage.writes[:1]
+        read = {path for one in STAGES for path in one.reads}
+        outs = [path for number, path in enumerate(stage.writes) if number == 0 or path in read]
         lines += [
             f"  {stage.name}:",
-            f"    cmd: $GRAFT_PYTHON stage.py {stage.name} {outs[0]} {' '.join(reads)}",
+            f"    cmd: $GRAFT_PYTHON stage.py {stage.name} {','.join(outs)} {' '.join(reads)}",
             f"    deps: [{', '.join(['stage.py', *reads])}]",
             f"    params: [{', '.join(stage.params)}]",
-            f"    outs: [{outs[0]}]",
+            f"    outs: [{', '.join(outs)}]",
         ]
     return "\n".join(lines) + "\n"
 

@@ -146,8 +146,8 @@ def test_approval_is_asked_for_reminded_of_and_expires(
     waiting = begin(api, "promote/decide", {})
     assert until(lambda: state(api, waiting) == "Suspended", 240), api.messages(waiting)
     assert entries(project) == []  # nothing is decided yet
-    found = timers(api)
-    asked = next(one for one in events(api, "graft.approval.waiting"))
+    assert until(lambda: len(timers(api)) == 2 and events(api, "graft.approval.waiting"), 60)
+    found, [asked, *_] = timers(api), events(api, "graft.approval.waiting")
     assert asked["resource"]["prefect.resource.id"] == f"graft.model.{NAME}"
     assert asked["payload"]["candidate"] == "1"
     assert set(found) == {"reminder", "end"}
@@ -166,6 +166,7 @@ def test_approval_is_asked_for_reminded_of_and_expires(
     [entry] = entries(project)
     assert (entry.verdict, entry.after, entry.who, entry.state) == ("expired", None, "the time limit", "done")
     assert entry.why.startswith("nobody answered within 48 hours")
+    assert until(lambda: events(api, "graft.approval.reminder"), 60)
     assert events(api, "graft.approval.reminder")[0]["resource"]["prefect.resource.id"].endswith(waiting)
     assert until(lambda: len(inbox[1]) >= 3, 60), inbox[1]
     subjects = {one["subject"] for one in inbox[1]}

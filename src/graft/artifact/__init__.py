@@ -11,7 +11,7 @@ from graft.artifact.base_weights import BASE_WEIGHTS, apply_to_base, changed_wei
 from graft.artifact.execution import attention, pick_device, reproducible
 from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROBE, save, verified
 from graft.artifact.loading import LoadedAdapter, load, switched
-from graft.artifact.planning import base_identity, planned_identity
+from graft.artifact.planning import base_identity, planned_identity, same_recipe
 from graft.artifact.scoring import answer_columns, judged, predict, raw_outputs
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "predict",
     "raw_outputs",
     "reproducible",
+    "same_recipe",
     "save",
     "switched",
     "verified",

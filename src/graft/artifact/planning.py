@@ -20,6 +20,10 @@ FORMAT = 1
 NO_BYTES = ("device", "frozen_cache_bytes", "repeats")
 """Settings of the training that are no part of the result: the device is in the identity by itself, and trainings with
 other seeds are adapters of their own."""
+LUCK = ("seed", "threads")
+"""Settings of the training that decide bytes, and how good the adapter is by luck alone."""
+RECIPE = ("recipe", "data", "base", "code", "environment", "versions")
+"""What is equal in the identities of adapters that differ by luck alone."""
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -52,6 +56,7 @@ def planned_identity(
         "max_length_tokens": manifest["max_length_tokens"],
         **({"quarantined": _numbered(manifest)} if manifest["quarantined"] else {}),
     }
+    recipe = {**made_by, "training": {name: one for name, one in made_by["training"].items() if name not in LUCK}}
     return {
         "format": FORMAT,
         "task": {"name": task.name, "config": made_by["task"], "state": manifest["state"]},
@@ -62,6 +67,7 @@ def planned_identity(
         "data": manifest["data"],
         "test": manifest["splits"]["test"]["digest"],
         "params": digest_json(made_by),
+        "recipe": digest_json(recipe),
         "code": code_digest("graft.training", task.name),
         "environment": code_environment(),
         "seed": settings["seed"],
@@ -79,6 +85,14 @@ def _numbered(manifest: Mapping[str, Any]) -> list[list[Any]]:
         file: [split, number] for split, one in manifest["splits"].items() for number, file in enumerate(one["files"])
     }
     return sorted([*numbers[file_of(place)], *order_of(place)] for place in manifest["quarantined"])
+
+
+def same_recipe(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two adapters were trained alike but for the seed (or the number of threads), by their identities.
+
+    Adapters from before recipes were recorded are of unlike recipes.
+    """
+    return "recipe" in one and all(one.get(name) == other.get(name) for name in RECIPE)
 
 
 def _quantizing(base: BaseConfig) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from graft.promotion import PromotionConfig
 from graft.publication import measuring
 from graft.tasks import TaskConfig
 from graft.tracking import TrackingConfig
-from graft.workspace import Workspace
+from graft.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     from graft.evaluation import EvaluationConfig
@@ -159,12 +159,32 @@ def tested(
     against = f"champion version {case.before}" if case.champion else "the base"
     try:
         with _reference(case, task, data, evaluation, against) as reference:
+            if why := _luck_alone(case, reference, against):
+                return _decided(case, "undecided", why, against)
             return _tested(case, task, data, evaluation, promotion, reference)
     except (DataError, IntegrityError, ResourceMissing) as error:
         if case.champion is None:
             raise
         why = f"{against} cannot be scored on the current test rows: {error}"
         return _decided(case, "undecided", why, against)
+
+
+def _luck_alone(case: Case, reference: measuring.Reference, against: str) -> str:
+    """Return why there is nothing to test: the candidate is the champion's recipe with another seed. Else nothing.
+
+    No such recipe is better than itself, so a test could be wrong alone, and would spend the test set on it. Several
+    seeds of one recipe (``training.repeats``) are another matter: their mean is tested.
+    """
+    from graft.artifact import same_recipe
+
+    identity = read_json(case.workspace.adapter / "identity.json")
+    if not same_recipe(identity, reference.identity) or measuring.candidate_tables(case.workspace)[1]:
+        return ""
+    return (
+        f"it is made as {against} was, from the same data, but with seed {identity['seed']} instead of "
+        f"{reference.identity['seed']}: what differs is luck, so nothing was tested; change something else, or let "
+        "people decide (`graft promote --approve --reason ...`)"
+    )
 
 
 def _tested(

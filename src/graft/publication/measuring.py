@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graft import tasks
@@ -39,6 +40,8 @@ class Reference(Protocol):
     """What the candidate's gates are held against: the champion, or the base where there is none."""
 
     name: str
+    identity: Mapping[str, Any]
+    """Of the champion's adapter; empty for the base."""
 
     def predictions(self) -> Table:
         """Return its prediction table of the test rows."""
@@ -55,6 +58,7 @@ class BaseOnDisk:
     """The base, as evaluate scored it with the adapter off."""
 
     name = "the base"
+    identity: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, evaluation: Path) -> None:
         """Read below ``evaluation``, the output of the stage."""
@@ -76,7 +80,7 @@ class Champion:
         self, subject: Subject, name: str, workspace: Workspace, task: TaskConfig, data: DataConfig, evaluation: Any
     ) -> None:
         """Hold the loaded champion; ``evaluation`` is the params section."""
-        self.name, self._subject = name, subject
+        self.name, self.identity, self._subject = name, subject.loaded.identity, subject
         self._workspace, self._task, self._data, self._evaluation = workspace, task, data, evaluation
 
     def predictions(self) -> Table:

@@ -243,7 +243,7 @@ class Assembly:
         parts = [one for one in self.inspected if one.split == split]
         rows, fewest = sum(self.rows[one.key] for one in parts), self.validation.min_rows
         if rows < fewest:
-            expected = f"at least {fewest} rows (validation.min_rows)"
+            expected = f"at least {in_words(fewest)} (validation.min_rows)"
             self._report([Problem(f"{self.name}/{split}", "", expected, str(rows))], 1)
         too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
         self._report(too_many, len(too_many))
