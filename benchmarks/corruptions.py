@@ -70,6 +70,11 @@ class Kind:
     tasks: tuple[str, ...]
     corrupt: Callable[[Case], Part]
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it may corrupt: what compares test with train is of test alone."""
+        return ("test",) if self.group == "splits" or self.name == "id of another split" else ("test", "train")
+
 
 KINDS: dict[str, Kind] = {}
 
@@ -127,7 +132,7 @@ def row_kind(name: str, group: str, tasks: Sequence[str], edit: Callable[[Row], 
     """Enter a kind that edits the values of one row of a split in place."""
 
     def corrupt(case: Case) -> Part:
-        case.split = split
+        case.split = case.split if split == "test" else split
         number, rows = case.pick(), copy.deepcopy(case.rows)
         edit(rows[number])
         return Part(joined(lines_of(rows)), (number + 1,))
@@ -587,9 +592,15 @@ def write(case: Case, folder: Path, part: Part | None) -> None:
         path.write_bytes(content)
 
 
-def applied(kind: Kind, task: str, seed: int, folder: Path, data: Path | None = None) -> tuple[Case, Part]:
-    """Write a data folder that a kind has corrupted; return its case and the part. Equal seeds give equal bytes."""
+def applied(
+    kind: Kind, task: str, seed: int, folder: Path, data: Path | None = None, split: str = "test"
+) -> tuple[Case, Part]:
+    """Write a data folder that a kind has corrupted in a split; return its case and the part.
+
+    Equal seeds give equal bytes.
+    """
     case = case_of(task, seed, data)
+    case.split = split
     case.random = random.Random(f"{seed} {kind.name} {task}")
     part = kind.corrupt(case)
     write(case, folder, part)

@@ -97,8 +97,10 @@ def _texts(value: Any) -> list[str]:
     return [one["content"] if isinstance(one, dict) else one for one in items]
 
 
-def compare(kinds: Sequence[Kind], wanted: Sequence[str], seed: int, data: Path | None) -> Iterator[tuple[str, ...]]:
-    """Yield a line of the table for each kind and task: group, kind, task, outcome, measures, message."""
+def compare(
+    kinds: Sequence[Kind], wanted: Sequence[str], seed: int, data: Path | None, splits: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    """Yield a line of the table for each kind, task and split: group, kind, task, split, outcome, measures, message."""
     known: dict[str, Answer] = {}
     for kind in kinds:
         for task in [one for one in kind.tasks if one in wanted] if wanted else kind.tasks[:1]:
@@ -107,12 +109,13 @@ def compare(kinds: Sequence[Kind], wanted: Sequence[str], seed: int, data: Path 
                     write(case_of(task, seed, data), Path(folder) / "data", None)
                     known[task] = clean = validated(Path(folder).resolve(), task)
                     said = "refused" if clean.places or clean.crashed else "accepted"
-                    yield "clean", "nothing", task, said, "", clean.message
-            with tempfile.TemporaryDirectory() as folder:
-                case, part = applied(kind, task, seed, Path(folder) / "data", data)
-                answer = validated(Path(folder).resolve(), task)
-                result = outcome(answer, known[task], case, part)
-                yield kind.group, kind.name, task, result, measured(case, part), answer.message
+                    yield "clean", "nothing", task, "", said, "", clean.message
+            for split in [one for one in splits if one in kind.splits]:
+                with tempfile.TemporaryDirectory() as folder:
+                    case, part = applied(kind, task, seed, Path(folder) / "data", data, split)
+                    answer = validated(Path(folder).resolve(), task)
+                    result = outcome(answer, known[task], case, part)
+                    yield kind.group, kind.name, task, case.split, result, measured(case, part), answer.message
 
 
 def main() -> None:
@@ -122,6 +125,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", default=[])
     parser.add_argument("--kinds", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--splits", nargs="*", default=["test", "train"], choices=["test", "train"])
     parser.add_argument("--write", type=Path, help="write a corrupted data folder for each kind, and validate nothing")
     given = parser.parse_args()
     kinds = [
@@ -137,12 +141,13 @@ def main() -> None:
                 print(f"{folder}: {case.split}/{PART}, bad lines: {', '.join(map(str, part.lines)) or 'none'}")
         return
     counts: dict[str, Counter[str]] = {}
-    print("| group | kind | task | outcome | measures | first message |\n|---|---|---|---|---|---|")
-    for group, name, task, result, measures, message in compare(kinds, given.task, given.seed, given.data):
+    print("| group | kind | task | split | outcome | measures | first message |\n|---|---|---|---|---|---|---|")
+    lines = compare(kinds, given.task, given.seed, given.data, given.splits)
+    for group, name, task, split, result, measures, message in lines:
         short = " ".join(message.split()).replace("|", "\\|")
         shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in short)[:140]
-        print(f"| {group} | {name} | {task} | {result} | {measures} | {shown} |", flush=True)
-        counts.setdefault(group, Counter())[result] += 1
+        print(f"| {group} | {name} | {task} | {split} | {result} | {measures} | {shown} |", flush=True)
+        counts.setdefault(f"{group}, {split}" if split else group, Counter())[result] += 1
     results = sorted({result for found in counts.values() for result in found})
     print(f"\n| group | {' | '.join(results)} |\n|---|{'---|' * len(results)}")
     for group, found in counts.items():

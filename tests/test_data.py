@@ -265,12 +265,19 @@ def test_absent_folder_says_how_to_get_data(tmp_path: Path) -> None:
         parts(tmp_path / "data")
 
 
-def test_digest_depends_on_names_and_contents_only(tmp_path: Path) -> None:
+def test_digest_depends_on_contents_in_their_order_only(tmp_path: Path) -> None:
     one = folder_of(tmp_path / "one", "train", "validation", "test")
     two = folder_of(tmp_path / "two", "test", "validation", "train")
     (two / ".gitkeep").write_bytes(b"")
     assert data_digest(one) == data_digest(two)
     (two / "train" / "part.jsonl").rename(two / "train" / "other.jsonl")
+    assert data_digest(one) == data_digest(two)
+    for number, folder in enumerate((one, two)):
+        part(folder / "train", '{"text": "more"}', f"{'az'[number]}.jsonl")
+    assert data_digest(one) != data_digest(two)  # before the other part, and after it
+    (two / "train" / "z.jsonl").rename(two / "train" / "a.jsonl")
+    assert data_digest(one) == data_digest(two)
+    (two / "train" / "a.jsonl").rename(two / "train" / "a.json")
     assert data_digest(one) != data_digest(two)
 
 

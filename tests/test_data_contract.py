@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from graft.classification import label_problems
 from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, DataError
 from graft.quarantine import most_rows, why
@@ -48,7 +50,7 @@ def aside(workspace: Workspace, split: str) -> list[dict[str, Any]]:
 
 
 BREACHES: dict[str, tuple[dict[str, Any], str]] = {
-    "min_characters": ({"text": "  "}, "at least 1 visible characters (validation.min_characters)"),
+    "min_characters": ({"text": "  "}, "at least 1 visible character (validation.min_characters)"),
     "placeholders": ({"text": "NaN"}, "a text, not a placeholder for a missing one (validation.placeholders)"),
     "unique_ids": ({"id": "train-0"}, "an id that no other row has"),
     "max_characters": ({"text": "a" * 100_001}, "at most 100000 characters (validation.max_characters)"),
@@ -117,9 +119,11 @@ def test_a_row_that_is_reported_stays(tmp_path: Path, name: str) -> None:
     assert verdict["splits"]["test"]["rows"] == 10
     assert "quarantined" not in verdict
     assert len(verdict["warnings"]) == 1 + (name == "max_characters")  # which is filler too
-    assert verdict["warnings"][-1].startswith("test: 1 row not as expected: ")
+    has = "has an id that an earlier row has" if name == "unique_ids" else "not as expected: "
+    assert verdict["warnings"][-1].startswith(f"test: 1 row {has}")
     found = {"unique_ids": "the id of data/train/part.jsonl:1", "placeholders": "'NaN'"}.get(name, "")
-    assert f"{BREACHES[name][1]} (data/test/part.jsonl:5); the first has {found}" in " ".join(verdict["warnings"])
+    told = "an id that an earlier row has" if name == "unique_ids" else BREACHES[name][1]
+    assert f"{told} (data/test/part.jsonl:5); the first has {found}" in " ".join(verdict["warnings"])
     assert len(run(workspace, severity={name: "ignore"})["warnings"]) == (name == "max_characters")
 
 
@@ -207,20 +211,30 @@ LONG = "the committee will meet again on thursday to talk about the new budget o
 
 
 @pytest.mark.parametrize(
-    ("kind", "split", "text", "label", "expected"),
+    ("kind", "split", "text", "label", "expected", "has"),
     [
-        ("leakage", "test", LONG, "x", "a text that train does not have"),
-        ("leakage", "test", LONG.upper() + "!", "x", "a text that train does not have, nor nearly"),
-        ("leakage", "validation", LONG.replace("city", "town"), "x", "a text that train does not have, nor nearly"),
+        ("leakage", "test", LONG, "x", "a text that train does not have", "the text of a row of train"),
+        (
+            *("leakage", "test", LONG.upper() + "!", "x", "a text that train does not have, nor nearly"),
+            "the text, or nearly, of a row of train",
+        ),
+        (
+            *("leakage", "validation", LONG.replace("city", "town"), "x"),
+            *("a text that train does not have, nor nearly", "the text, or nearly, of a row of train"),
+        ),
         (
             *("near_duplicates", "train", LONG.replace("city", "town"), "x"),
             "a text that no other row of its split has, nor nearly",
+            "the text, or nearly, of an earlier row of the split",
         ),
-        ("contradictions", "test", LONG, "y", "the label that the same text has elsewhere"),
+        (
+            *("contradictions", "test", LONG, "y", "the label that the same text has elsewhere"),
+            "another label than the same text has elsewhere",
+        ),
     ],
 )
 def test_likeness_across_rows_has_its_severity(
-    tmp_path: Path, kind: str, split: str, text: str, label: str, expected: str
+    tmp_path: Path, kind: str, split: str, text: str, label: str, expected: str, has: str
 ) -> None:
     rows = {name: rows_of(name) for name in ("train", "validation", "test")}
     words = ["apple", "river", "stone", "cloud", "window", "paper", "garden", "letter", "music", "bridge"]
@@ -231,7 +245,7 @@ def test_likeness_across_rows_has_its_severity(
     rows[split][6] |= {"text": text, "label": label}
     workspace = write(tmp_path, **rows)
     [warning] = run(workspace, severity={kind: "warn"})["warnings"]
-    start = f"{split}: 1 row not as expected: text: {expected} (validation.severity.{kind}) (data/{split}/part.jsonl:7)"
+    start = f"{split}: 1 row has {has} (validation.severity.{kind}) (data/{split}/part.jsonl:7)"
     assert warning.startswith(f"{start}; the first has ")
     assert "data/train/part.jsonl:3" in warning
     with pytest.raises(DataError, match=rf"data/{split}/part\.jsonl:7: text: expected {expected}.*part\.jsonl:3"):
@@ -251,7 +265,7 @@ def test_beyond_a_size_only_equal_texts_are_looked_for_and_a_warning_says_so(tmp
     assert near.startswith(
         "nearly equal texts are not looked for: the parts have 0 MB, more than validation.duplicates"
     )
-    assert leak.startswith("test: 1 row not as expected: text: a text that train does not have, nor nearly")
+    assert leak.startswith("test: 1 row has the text, or nearly, of a row of train")
     assert leak.endswith("(data/test/part.jsonl:3); the first has the text of data/train/part.jsonl:5")
     assert not list(workspace.store.rglob("sketch.safetensors"))
 
@@ -263,12 +277,12 @@ def test_equal_texts_are_named_once_for_each_split_that_has_them(tmp_path: Path)
     rows["test"][7]["text"] = rows["train"][0]["text"]
     workspace = write(tmp_path, **rows)
     warnings = run(workspace, severity={"leakage": "warn"}, duplicates={"threshold": 1.0})["warnings"]
-    told = {one.partition(" (")[0]: one.rpartition("; ")[2] for one in warnings if "does not have" in one}
-    start = "1 row not as expected: text: a text that"
+    told = {one.partition(" (")[0]: one.rpartition("; ")[2] for one in warnings if "of a row of" in one}
+    start = "1 row has the text"
     assert told == {
-        f"validation: {start} train does not have, nor nearly": "the first has the text of data/train/part.jsonl:1",
-        f"test: {start} train does not have": "the first has the text of data/train/part.jsonl:1",
-        f"test: {start} validation does not have, nor nearly": "the first has the text of data/validation/part.jsonl:6",
+        f"validation: {start}, or nearly, of a row of train": "the first has the text of data/train/part.jsonl:1",
+        f"test: {start} of a row of train": "the first has the text of data/train/part.jsonl:1",
+        f"test: {start}, or nearly, of a row of validation": "the first has the text of data/validation/part.jsonl:6",
     }
 
 
@@ -340,7 +354,9 @@ def test_more_rows_in_quarantine_than_the_share_stop_the_chain(tmp_path: Path) -
     assert caught.value.problems == (
         "data/train: expected at most 2 rows in quarantine (20%: validation.max_quarantined_share), found 3 of 10 "
         "(data/train/part.jsonl:1, data/train/part.jsonl:2, data/train/part.jsonl:3): "
-        "3 for text: at least 1 visible characters (validation.min_characters)",
+        "3 for text: at least 1 visible character (validation.min_characters); mend the rows; or raise "
+        "validation.max_quarantined_share; or let what they break be reported only (validation.severity: warn), where "
+        "that is possible; or split the data again",
     )
     assert not workspace.validation.exists()
     folder = workspace.failed / "validate" / "quarantine"
@@ -554,3 +570,86 @@ def test_an_expectation_that_cannot_be_evaluated_is_named(tmp_path: Path) -> Non
 def test_limits_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match=r"max_characters \(5\) is below min_characters \(10\)"):
         ValidationConfig(min_characters=10, max_characters=5)
+
+
+def results_of(workspace: Workspace) -> dict[tuple[str, str], Any]:
+    """Return the results of the one test part by type and column of the expectation."""
+    told = [json.loads(path.read_text()) for path in workspace.store.rglob("validate/*/suite.json")]
+    [found] = [one for one in told if one["results"][0]["result"]["element_count"] == 11]
+    configs = ((one["expectation_config"], one) for one in found["results"])
+    return {(one["type"], one["kwargs"].get("column", "")): result for one, result in configs}
+
+
+def test_a_missing_value_counts_for_its_own_field(tmp_path: Path) -> None:
+    rows = [*rows_of("test"), {"id": "m", "text": "a text without a label"}]
+    workspace = write(tmp_path, test=rows)
+    assert len(run(workspace, severity={"readable": "quarantine"})["quarantined"]) == 1
+    found = results_of(workspace)
+    not_null = "expect_column_values_to_not_be_null"
+    assert found[not_null, "label"]["result"]["unexpected_count"] == 1
+    assert not found[not_null, "label"]["success"]
+    assert found[not_null, "text"]["result"]["unexpected_count"] == 0
+    assert found[not_null, "text"]["success"]
+
+
+def test_nothing_is_said_of_an_optional_column_that_no_row_has(tmp_path: Path) -> None:
+    rows = [*rows_of("test"), rows_of("more", 1)[0]]
+    workspace = write(tmp_path, test=rows)
+    run(workspace)
+    assert not any(column.startswith("text_pair") for _, column in results_of(workspace))
+    assert "text_pair" not in (workspace.data_docs / "index.html").read_text()
+    write(tmp_path, test=[row | {"text_pair": "another text"} for row in rows])
+    verdict = run(workspace)
+    assert "text_pair" in (workspace.data_docs / "index.html").read_text()
+    assert any(one["column"].startswith("text_pair") for one in verdict["checks"])
+
+
+def test_an_expectation_on_a_column_of_the_files_says_its_name_here_and_its_line(tmp_path: Path) -> None:
+    workspace = write(tmp_path)
+    expectations = [STARTS, {**STARTS, "kwargs": {"column": "query", "regex": "^a"}}]
+    (tmp_path / "contract.yaml").write_text(yaml.safe_dump({"expectations": expectations}))
+    (tmp_path / "params.yaml").write_text("validation:\n  contract: contract.yaml\n")
+    for split in SPLITS:
+        part = tmp_path / "data" / split / "part.jsonl"
+        part.write_text(part.read_text().replace('"text"', '"query"'))
+    with pytest.raises(ConfigError) as caught:
+        run(workspace, data={"columns": {"text": "query"}}, expectations=expectations)
+    lines = (tmp_path / "contract.yaml").read_text().splitlines()
+    line = next(number for number, one in enumerate(lines, start=1) if "query" in one)
+    [_, at, *_] = str(caught.value).split(":")
+    assert abs(int(at) - line) <= 1, lines
+    assert "'query' is called 'text' here, by data.columns; write `column: text`" in str(caught.value)
+
+
+def test_a_wrong_label_is_told_with_the_one_that_it_may_be() -> None:
+    labels = [f"label_{number:02}" for number in range(12)]
+    [(_, expected, found)] = label_problems("lable_07", labels)
+    assert found == "'lable_07'; did you mean 'label_07'?"
+    assert expected == f"one of {', '.join(labels[:10])} and 2 more"
+    [(_, expected, found)] = label_problems("z", ["x", "y"])
+    assert (expected, found) == ("one of x, y", "'z'")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"ticket": "t", "again": "s"}, "the column 'ticket' has another value in each row: if it is an id, write "),
+        ({"again": "s"}, "no column id: unique_ids is false; `data.columns: {id: COLUMN}` in params.yaml names one"),
+    ],
+)
+def test_a_contract_without_ids_says_how_to_name_them(tmp_path: Path, rows: dict[str, str], said: str) -> None:
+    data = {
+        split: [
+            {"text": row["text"], "label": row["label"], **rows, **({"ticket": row["id"]} if "ticket" in rows else {})}
+            for row in rows_of(split)
+        ]
+        for split in SPLITS
+    }
+    workspace = write(tmp_path, **data)
+    proposal = profiled(workspace.data, Config(), DataConfig())
+    assert proposal.section["unique_ids"] is False
+    assert said in proposal.seen[-1]
+    if "ticket" in rows:
+        named = profiled(workspace.data, Config(), DataConfig(columns={"id": "ticket"}))
+        assert named.section["unique_ids"] is True
+        assert not any("no column id" in line for line in named.seen)

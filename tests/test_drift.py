@@ -229,3 +229,9 @@ def test_rare_labels_are_named_with_their_rows() -> None:
 def test_several_labels_a_row_have_no_even_share() -> None:
     found = DataProfile(rows=100, labels={"labels": Counter(a=100, b=90, c=5)})
     assert list(imbalance(found, BalanceConfig(min_even_share=0.9))) == []
+
+
+def test_one_row_of_a_rare_label_is_one_row() -> None:
+    from graft.validation.drift import _named
+
+    assert _named(["z"], Counter({"z": 1, "x": 9})) == "1 of 2 labels below: 'z' (1 row)"

@@ -271,3 +271,23 @@ def test_source_that_is_not_there_or_mixed_or_too_small_is_refused(workspace: Wo
     save(tmp_path / "headless" / "test.csv", rows())
     with pytest.raises(DataError, match="has test, but nothing named train"):
         import_data(tmp_path / "headless", workspace)
+
+
+def test_labels_are_shown_a_line_each_the_most_frequent_first(
+    tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from graft.cli.project import _print_import
+
+    table = [
+        {"text": f"text {number} {copy}", "label": f"a label with a long name, number {number} {'x' * 200}"}
+        for number in range(12)
+        for copy in range(10 if number else 20)
+    ]
+    _print_import(import_data(save(tmp_path / "in.jsonl", table), workspace))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    [head] = [number for number, line in enumerate(lines) if line.startswith("label ")]
+    assert lines[head].split() == ["label", "train", "validation", "test"]
+    assert lines[head + 1].startswith("a label with a long name, number 0 xxx")
+    assert sum(map(int, lines[head + 1].split("…")[1].split())) == 20
+    assert lines[head + 11] == "and 2 more labels"

@@ -198,6 +198,11 @@ def test_what_fits_several_layouts_or_none_is_refused_with_their_names() -> None
         votes.decide("a.csv")
 
 
+def test_an_empty_conversation_is_said_to_be_empty() -> None:
+    with pytest.raises(DataError, match="'messages' is an empty list: a conversation needs a message"):
+        recognised({"messages": []})
+
+
 def test_a_row_that_decides_where_others_leave_it_open_decides() -> None:
     votes = Recognition(CHAT)
     votes.add("a.json:1", {"messages": [USER, BOT], "prompt": "a", "completion": "b"})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError, DataError, ResourceMissing
-from graft.part_results import Job, PartResults, key_of, processes_for
+from graft.part_results import Job, PartResults, _Progress, key_of, processes_for
 
 
 def double(argument: int, folder: Path, add: Callable[[int], None]) -> None:
@@ -157,3 +157,34 @@ def test_a_store_that_cannot_be_written_is_named(jobs: list[Job], tmp_path: Path
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ResourceMissing, match=r"file/store: cannot be written \(Not a directory\)"):
         PartResults("validate", tmp_path / "file" / "store").make(jobs, double)
+
+
+def test_time_left_is_told_once_rows_are_counted_for_some_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = []
+    for number in range(4):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_bytes(b"x" * 100)
+        jobs.append(Job(str(number), path, path))
+    clock = [0.0]
+    monkeypatch.setattr("graft.part_results.time.monotonic", lambda: clock[0])
+
+    def told(progress: _Progress, steps: list[tuple[float, int]]) -> list[str]:
+        found = []
+        for seconds, rows in steps:
+            clock[0] = seconds
+            progress.show(rows)
+            found += capsys.readouterr().out.splitlines()
+        return [line.partition("rows/s")[2] for line in found]
+
+    # Ten seconds of starting, then 100 rows a second, of 4000: no line says that hours are left.
+    steps = [(3.0, 0), (10.0, 100), (13.0, 400), (16.0, 700), (20.0, 1100)]
+    assert told(_Progress("validate", jobs, 4000), steps) == ["", "", "", ", 33 s left", ", 29 s left"]
+    clock[0] = 0.0
+    unknown = _Progress("validate", jobs, None)
+    assert told(unknown, [(1.0, 100), (9.0, 900)]) == [""]
+    clock[0] = 10.0
+    unknown.rows = 1000
+    unknown.end(jobs[0])
+    assert told(unknown, [(12.0, 1200)]) == [f", {(4000 - 1200) // 100} s left"]

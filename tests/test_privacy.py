@@ -356,6 +356,13 @@ def test_a_card_of_a_rare_length_needs_a_word() -> None:
     assert kinds_in("4111 1111 1111 1111 05/27") == [("card", "4111 1111 1111 1111")]
 
 
+@pytest.mark.parametrize("card", ["4111111111111111", "4111 1111 1111 1111", "3782 822463 10005"])
+@pytest.mark.parametrize("before", ["2 ", "order 12 ", "2 x 3 ", "1234 5678 ", "7 tickets, 12 34 "])
+def test_a_card_after_another_number_is_found(before: str, card: str) -> None:
+    assert kinds_in(f"{before}{card} please") == [("card", card)]
+    assert kinds_in(f"2.{card}") == kinds_in(f"1-{card}") == []  # one number with signs in it
+
+
 def test_a_secret_by_its_name_must_look_drawn() -> None:
     random_key = "9f86d081884c7d659a2feaa0c55ad015"
     assert kinds_in(f"token = '{random_key}'") == [("secret", random_key)]

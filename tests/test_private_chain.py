@@ -73,12 +73,17 @@ def spellings(value: str) -> set[str]:
     return {one.casefold() for one in known | ({digits} if len(digits) >= 9 else set())}
 
 
+CARDS = dict(zip(SPLITS, (4111111111111111, 4111111111114115, 4111111111117118), strict=True))
+"""A card number of each split that stands as a whole number, and as a key, in columns that the task does not read."""
+
+
 NEEDLES = {
     spelling: f"{kind} of {split}"
     for split, kinds in PLANTED.items()
     for kind, value in kinds.items()
     for spelling in spellings(value)
 }
+NEEDLES |= {str(card): f"card, as a number, of {split}" for split, card in CARDS.items()}
 ANY = re.compile("|".join(re.escape(one) for one in sorted(NEEDLES, key=len, reverse=True)))
 
 
@@ -167,6 +172,8 @@ class Clone:
 
 def classified(split: str) -> list[dict[str, Any]]:
     rows = toy_rows(SPLIT_ROWS[split], SPLITS.index(split))
+    for row in rows[:3]:
+        row |= {"paid": CARDS[split], "more": {PLANTED[split]["email"]: [CARDS[split]]}}
     for number, value in enumerate(PLANTED[split].values()):
         rows[number]["text"] += f" {value}"
         rows[number]["label"] = rows[number + 1]["label"]  # wrong ones are what the report shows
@@ -197,6 +204,9 @@ LABELLED = [json.dumps({"text": f"labelled {kind}", "label": value}) for kind, v
 
 
 def test_what_is_planted_is_found_by_the_search() -> None:
+    for split, card in CARDS.items():
+        assert [one.kind for one in find(str(card))] == ["card"]
+        assert in_clear(json.dumps({"paid": card})) == {f"card, as a number, of {split}"}
     for split, kinds in PLANTED.items():
         for kind, value in kinds.items():
             name = f"{kind} of {split}"
@@ -206,7 +216,8 @@ def test_what_is_planted_is_found_by_the_search() -> None:
 
 
 def test_a_classifiers_chain_writes_nothing_private(tmp_path: Path, tiny_base: Path, own_settings: None) -> None:
-    clone = Clone(tmp_path / "clone", tiny_base, SMALL, classified)
+    sliced = {**SMALL, "evaluation": {"slices": {"columns": ["paid"]}}}
+    clone = Clone(tmp_path / "clone", tiny_base, sliced, classified)
     assert clone.graft("run") == 0, clone.printed[-2:]
     assert clone.leaks() == {}
     report = (clone.workspace.evaluation / "report.html").read_text()

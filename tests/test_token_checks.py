@@ -323,7 +323,9 @@ def test_more_rows_in_quarantine_than_may_be_stop_the_chain(make_project, tmp_pa
         "tokenize: 1 problem; report: .graft/failed/tokenize\n"
         "  - data/train: expected at most 1 row in quarantine (1%: tokenization.max_quarantined_share), found 3 of 63 "
         f"({places}): 1 for text: one [CLS] at the start; 1 for text: at most 16 tokens "
-        "(tokenization.max_length_tokens); 1 for text: at most 10% unknown tokens (tokenization.max_unknown_share)"
+        "(tokenization.max_length_tokens); 1 for text: at most 10% unknown tokens (tokenization.max_unknown_share); "
+        "mend the rows; or raise tokenization.max_quarantined_share; or let what they break be reported only "
+        "(tokenization.severity: warn), where that is possible; or split the data again"
     )
     folder = tmp_path / "project" / ".graft" / "failed" / "tokenize" / "quarantine"
     assert json.loads((folder / "summary.json").read_text()) == {"rows": {"train": 3}}

@@ -8,7 +8,7 @@ from graft import params, stages, tokenization
 from graft.artifact import planned_identity
 from graft.data import data_digest
 from graft.errors import ConfigError, DataError
-from graft.identity import digest_folder, run_key
+from graft.identity import digest_file, digest_folder, run_key
 from graft.workspace import Workspace, write_json
 from tests.conftest import validated
 
@@ -67,6 +67,19 @@ def test_tokenize_twice_gives_the_same_bytes(project):
     first = digest_folder(project.tokens)
     stages.run("tokenize", project)
     assert digest_folder(project.tokens) == first
+
+
+def test_renamed_part_is_validated_again_since_quarantine_names_places(project):
+    part = project.data / "train" / "part-0000.jsonl"
+    verdict = project.validation / "verdict.json"
+    validated(project)
+    told = json.loads(verdict.read_text())
+    told["splits"]["train"]["parts"] = {part.name: {"rows": 60, "digest": digest_file(part)}}
+    write_json(verdict, told | {"quarantined": [f"data/train/{part.name}:3"]})
+    stages.run("tokenize", project)
+    part.rename(part.with_name("other.jsonl"))
+    with pytest.raises(DataError, match="data: changed since it was validated"):
+        stages.run("tokenize", project)
 
 
 def test_packed_parts_give_the_tokens_of_plain_ones(project):

@@ -66,7 +66,7 @@ def test_a_message_without_visible_text_is_refused_at_its_line(check: Any) -> No
     blank = {"role": "user", "content": " \u200b"}
     found = check(Field("messages", "messages", text=True), [[USER, ANSWER], [blank, ANSWER]], min_characters=1)
     assert [str(one).partition(" expected")[0] for one in found] == ["data/train/part.jsonl:2: messages:"]
-    assert "at least 1 visible characters" in found[0].expected
+    assert "at least 1 visible character" in found[0].expected
 
 
 def test_an_optional_list_may_be_absent(check: Any) -> None:

@@ -145,6 +145,7 @@ def _stages(workspace: Workspace) -> Iterator[Finding]:
 def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
     """Read the first rows of each part: the splits are there, the columns too, the types fit."""
     from graft.data import TEST_SETS, parts, parts_of_test_sets
+    from graft.quarantine import in_words
 
     try:
         found = parts(workspace.data)
@@ -154,18 +155,26 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         return
     if not {"task", "data"} <= sections.keys():
         return
-    broken = 0
+    broken, aside = 0, list[str]()
     for split in (*SPLITS, *(f"{TEST_SETS}/{name}" for name in elsewhere)):
         files = found[split] if split in found else elsewhere[split.removeprefix(f"{TEST_SETS}/")]
         try:
-            problems = [str(one) for path in files for one in _first_problems(path, workspace.root, sections)]
+            found_here = [one for path in files for one in _first_problems(path, workspace.root, sections)]
         except GraftError as error:
             yield _failed("data", error)
             return
+        keeps = split in found and _keeps_aside(sections)
+        aside += [one.place for one in found_here if keeps and not one.of_part]
+        problems = [str(one) for one in found_here if one.of_part or not keeps]
         broken += len(problems)
         yield from (Finding("data", "fail", one, 2) for one in problems[:SHOWN_BROKEN_ROWS])
         if len(problems) > SHOWN_BROKEN_ROWS:
             yield Finding("data", "fail", f"data/{split}: {len(problems) - SHOWN_BROKEN_ROWS} more problems", 2)
+    if aside:
+        places = list(dict.fromkeys(aside))
+        shown_places = ", ".join(places[:SHOWN_BROKEN_ROWS]) + (", ..." if len(places) > SHOWN_BROKEN_ROWS else "")
+        text = f"{in_words(len(places))} among the first cannot be read and will be in quarantine ({shown_places})"
+        yield Finding("data", "warn", text)
     if not broken:
         count = sum(len(one) for one in found.values())
         fields = ", ".join(field.name for field in _fields(sections) if field.required) or "fields"
@@ -216,6 +225,11 @@ def _fields(sections: dict[str, Any]) -> tuple[Any, ...]:
 
     fields: tuple[Any, ...] = tasks.get(sections["task"].name).fields_of(sections["task"])
     return fields
+
+
+def _keeps_aside(sections: Mapping[str, Any]) -> bool:
+    """Say whether the contract keeps rows aside that cannot be read; validate holds their number to a limit."""
+    return "validation" in sections and sections["validation"].severity.readable == "quarantine"
 
 
 def _first_problems(path: Path, root: Path, sections: dict[str, Any]) -> Iterator[Any]:
@@ -394,6 +408,7 @@ def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Fi
     """Ask Great Expectations (seconds of imports) about the project's own expectations and its stored suite, if any."""
     from graft import contracts
     from graft.data import DataConfig
+    from graft.quarantine import in_words
 
     validation = sections.get("validation")
     if not validation or "task" not in sections:
@@ -402,15 +417,19 @@ def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Fi
     if not validation.expectations and not stored.is_file():
         return
     from graft.validation.contract import Contract
+    from graft.validation.section import with_line
 
     try:
         Contract(_fields(sections), {}, sections.get("data") or DataConfig(), validation)
         stale = stored.is_file() and not contracts.is_stored(workspace, sections["task"], validation)
     except GraftError as error:
-        yield from _problems("validation", error)
+        texts = [with_line(one, workspace) for one in error.problems or (str(error),)]
+        yield from (Finding("validation", "fail", one, error.exit_code) for one in texts)
         return
     if validation.expectations:
-        yield Finding("validation", "ok", f"{len(validation.expectations)} expectations of the project's own")
+        yield Finding(
+            "validation", "ok", f"{in_words(len(validation.expectations), 'expectation')} of the project's own"
+        )
     if stored.is_file():
         name = stored.relative_to(workspace.root).as_posix()
         text = f"{name}: is not what the contract compiles to; `graft contract --compile` writes it anew"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator
 
+from graft.config import nearest
 from graft.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -84,12 +85,13 @@ def numbers_of(labels: Sequence[str]) -> dict[Any, int]:
 def label_problems(label: str, labels: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Yield field, what is expected and what is found where a row's label is none of ``labels``."""
     if label not in labels:
-        yield "label", f"one of {listed(labels)}", shown(label)
+        near = nearest(label, labels, 0.6)
+        yield "label", f"one of {listed(labels)}", shown(label) + (f"; did you mean {shown(near)}?" if near else "")
 
 
 def listed(labels: Sequence[str], most: int = 10) -> str:
-    """Return labels for a message, the first ``most`` of them."""
-    return ", ".join(labels[:most]) + (", ..." if len(labels) > most else "")
+    """Return labels for a message: the first ``most`` of them, each whole, and how many more there are."""
+    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")
 
 
 # -- tables

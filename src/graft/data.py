@@ -51,6 +51,7 @@ __all__ = [
     "Schema",
     "clean",
     "cleaned_as",
+    "content_digest",
     "data_digest",
     "data_digests",
     "part_files",
@@ -199,8 +200,28 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def data_digest(folder: Path) -> str:
-    """Return one sha256 over the names and contents of all part files, and of the pictures that they name."""
-    return digest_json(data_digests(folder))
+    """Return one sha256 over the data: what an adapter is known by (:func:`content_digest`)."""
+    return content_digest(data_digests(folder))
+
+
+def content_digest(digests: Mapping[str, str]) -> str:
+    """Return one sha256 over the contents of the part files, in their order, and over the pictures that they name.
+
+    A part counts by its place in its split and its format, not by its name: one that is renamed and keeps its place
+    is no other data. Pictures count with their names, since rows name them.
+
+    Args:
+        digests: ``{path below the data folder: sha256}``, as :func:`data_digests` returns them.
+    """
+    ordered: dict[str, Any] = {split: [] for split in SPLITS}
+    pictures: dict[str, str] = {}
+    for name in sorted(digests):
+        split, _, file = name.partition("/")
+        if split in ordered:
+            ordered[split].append([format_of(Path(file)), digests[name]])
+        else:
+            pictures[name] = digests[name]
+    return digest_json([ordered, pictures])
 
 
 def data_digests(folder: Path) -> dict[str, str]:
@@ -364,7 +385,7 @@ class Schema:
     def missing(self, place: str, column: str, field: str, kind: str, values: Mapping[str, Any]) -> Iterator[Problem]:
         """Yield the problem of a row that lacks a column; a column that no row has shown is named once."""
         if column in self.present:
-            yield Problem(place, column, kind, "nothing: this row lacks it")
+            yield Problem(place, column, kind, LACKING)
         elif column not in self.absent:
             self.absent.add(column)
             yield _absent(column, field, values, place)
@@ -410,6 +431,8 @@ TABLES_OF_TEXT = (".csv", ".tsv")
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"
+NULL, LACKING = "null", "nothing: this row lacks it"
+"""What is found where a row has no value."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -417,7 +440,7 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
     """Return ``value`` in the field's type; ``textual``: from a file in which everything is text."""
     if value is None or (textual and value == "" and not field.required):
         if field.required:
-            raise RowError(_EXPECTED[field.type], "null")
+            raise RowError(_EXPECTED[field.type], NULL)
         return None
     if textual and field.type in STRUCTURED and isinstance(value, str):
         value = _from_text(field.type, value)

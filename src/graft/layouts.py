@@ -146,7 +146,9 @@ class Recognition:
 
 def _columns(values: Mapping[str, Any]) -> str:
     filled = [name for name, value in values.items() if value not in (None, "")]
-    return f"the columns {excerpt(', '.join(filled))}"
+    empty = [name for name in filled if values[name] == []]
+    but = f"; {excerpt(empty[0])} is an empty list: a conversation needs a message" if empty else ""
+    return f"the columns {excerpt(', '.join(filled))}{but}"
 
 
 # -- what fits

@@ -35,6 +35,8 @@ PROCESSES_VARIABLE = "GRAFT_PROCESSES"
 PROCESS_BYTES = 32 << 20
 """How much there is to read before another process is worth its imports."""
 REPORT_SECONDS = 2.0
+LEAST_SECONDS = 5.0
+"""How long rows are counted before their rate says how much time is left."""
 DIGESTS = "digests.json"
 PLACING_ATTEMPTS = 5
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
@@ -301,8 +303,11 @@ class _Progress:
         self.stage, self.total = stage, rows
         self.bytes = sum(job.size for job in jobs)
         self.parts = len(jobs)
-        self.rows = self.ended = self.ended_bytes = 0
+        self.rows = self.ended = self.ended_bytes = self.rows_of_ended = 0
         self.start = self.printed = time.monotonic()
+        self.counting: float | None = None
+        """When the first rows were counted: processes that start count none for seconds."""
+        self.counted = 0
 
     def add(self, rows: int) -> None:
         """Count rows, where the work is done in this process."""
@@ -312,17 +317,27 @@ class _Progress:
         """Count a part that is done."""
         self.ended += 1
         self.ended_bytes += job.size
+        self.rows_of_ended = self.rows
 
     def show(self, rows: int) -> None:
         """Print how far the work is, if it is time to."""
         self.rows = rows
         now = time.monotonic()
+        if self.counting is None and rows:
+            self.counting, self.counted = now, rows
         if now - self.printed < REPORT_SECONDS:
             return
         self.printed, seconds = now, now - self.start
         done = f"{rows}{f' of {self.total}' if self.total else ''} rows, {self.ended} of {self.parts} parts"
-        print(f"{self.stage}: {done}, {rows / seconds:.0f} rows/s{self._left(seconds)}", flush=True)
+        print(f"{self.stage}: {done}, {rows / seconds:.0f} rows/s{self._left(now)}", flush=True)
 
-    def _left(self, seconds: float) -> str:
-        share = self.rows / self.total if self.total else self.ended_bytes / max(self.bytes, 1)
-        return f", {seconds / share - seconds:.0f} s left" if 0 < share <= 1 else ""
+    def _left(self, now: float) -> str:
+        """Say how much time is left, by the rate since rows are counted; nothing before that is known.
+
+        Where nobody knows how many rows there are, it is estimated from the bytes of the parts that are done.
+        """
+        total = self.total or self.rows_of_ended * self.bytes / max(self.ended_bytes, 1)
+        if self.counting is None or now - self.counting < LEAST_SECONDS or not self.rows <= total:
+            return ""
+        rate = (self.rows - self.counted) / (now - self.counting)
+        return f", {(total - self.rows) / rate:.0f} s left" if rate else ""

@@ -118,20 +118,29 @@ def too_many(
     """
     if aside > (allowed := most_rows(most, aside + kept)):
         expected = f"at most {in_words(allowed)} in quarantine ({percent(most)}: {setting})"
-        yield Problem(split, "", expected, f"{aside} of {aside + kept} {why(parts)}")
+        advice = (
+            f"mend the rows; or raise {setting}; or let what they break be reported only "
+            f"({setting.partition('.')[0]}.severity: warn), where that is possible; or split the data again"
+        )
+        yield Problem(split, "", expected, f"{aside} of {aside + kept} {why(parts)}; {advice}")
 
 
 def why(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> str:
     """Return ``(<the first places>): 2 for <reason>; 1 for <reason> and <reason>``, each row counted once."""
     reasons, first, count = Counter[str](), list[str](), 0
     for rows in parts:
-        reasons.update(" and ".join(dict.fromkeys(one.asked for one in problems)) for problems in rows.values())
+        reasons.update(" and ".join(dict.fromkeys(map(_reason_of, problems))) for problems in rows.values())
         first = heapq.nsmallest(NAMED_PLACES, [*first, *rows], key=place_order)
         count += len(rows)
     more = ", ..." if count > len(first) else ""
     return f"({', '.join(first)}{more}): " + "; ".join(
         f"{rows} for {reason}" for reason, rows in reasons.most_common(NAMED_REASONS)
     )
+
+
+def _reason_of(problem: Problem) -> str:
+    """Return what puts a row aside: what was expected of it, or, where that reads as its opposite, what it has."""
+    return f"{problem.field}: {problem.has}" if problem.has else problem.asked
 
 
 def in_words(count: int, thing: str = "row") -> str:

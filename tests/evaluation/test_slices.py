@@ -202,6 +202,11 @@ def test_columns_that_the_task_does_not_read_are_read(tmp_path: Path) -> None:
     assert traits_of(tmp_path / "data", ("source",), open_data).columns["source"][2] == MAIL
 
 
+def test_private_numbers_name_no_slice(tmp_path: Path) -> None:
+    lines = ['{"text": "a row", "label": "x", "paid": 4111111111111111}', '{"text": "b", "label": "y", "paid": 12}']
+    assert traits_of(folder_of(tmp_path, lines), ("paid",)).columns["paid"] == ["<CARD_1>", 12]
+
+
 def test_a_column_that_no_row_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, ['{"text": "a row", "label": "x", "source": "yelp"}'])
     with pytest.raises(

@@ -90,7 +90,7 @@ def test_validate_names_a_bad_picture_and_counts_repeated_ones(images: Workspace
     verdict = read_json(images.validation / "verdict.json")
     assert verdict["counts"]["test"] == dict.fromkeys(LABELS, 5)
     assert verdict["warnings"] == [
-        "test: 1 row not as expected: image: a picture that train does not have (validation.severity.leakage) "
+        "test: 1 row has the picture of a row of train (validation.severity.leakage) "
         "(data/test/part-0000.jsonl:1); the first has the picture of data/train/part-0000.jsonl:1"
     ]
     picture_at(images, "train", 3).write_bytes(b"no picture")

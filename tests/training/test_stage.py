@@ -18,7 +18,7 @@ from graft.artifact import planned_identity, verified
 from graft.errors import ConfigError, Locked, ResourceMissing, TrainingDiverged
 from graft.identity import digest_folder, run_key
 from graft.training.record import lines
-from graft.workspace import Workspace, locked, read_json
+from graft.workspace import Workspace, locked, read_json, write_json
 
 Make = Callable[..., Workspace]
 
@@ -63,6 +63,25 @@ def test_train_writes_both_outputs(tokenized: Workspace) -> None:
     recorded = [line for line in lines(live) if "loss" in line]
     assert [float(row["loss"]) for row in rows] == [line["loss"] for line in recorded]
     assert not any(tokenized.checkpoints.rglob("step-*"))
+
+
+@pytest.mark.parametrize("aside", [[], [3, 40]])
+def test_renamed_part_gives_the_same_adapter(tokenized: Workspace, aside: list[int]) -> None:
+    verdict, part = tokenized.validation / "verdict.json", tokenized.data / "train" / "part-0000.jsonl"
+    found, key = [], ""
+    for name in ("part-0000.jsonl", "renamed.jsonl"):
+        part = part.rename(part.with_name(name))
+        places = [f"data/train/{name}:{line}" for line in aside]
+        write_json(verdict, read_json(verdict) | ({"quarantined": places} if aside else {}))
+        stages.run("tokenize", tokenized)
+        stages.run("train", tokenized)
+        found.append(digest_folder(tokenized.adapter))
+        key = key or key_of(tokenized)
+    assert found[0] == found[1]
+    if aside:  # other rows in quarantine are another training all the same
+        write_json(verdict, read_json(verdict) | {"quarantined": [f"data/train/{part.name}:4"]})
+        stages.run("tokenize", tokenized)
+        assert key_of(tokenized) != key
 
 
 def test_same_inputs_give_the_same_bytes_in_another_place(make_tokenized: Make, tmp_path: Path) -> None:

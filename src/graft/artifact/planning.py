@@ -12,6 +12,7 @@ from graft.base import BaseConfig, LockedBase, locked, quantization
 from graft.config import Section
 from graft.errors import ConfigError
 from graft.identity import code_digest, code_environment, digest_json
+from graft.reading import file_of, order_of
 from graft.tasks import TaskConfig
 from graft.workspace import Workspace, read_json
 
@@ -53,7 +54,7 @@ def planned_identity(
         "training": {name: value for name, value in settings.items() if name not in NO_BYTES},
         **cleaning,
         "max_length_tokens": manifest["max_length_tokens"],
-        **({"quarantined": manifest["quarantined"]} if manifest["quarantined"] else {}),
+        **({"quarantined": _numbered(manifest)} if manifest["quarantined"] else {}),
     }
     recipe = {**made_by, "training": {name: one for name, one in made_by["training"].items() if name not in LUCK}}
     return {
@@ -76,6 +77,14 @@ def planned_identity(
             **{name: metadata.version(name) for name in (*LIBRARIES, *_quantizing(base))},
         },
     }
+
+
+def _numbered(manifest: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows in quarantine by split, number of the part, line and column: a part's name decides nothing."""
+    numbers = {
+        file: [split, number] for split, one in manifest["splits"].items() for number, file in enumerate(one["files"])
+    }
+    return sorted([*numbers[file_of(place)], *order_of(place)] for place in manifest["quarantined"])
 
 
 def same_recipe(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

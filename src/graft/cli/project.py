@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -257,21 +258,27 @@ def _print_import(found: ImportSummary) -> None:
     from graft.cli import printing
     from graft.repository.provenance import described
 
-    labels = list(dict.fromkeys(label for counts in found.counts.values() for label in counts))
-    shown_labels = labels[:SHOWN_LABELS]
-    rows = [
-        [split, count, found.parts[split], *(found.counts.get(split, {}).get(label, 0) for label in shown_labels)]
-        for split, count in found.rows.items()
-    ]
-    printing.table(["split", "rows", "files", *shown_labels], rows)
-    if len(labels) > SHOWN_LABELS:
-        print(f"... and {len(labels) - SHOWN_LABELS} more labels")
+    files = [[split, count, found.parts[split]] for split, count in found.rows.items()]
+    printing.table(["split", "rows", "files"], files)
+    totals = sum(map(Counter, found.counts.values()), Counter[str]())
+    common = [label for label, _ in totals.most_common(SHOWN_LABELS)]
+    if common:
+        rows = [[_cut(label), *(found.counts.get(split, {}).get(label, 0) for split in found.rows)] for label in common]
+        printing.table(["label", *found.rows], rows)
+    if len(totals) > SHOWN_LABELS:
+        print(f"and {len(totals) - SHOWN_LABELS} more labels")
     print(f"columns: {', '.join(found.columns)}")
     for line in (*described(found.provenance), *found.notes):
         print(line)
 
 
-SHOWN_LABELS = 8
+def _cut(label: str) -> str:
+    return label if len(label) <= LABEL_CHARACTERS else f"{label[: LABEL_CHARACTERS - 1]}…"
+
+
+LABEL_CHARACTERS = 60
+SHOWN_LABELS = 10
+"""How many labels are shown with their rows, the most frequent first."""
 
 
 @app.command(

@@ -113,15 +113,14 @@ def _read(
 
 
 def _plain(value: Any, place: str, column: str, data: DataConfig) -> str | float | None:
-    """Return a value as slices are named by it: text without what is private, a finite number, or None."""
+    """Return a value as slices are named by it: text, or a finite number, without what is private, or None."""
     if value is None or value == "":
         return None
     if isinstance(value, bool):
         return json.dumps(value)
-    if isinstance(value, int | float) and math.isfinite(value):
-        return value
-    if isinstance(value, str):
-        return str(data.privacy.redacted(value))
+    if isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value)):
+        told: str | float = data.privacy.redacted(value)
+        return told
     raise DataError(f"{place}: {column}: slices and groups are of text or numbers, found {describe(value)}")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from graft.privacy.context import Span, beside, words
 
 _CARD = re.compile(
-    r"(?<![0-9A-Za-z_])(?<![0-9][ .\-])(?:[0-9]{4}([ .\-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3}(?![0-9/]))?"
+    r"(?<![0-9A-Za-z_])(?<![0-9][.\-])(?:[0-9]{4}([ .\-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3}(?![0-9/]))?"
     r"|[0-9]{4}([ .\-])[0-9]{6}\2[0-9]{4,5}|[0-9]{6} [0-9]{10,13}|[0-9]{13,19})"
     r"(?![0-9A-Za-z_]|[.\-][0-9]| [0-9]{1,4}(?![0-9/]))"
 )
@@ -83,15 +83,18 @@ IBAN_CHARACTERS = {
 
 
 def cards(text: str) -> Iterator[Span]:
-    """Yield payment card numbers, plain or in groups."""
-    for match in _CARD.finditer(text):
+    """Yield payment card numbers, plain or in groups; of digits in groups, each group may be where one begins."""
+    at = 0
+    while match := _CARD.search(text, at):
         start, end = match.span()
+        at = start + 1  # the pattern does not begin within a group
         said = beside(text, start, end, _CARD_WORDS)
         issuer = _issuer_of(match[0], said)
         if issuer is None and said and match[1] and len(match[0]) > _FOUR_FOURS:
             end = start + _FOUR_FOURS  # what follows is no part of the number: the security code, often
             issuer = _issuer_of(text[start:end], said)
         if issuer:
+            at = end
             yield issuer, start, end
 
 

@@ -34,6 +34,9 @@ class Problem:
     found: str
     of_part: bool = False
     """Whether the whole file is meant, or what comes after the place: no single row can be left out."""
+    has: str = ""
+    """What rows with this problem have, where a sentence about many of them had better say that than what is expected:
+    ``the text of a row of train``."""
 
     @property
     def asked(self) -> str:
@@ -72,6 +75,8 @@ _NUMBERS = re.compile(r":(\d+)(?::(\d+))?$")
 
 def describe(value: Any) -> str:
     """Return what kind of JSON value ``value`` is, and the value, as :func:`excerpt`."""
+    if value is None:
+        return "null"
     return f"{_KINDS.get(type(value), type(value).__name__)} {excerpt(value)}"
 
 

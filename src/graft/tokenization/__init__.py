@@ -20,7 +20,7 @@ from typing import Any
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, locked
-from graft.data import DataConfig, data_digests, parts, pictures_among
+from graft.data import DataConfig, content_digest, data_digests, parts, pictures_among
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
 from graft.part_results import Job, PartResults, Round, key_of
@@ -105,7 +105,7 @@ def _planned(
 ) -> tuple[PartEncoder, dict[str, Any], LockedBase, list[_Split]]:
     """Return what encodes parts, validate's verdict, the base, and what is to be done for each split."""
     digests = data_digests(workspace.data)
-    verdict = _verdict(workspace, data, digest_json(digests))
+    verdict = _verdict(workspace, data, digests)
     pinned = locked(workspace, base)
     if tasks.get(task.name).processor == "tokenizer":
         _check_limit(tokenization, pinned)
@@ -119,18 +119,28 @@ def _planned(
 # -- before
 
 
-def _verdict(workspace: Workspace, data: DataConfig, digest: str) -> dict[str, Any]:
+def _verdict(workspace: Workspace, data: DataConfig, digests: Mapping[str, str]) -> dict[str, Any]:
     """Return validate's verdict, refused unless it is about the data that lies here now, read as ``data`` says."""
     path = workspace.validation / "verdict.json"
     if not path.is_file():
         raise DataError("data: not validated; run `graft stage validate`")
     verdict: dict[str, Any] = read_json(path)
-    if not verdict["passed"] or verdict["data"] != digest:
+    if not verdict["passed"] or verdict["data"] != content_digest(digests) or _renamed(verdict, digests):
         raise DataError("data: changed since it was validated; run `graft stage validate`")
     cleaning = {name: verdict[name] for name in ("clean", "privacy") if name in verdict}
     if (cleaning, verdict.get("columns")) != (data.cleaning, data.columns):
         raise DataError("data.clean, data.columns, data.privacy: changed since validation; run `graft stage validate`")
     return verdict
+
+
+def _renamed(verdict: Mapping[str, Any], digests: Mapping[str, str]) -> bool:
+    """Say whether parts are called otherwise than in the verdict, which names rows in quarantine by their places."""
+    validated = {
+        f"{split}/{name}": part["digest"]
+        for split, found in verdict["splits"].items()
+        for name, part in found.get("parts", {}).items()
+    }
+    return any(digests.get(name) != digest for name, digest in validated.items())
 
 
 def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:

@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graft.data import DataConfig
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError
 from graft.part_results import Round
 from graft.quarantine import in_words
 from graft.tasks import TaskConfig
 from graft.validation.assembling import Assembly, write_refusal
 from graft.validation.changes import described, write_changes
-from graft.validation.section import ValidationConfig, with_contract
+from graft.validation.section import ValidationConfig, with_contract, with_line
 from graft.validation.sources import Sources
 from graft.validation.suite import suite
 from graft.validation.test_sets import check_test_sets
@@ -49,7 +49,11 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     except DataError as error:
         write_refusal(report, error)
         raise
-    assembly = Assembly(workspace, sources, state, sources.inspect(state))
+    try:
+        inspected = sources.inspect(state)
+    except ConfigError as error:
+        raise ConfigError(with_line(str(error), workspace)) from None
+    assembly = Assembly(workspace, sources, state, inspected)
     assembly.across_parts()
     if any(split == "train" for split, _ in assembly.quarantine.parts):
         try:

@@ -100,7 +100,8 @@ def repeated_ids(
         places = _places(parts, lines)
         for line in lines.iter_rows(named=True):
             place, other = places[line["part"], line["row"]], places[line["of_part"], line["of_row"]]
-            found.setdefault(line["part"], []).append(Problem(place, column, check.expected, f"the id of {other}"))
+            one = Problem(place, column, check.expected, f"the id of {other}", has="an id that an earlier row has")
+            found.setdefault(line["part"], []).append(one)
         named += len(later)
         counts.update(later["part"].to_list())
     return counts, {number: sorted(same, key=lambda one: order_of(one.place)) for number, same in found.items()}
@@ -149,7 +150,8 @@ def equal(
         expected = _expected(line["kind"], SPLITS[line["of_split"]], what, exact=line["exact"])
         found_words = f"another label than {other}" if line["kind"] == CONTRADICTIONS else f"the {what} of {other}"
         key = line["part"], line["kind"], line["of_split"], line["exact"]
-        problems[key].append(Problem(at, column, expected, found_words))
+        has = _has(line["kind"], SPLITS[line["of_split"]], what, exact=line["exact"])
+        problems[key].append(Problem(at, column, expected, found_words, has=has))
     for key, count in sorted(counts.items()):
         ordered = sorted(problems[key], key=lambda one: order_of(one.place))
         yield Alike(key[0], key[1], follows[key[1]], count, ordered)
@@ -250,7 +252,9 @@ def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> I
         kind = DUPLICATES if line["split"] == line["of_split"] else LEAKAGE
         found = f"nearly the text of {other} (likeness {line['similarity']:.2f})"
         expected = _expected(kind, line["of_split"], "text", exact=False)
-        problems[line["part"], kind, SPLITS.index(line["of_split"])].append(Problem(at, column, expected, found))
+        has = _has(kind, line["of_split"], "text", exact=False)
+        one = Problem(at, column, expected, found, has=has)
+        problems[line["part"], kind, SPLITS.index(line["of_split"])].append(one)
     for (part, kind, _), same in sorted(problems.items()):
         if follows[kind] != "ignore":
             yield Alike(part, kind, follows[kind], len(same), same)
@@ -271,3 +275,12 @@ def _expected(kind: str, of_split: str, what: str, *, exact: bool) -> str:
         return f"the label that the same {what} has elsewhere (validation.severity.contradictions)"
     other = f"{of_split} does not have" if kind == LEAKAGE else "no other row of its split has"
     return f"a {what} that {other}{'' if exact else ', nor nearly'} (validation.severity.{kind})"
+
+
+def _has(kind: str, of_split: str, what: str, *, exact: bool) -> str:
+    """Return what such rows have instead, for sentences about many of them."""
+    severity = f"(validation.severity.{kind})"
+    if kind == CONTRADICTIONS:
+        return f"another label than the same {what} has elsewhere {severity}"
+    other = f"a row of {of_split}" if kind == LEAKAGE else "an earlier row of the split"
+    return f"the {what}{'' if exact else ', or nearly,'} of {other} {severity}"

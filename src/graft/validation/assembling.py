@@ -10,9 +10,8 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import Problem
+from graft.data import Problem, content_digest
 from graft.errors import DataError, shown
-from graft.identity import digest_json
 from graft.part_results import PartResults
 from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows
 from graft.reading import place_order
@@ -145,7 +144,9 @@ class Assembly:
         for one in odd([part.told["outliers"] for part in self.inspected]) if severity != "ignore" else ():
             part, field = self.inspected[one.part], one.field or self.label or ""
             column, found = self.data.columns.get(field, field), self.data.privacy.in_message(one.found)
-            problems = [Problem(f"{part.file}{place}", column, one.expected, found) for place in one.places]
+            problems = [
+                Problem(f"{part.file}{place}", column, one.expected, found, has=one.has) for place in one.places
+            ]
             self._settle(part, problems, severity, one.rows)
 
     @property
@@ -242,7 +243,7 @@ class Assembly:
         parts = [one for one in self.inspected if one.split == split]
         rows, fewest = sum(self.rows[one.key] for one in parts), self.validation.min_rows
         if rows < fewest:
-            expected = f"at least {fewest} rows (validation.min_rows)"
+            expected = f"at least {in_words(fewest)} (validation.min_rows)"
             self._report([Problem(f"{self.name}/{split}", "", expected, str(rows))], 1)
         too_many = list(self.quarantine.problems(split, rows, self.validation.max_quarantined_share, self.name))
         self._report(too_many, len(too_many))
@@ -254,7 +255,8 @@ class Assembly:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""
                 broken = in_words(one.count, "part" if first and first[0].of_part else "row")
-                line = f"{split}: {broken} not as expected: {expected} ({places}){says}"
+                has = f"{'has' if one.count == 1 else 'have'} {first[0].has}" if first and first[0].has else ""
+                line = f"{split}: {broken} {has or f'not as expected: {expected}'} ({places}){says}"
                 if expected in self.leaks:
                     yield line
                 else:
@@ -288,7 +290,7 @@ class Assembly:
         dropped = sorted(place for cleaning in self.cleaning.values() for place in cleaning.dropped)
         return {
             "passed": True,
-            "data": digest_json(self.sources.digests),
+            "data": content_digest(self.sources.digests),
             "state": self.state,
             "splits": splits,
             "counts": {split: dict(sorted(self.counts[split].items())) for split in SPLITS},
@@ -308,6 +310,11 @@ class Assembly:
         """Return each expectation with the number of rows that failed it."""
         across = [(self.unique, self.repeated)] if self.unique else []
         return [*zip(self.checks, self.failed, strict=True), *across]
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """The fields that need no value and have none in any part: the Data Docs say nothing of them."""
+        return frozenset.intersection(*(frozenset(one.told["absent"]) for one in self.inspected))
 
     def write_report(self, folder: Path) -> None:
         """Write why the data is refused, and its Data Docs."""
@@ -329,7 +336,9 @@ class Assembly:
 
     def write_docs(self, folder: Path) -> None:
         """Write the Data Docs: Great Expectations' pages and the index of them."""
-        pages = Documents(self.checks, PartResults.of(self.workspace, "data_docs")).write(folder, self.inspected)
+        absent = self.absent
+        shown_checks = [check for check in self.checks if check.is_about(absent)]
+        pages = Documents(shown_checks, PartResults.of(self.workspace, "data_docs")).write(folder, self.inspected)
         lines = [
             Part(
                 one.split,
@@ -356,6 +365,7 @@ class Assembly:
                     "failed": failed,
                 }
                 for check, failed in self.checked()
+                if check.is_about(absent)
             ],
             warnings=self.warnings,
             cleaning=list(described(self.cleaning)),
@@ -383,7 +393,7 @@ def _by_expectation(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
 
 def _statistics(one: Inspected) -> dict[str, int]:
     """Return how many expectations a part passed and failed; nothing where it held no rows."""
-    if not one.told["failed"]:
+    if not (suite := one.suite()):
         return {}
-    failed = sum(count > 0 for count in one.told["failed"])
-    return {"passed": len(one.told["failed"]) - failed, "failed": failed}
+    found = suite["statistics"]
+    return {"passed": found["successful_expectations"], "failed": found["unsuccessful_expectations"]}

@@ -11,7 +11,7 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
@@ -22,6 +22,7 @@ from graft.data import DataConfig, Problem
 from graft.errors import ConfigError, shown
 from graft.privacy import masked
 from graft.privacy.section import PrivacyConfig
+from graft.quarantine import in_words
 from graft.reading import file_of
 from graft.tasks import Field
 from graft.validation.frame import FILLED_LISTS, FOREIGN, LISTS, PRIVATE, REFUSED, Frame, columns_of
@@ -37,6 +38,7 @@ KINDS_IN_WORDS = {
     "filler": "a text of its own, not filler, a template or a placeholder",
     "markers": "text without markers of a chat format",
 }
+NOT_NULL = "expect_column_values_to_not_be_null"
 LEARNT = {"$PARAMETER": "labels"}
 """In Great Expectations' words, a value that is given when a suite is run: the training rows' labels, before any row is
 read."""
@@ -70,6 +72,10 @@ class Check:
         """The expectation as Great Expectations is told it."""
         column = {"column": self.column} if self.column else {}
         return Expectation(self.type, {**column, **self.settings}, CRITICAL[self.severity])
+
+    def is_about(self, absent: Collection[str]) -> bool:
+        """Say whether it is about what the data has: one of the project's own always is."""
+        return bool(self.place) or self.field not in absent
 
     def build(self) -> Any:
         """Return Great Expectations' object.
@@ -114,12 +120,12 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
         kind = "int64" if field.type in LISTS else {"number": "float64"}.get(field.type, "str")
         yield Check(of_type, main, name, f"a {field.type}", {"type_": kind})
         if field.required:
-            yield Check("expect_column_values_to_not_be_null", main, name, "a value", {}, severity.missing)
+            yield Check(NOT_NULL, main, name, "a value", {}, severity.missing)
         if field.required and field.type in FILLED_LISTS:
             yield Check(between, main, name, "at least one item", {"min_value": 1}, severity.empty_list)
         if field.text:
             fewest, most = config.min_characters, config.max_characters
-            visible = f"at least {fewest} visible characters (validation.min_characters)"
+            visible = f"at least {in_words(fewest, 'visible character')} (validation.min_characters)"
             column = f"{name} (visible characters)"
             yield Check(between, column, name, visible, {"min_value": fewest}, severity.min_characters)
             longest = f"at most {most} characters (validation.max_characters)"
@@ -161,6 +167,22 @@ def _own_checks(fields: Sequence[Field], config: ValidationConfig) -> Iterator[C
         column = settings.pop("column", "")
         said = _in_words(one.type, settings)
         yield Check(one.type, column, known.get(column, ""), said, settings, one.severity, place)
+
+
+def _refuse_columns_of_files(config: ValidationConfig, data: DataConfig) -> None:
+    """Refuse an expectation that names a column as the files call it, not as the task does.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    called = {column: name for name, column in data.columns.items() if column != name and column not in data.columns}
+    for number, one in enumerate(config.expectations):
+        column = one.kwargs.get("column")
+        if isinstance(column, str) and column in called:
+            raise ConfigError(
+                f"validation.expectations.{number}.kwargs.column: {shown(column)} is called {shown(called[column])} "
+                f"here, by data.columns; write `column: {called[column]}`"
+            )
 
 
 def _in_words(type_: str, settings: Mapping[str, Any]) -> str:
@@ -216,6 +238,7 @@ class Contract:
             ConfigError: an expectation of the project's own is none of Great Expectations', or does not fit the fields.
         """
         self.fields, self.data, self.config = fields, data, config
+        _refuse_columns_of_files(config, data)
         self.checks = asked_checks(fields, state, config)
         refuse_wrong(self.checks)
         self.scan = Scan([check.expectation for check in self.checks], self.asked)
@@ -271,10 +294,12 @@ class Contract:
         goes_aside = any(check.severity == "quarantine" for check in self.checks)
         most = max(REPORTED_PROBLEMS, len(frame.places) if goes_aside else 0)
         results = self.scan.results(frame.table(), most)
+        self._count_missing(results, frame)
         broken = [each for number, one in enumerate(results) for each in self._problems(number, one, frame)]
         failed = [0 if one["success"] else one["result"].get("unexpected_count") or 1 for one in results]
         for one in results:
             _redact(one, self.data.privacy)
+        results = [one for check, one in zip(self.checks, results, strict=True) if check.is_about(frame.absent())]
         passed = sum(one["success"] for one in results)
         statistics = {
             "evaluated_expectations": len(results),
@@ -284,6 +309,28 @@ class Contract:
         }
         found = {"success": passed == len(results), "statistics": statistics, "results": results}
         return broken, failed, found
+
+    def _count_missing(self, results: Sequence[Result], frame: Frame) -> None:
+        """Let the results about missing values count rows that lack a value, not all that could not be read.
+
+        A refused row has no values here, whatever it was refused for.
+        """
+        if not frame.refused:
+            return
+        for check, one in zip(self.checks, results, strict=True):
+            if check.place or check.type != NOT_NULL:
+                continue
+            others = frame.refused - frame.missing[self.data.columns.get(check.field, check.field)]
+            values = zip(frame.places, frame.columns[check.column], strict=True)
+            rows = [row for row, (place, value) in enumerate(values) if value is None and place not in others]
+            one["success"] = not rows
+            one["result"] |= {
+                "unexpected_count": len(rows),
+                "unexpected_percent": 100 * len(rows) / len(frame.places),
+                "partial_unexpected_list": [None] * len(rows),
+                "partial_unexpected_counts": [{"value": None, "count": len(rows)}] if rows else [],
+                "partial_unexpected_index_list": rows,
+            }
 
     def _problems(self, number: int, one: Result, frame: Frame) -> Iterator[Broken]:
         check, result = self.checks[number], one["result"]
@@ -321,7 +368,14 @@ def _exception(one: Result) -> str | None:
 def _as_found(check: Check, value: Any) -> str:
     if value is None:
         return "nothing"
-    return f"{value} of them" if check.column != check.field else shown(value)
+    if check.column == check.field:
+        return shown(value)
+    thing = _COUNTED.search(check.column)
+    return in_words(value, thing[1]) if thing else f"{value} of them"
+
+
+_COUNTED = re.compile(r"\((visible character|character|item)s\)$")
+"""What a derived column counts."""
 
 
 def _redact(one: Result, privacy: PrivacyConfig) -> None:

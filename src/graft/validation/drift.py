@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.errors import shown
+from graft.quarantine import in_words
 from graft.validation.data_profile import BUCKETS, DataProfile, said
 from graft.validation.section import BalanceConfig, DriftConfig
 
@@ -264,7 +265,7 @@ def imbalance(profile: DataProfile, limits: BalanceConfig) -> Iterator[tuple[str
         smallest = sorted(counts, key=lambda label: (counts[label], label))
         few = [label for label in smallest if counts[label] < limits.min_label_rows]
         if few:
-            expected = f"at least {limits.min_label_rows} rows of each label (validation.balance.min_label_rows)"
+            expected = f"at least {in_words(limits.min_label_rows)} of each label (validation.balance.min_label_rows)"
             yield name, expected, _named(few, counts)
         even = counts.total() / len(counts) if counts else 0
         rare = [label for label in smallest if counts[label] < limits.min_even_share * even and label not in few]
@@ -277,5 +278,5 @@ def imbalance(profile: DataProfile, limits: BalanceConfig) -> Iterator[tuple[str
 
 
 def _named(labels: Sequence[str], counts: Counter[str]) -> str:
-    named = ", ".join(f"{shown(label)} ({counts[label]} rows)" for label in labels[:NAMED])
+    named = ", ".join(f"{shown(label)} ({in_words(counts[label])})" for label in labels[:NAMED])
     return f"{len(labels)} of {len(counts)} labels below: {named}" + (", ..." if len(labels) > NAMED else "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft import filler
 from graft.damage import expressions, measures, visible_characters
-from graft.data import Problem, Record
+from graft.data import LACKING, NULL, Problem, Record
 from graft.errors import shown
 from graft.languages import UNKNOWN, languages
 from graft.privacy.section import PrivacyConfig
@@ -47,6 +47,8 @@ class Frame:
         self.placeholders = placeholders
         self.places: list[str] = []
         self.refused: set[str] = set()
+        self.missing: dict[str, set[str]] = defaultdict(set)
+        """Column of the files -> the places of refused rows that have no value there."""
         self.columns: dict[str, list[Any]] = defaultdict(list)
         self.texts: dict[str, list[list[str] | None]] = {field.name: [] for field in fields if field.text}
         """Text field -> the texts of each row."""
@@ -112,8 +114,11 @@ class Frame:
         """The number of each row by its place, once all are there."""
         return {place: number for number, place in enumerate(self.places)}
 
-    def refuse(self, place: str) -> None:
-        """Add a row that the reader refused: it has a place and no values."""
+    def refuse(self, problem: Problem) -> None:
+        """Add a row that the reader refused, for one of its problems: it has a place and no values."""
+        place = problem.place
+        if problem.found in (NULL, LACKING):
+            self.missing[problem.field].add(place)
         if place in self.refused:
             return
         self.refused.add(place)
@@ -131,6 +136,11 @@ class Frame:
         """Return what the rows are made of, ``without`` those at some places."""
         kept = [place not in without for place in self.places]
         return profile_of(self.fields, {**self.columns, **self.listed}, self.texts, kept)
+
+    def absent(self) -> list[str]:
+        """Return the fields that need no value and have none in any row."""
+        mains = {field.name: next(columns_of(field)) for field in self.fields if not field.required}
+        return [name for name, main in mains.items() if all(one is None for one in self.columns[main])]
 
     def table(self) -> pl.DataFrame:
         """Return the columns with the types that the fields have."""

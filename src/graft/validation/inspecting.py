@@ -112,7 +112,7 @@ class Inspector:
                 add(COUNTED_ROWS)
             if isinstance(one, Problem):
                 found.append(Broken("fail" if one.of_part else self.validation.severity.readable, one))
-                frame.refuse(one.place)
+                frame.refuse(one)
                 continue
             frame.add(one)
             rows.add(one)
@@ -149,6 +149,7 @@ class Inspector:
         told = {
             "rows": sum(kept),
             "failed": failed,
+            "absent": frame.absent(),
             "labels": rows.labels(kept),
             "worst": worst.told(found, frame, inner),
             "outliers": self._unusual(frame, rows.ids, aside, inner),

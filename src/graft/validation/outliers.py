@@ -62,6 +62,8 @@ class Odd:
     """Empty: the label."""
     expected: str
     found: str
+    has: str = ""
+    """What such rows have, in words: see :class:`~graft.reading.Problem`."""
 
 
 # -- what a part holds
@@ -188,7 +190,8 @@ def odd(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
         for number, part in enumerate(parts):
             if rows := part["ids"]["rows"]:
                 expected = "an id, which other rows have (validation.severity.outliers)"
-                yield Odd(number, rows, part["ids"]["places"], "id", expected, "none")
+                has = "no id, which other rows have (validation.severity.outliers)"
+                yield Odd(number, rows, part["ids"]["places"], "id", expected, "none", has)
 
 
 def _odd_numbers(name: str, parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
@@ -260,12 +263,13 @@ def _odd_labels(parts: Sequence[Mapping[str, Any]]) -> Iterator[Odd]:
     for part in parts:
         counts.update({label: count for label, (count, _) in part.items()})
     misspelt = misspellings(counts)
-    expected = "labels that nobody takes for each other (validation.severity.outliers)"
+    expected = "a label that is spelt as others spell it (validation.severity.outliers)"
     for number, part in enumerate(parts):
         for label in sorted(part.keys() & misspelt.keys()):
             count, places = part[label]
             found = f"{shown(label)}; {counts[misspelt[label]]} rows have nearly the same"
-            yield Odd(number, count, places, "", expected, found)
+            has = "a label that is likely another one, misspelt (validation.severity.outliers)"
+            yield Odd(number, count, places, "", expected, found, has)
 
 
 def misspellings(counts: Counter[str]) -> dict[str, str]:

@@ -27,6 +27,8 @@ from graft.validation.section import ValidationConfig
 
 MOST_LABELS = 200
 """A field with more labels gets no set: nobody would edit it."""
+ID_CHARACTERS = 64
+"""The longest text that may be an id."""
 IN_SET, BETWEEN = "expect_column_values_to_be_in_set", "expect_column_values_to_be_between"
 FEWEST_CHARACTERS = ValidationConfig().min_characters
 
@@ -98,7 +100,9 @@ def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> Proposal:
         names = ", ".join(f"{folder.name}/{split}" for split in nothing)
         raise DataError(f"{names}: no row can be read; `graft run` names what is wrong with each row of data/")
     misspelt = {name: misspellings(counts) for name, counts in seen.labels.items()}
-    return Proposal(_section(seen, fields, misspelt), list(_described(seen)), list(_broken(seen, misspelt)))
+    like_ids = [] if seen.ids else _like_ids(folder, [path for files in found.values() for path in files], fields, data)
+    described = [*_described(seen), *_without_ids(seen, like_ids)]
+    return Proposal(_section(seen, fields, misspelt), described, list(_broken(seen, misspelt)))
 
 
 def _refuse_other_columns(
@@ -117,6 +121,45 @@ def _refuse_other_columns(
             f"{folder.name}: columns of the task {task.name} are missing: no row has a value in any of {wanted}{has}; "
             f"`data.columns` in params.yaml names columns that are called otherwise"
         )
+
+
+def _like_ids(folder: Path, files: Sequence[Path], fields: Sequence[Field], data: DataConfig) -> list[str]:
+    """Return the columns of no field that have a short text or a whole number in every row, and each only once."""
+    known = {data.columns.get(one.name, one.name) for one in fields}
+    candidates: dict[str, set[int]] | None = None
+    for path in files:
+        for one in read_rows(path, folder.parent, data.limits, frozenset()):
+            if isinstance(one, Problem):
+                continue
+            values = one[1]
+            if candidates is None:
+                candidates = {name: set() for name in values if name not in known}
+            for name, others in list(candidates.items()):
+                value = values.get(name)
+                is_short = isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS
+                is_whole = isinstance(value, int) and not isinstance(value, bool)
+                if not (is_short or is_whole) or hash(value) in others:
+                    del candidates[name]
+                else:
+                    others.add(hash(value))
+            if not candidates:
+                return []
+    return list(candidates or ())
+
+
+def _without_ids(seen: _Seen, like_ids: Sequence[str]) -> Iterator[str]:
+    """Yield why the section proposes no unique ids, and what would change that."""
+    if seen.ids:
+        return
+    if not like_ids:
+        yield "no column id: unique_ids is false; `data.columns: {id: COLUMN}` in params.yaml names one"
+        return
+    one = like_ids[0]
+    others = f" (so do {', '.join(map(shown, like_ids[1:4]))})" if like_ids[1:] else ""
+    yield (
+        f"no column id: unique_ids is false; the column {shown(one)} has another value in each row{others}: if it is "
+        f"an id, write `data.columns: {{id: {one}}}` in params.yaml and propose again"
+    )
 
 
 def _count(seen: _Seen, fields: Sequence[Field], frame: Frame) -> None:

@@ -7,6 +7,7 @@ it by itself. What params.yaml has beside that name stands over the file's, so t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -252,6 +253,19 @@ def with_contract(given: ValidationConfig, root: Path) -> ValidationConfig:
     validate(ValidationConfig, raw, source=given.contract, lines=lines)
     source = f"{given.contract} and params.yaml's section validation over it"
     return validate(ValidationConfig, layered(raw, given.model_dump(exclude_unset=True)), source=source)
+
+
+def with_line(message: str, workspace: Workspace) -> str:
+    """Return a message about one of the project's own expectations with the file and line where it stands in front."""
+    found = re.match(r"validation\.expectations\.(\d+)\b", message)
+    if not found:
+        return message
+    raw, lines = read_yaml(workspace.params)
+    own, at = raw.get("validation") or {}, ("expectations", int(found[1]))
+    if "expectations" in own or "contract" not in own:
+        return f"{workspace.params.name}:{line_of(lines, ('validation', *at))}: {message}"
+    _, lines = read_yaml(contract_file(own["contract"], workspace.root))
+    return f"{own['contract']}:{line_of(lines, at)}: {message}"
 
 
 def contract_file(name: str, root: Path) -> Path:
