@@ -24,7 +24,7 @@ PLACE = "evaluation"
 FILE = "report.html"
 OF_GATE = "p "
 """How the p value of a gate is called in the evidence: ``p <gate>``."""
-TOLD = ("rows", "rows_needed", "detectable", "level", "spent", "left", "decision_number", "repeats")
+TOLD = {"detectable": "difference these rows would show", "repeats": "seeds trained"}
 """What of the evidence stands beside the reason, which has the other numbers."""
 
 
@@ -56,18 +56,17 @@ def facts(entry: Entry) -> dict[str, Any]:
         for name, value in evidence.items()
         if name.startswith(OF_GATE)
     ]
-    known = {name: evidence[name] for name in TOLD if name in evidence}
+    known = {title: f"{evidence[name]:.3g}" for name, title in TOLD.items() if name in evidence}
     return {
         "decision": entry.verdict,
         "reason": entry.why,
         "gates": gates,
         "facts": {
             "version": f"{entry.name} {entry.candidate}",
-            "champion before": entry.before or "none",
-            "champion after": entry.after or "none",
+            "champion": f"{entry.before or 'none'} → {entry.after or 'none'}" if entry.moved else "stays",
             "decided by": entry.who,
             "on": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(entry.at_ms / 1000)),
-            "entry of the journal": f"{entry.number}",
+            "decision": f"{entry.number}",
         }
-        | {name: f"{value:.4g}" for name, value in known.items()},
+        | known,
     }
