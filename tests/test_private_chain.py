@@ -172,7 +172,7 @@ class Clone:
 
 def classified(split: str) -> list[dict[str, Any]]:
     rows = toy_rows(SPLIT_ROWS[split], SPLITS.index(split))
-    for row in rows[:3]:
+    for row in (*rows[:3], *rows[-3:]):  # the first go into quarantine, where it is asked for
         row |= {"paid": CARDS[split], "more": {PLANTED[split]["email"]: [CARDS[split]]}}
     for number, value in enumerate(PLANTED[split].values()):
         rows[number]["text"] += f" {value}"
