@@ -87,8 +87,12 @@ def refusal(workspace: Workspace, **settings: Any) -> list[str]:
     ("name", "content", "found"),
     [
         ("part.jsonl", GOOD_ROWS.decode().encode("utf-16"), "part.jsonl:1: expected JSONL text in UTF-8, found UTF-16"),
-        ("part.jsonl", gzip.compress(GOOD_ROWS), "part.jsonl:1: expected JSONL text in UTF-8, found a gzip file"),
-        ("part.jsonl.gz", gzip.compress(GOOD_ROWS)[:-5], "part.jsonl.gz: expected a whole gzip file"),
+        (
+            "part.jsonl",
+            gzip.compress(GOOD_ROWS, mtime=0),
+            "part.jsonl:1: expected JSONL text in UTF-8, found a gzip file",
+        ),
+        ("part.jsonl.gz", gzip.compress(GOOD_ROWS, mtime=0)[:-5], "part.jsonl.gz: expected a whole gzip file"),
         ("part.jsonl", b"", "part.jsonl: expected at least one row, found an empty file"),
         ("part.csv", b"text;label\nabc;x\n", "part.csv:1: expected columns that are separated by commas"),
         ("part.csv", b"text,label\nabc,x\nabd,x,y\n", "part.csv:3: expected 2 columns as in the header, found 3"),
