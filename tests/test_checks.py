@@ -109,7 +109,9 @@ def test_broken_row_has_its_line(project: Workspace) -> None:
 
 
 def test_rows_that_the_contract_keeps_aside_do_not_fail(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
-    project = make_project(tmp_path / "p", **{"validation.severity.readable": "quarantine"})
+    project = make_project(
+        tmp_path / "p", **{"validation.severity": {"readable": "quarantine", "missing": "quarantine"}}
+    )
     part = project.data / "train" / "part-0000.jsonl"
     lines = part.read_text().splitlines()
     part.write_text("\n".join([*lines[:3], "{broken", '{"text": null, "label": "animals"}', *lines[3:]]) + "\n")

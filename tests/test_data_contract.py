@@ -393,6 +393,21 @@ def test_a_missing_column_stops_the_chain_whatever_the_severity(tmp_path: Path) 
         run(workspace, severity={"readable": "quarantine", "missing": "quarantine"}, max_quarantined_share=1)
 
 
+@pytest.mark.parametrize(("aside", "other"), [("missing", "readable"), ("readable", "missing")])
+def test_a_missing_value_and_a_row_that_cannot_be_read_have_severities_of_their_own(
+    tmp_path: Path, aside: str, other: str
+) -> None:
+    lost, unread = {"id": "m", "text": None, "label": "x"}, {"id": "u", "text": ["a"], "label": "x"}
+    given = {"missing": lost, "readable": unread}
+    workspace = write(tmp_path, train=[*rows_of("train"), given[aside]])
+    found = run(workspace, severity={aside: "quarantine"}, max_quarantined_share=1)
+    assert len(found["quarantined"]) == 1
+    workspace = write(tmp_path, train=[*rows_of("train"), given[aside], given[other]])
+    with pytest.raises(DataError, match="data: 1 problem") as caught:
+        run(workspace, severity={aside: "quarantine"}, max_quarantined_share=1)
+    assert f"train/part.jsonl:{len(rows_of('train')) + 2}: text: expected" in caught.value.problems[0]
+
+
 def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Path) -> None:
     workspace = write(tmp_path, train=[*rows_of("train"), {"id": "z", "text": " ", "label": "z"}])
     with pytest.raises(DataError, match="data/train: all rows with the label 'z' are in quarantine"):
@@ -583,7 +598,7 @@ def results_of(workspace: Workspace) -> dict[tuple[str, str], Any]:
 def test_a_missing_value_counts_for_its_own_field(tmp_path: Path) -> None:
     rows = [*rows_of("test"), {"id": "m", "text": "a text without a label"}]
     workspace = write(tmp_path, test=rows)
-    assert len(run(workspace, severity={"readable": "quarantine"})["quarantined"]) == 1
+    assert len(run(workspace, severity={"missing": "quarantine"})["quarantined"]) == 1
     found = results_of(workspace)
     not_null = "expect_column_values_to_not_be_null"
     assert found[not_null, "label"]["result"]["unexpected_count"] == 1
@@ -612,7 +627,7 @@ def test_an_expectation_on_a_column_of_the_files_says_its_name_here_and_its_line
     for split in SPLITS:
         part = tmp_path / "data" / split / "part.jsonl"
         part.write_text(part.read_text().replace('"text"', '"query"'))
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match="'query' is called 'text' here") as caught:
         run(workspace, data={"columns": {"text": "query"}}, expectations=expectations)
     lines = (tmp_path / "contract.yaml").read_text().splitlines()
     line = next(number for number, one in enumerate(lines, start=1) if "query" in one)

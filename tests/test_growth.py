@@ -175,7 +175,7 @@ def test_rows_across_parts_are_those_of_a_loop_over_all_rows(workspace: Workspac
     assert all(reasons[place] == f"the id of {first}" for place, first in twice)
     for split in SPLITS:
         for other in SPLITS:
-            text = f"{other} does not have" if other != split else "no other row of its split has"
+            text = f"the text of {f'a row of {other}' if other != split else 'an earlier row of the split'}"
             lines = [one for one in verdict["warnings"] if one.startswith(f"{split}: ") and f"{text} (" in one]
             told = [one.split()[1] for one in lines]
             assert told == [str(doubles[split, other])] * (doubles[split, other] > 0)

@@ -21,6 +21,7 @@ from graft.workspace import SPLITS, Workspace
 if TYPE_CHECKING:
     from graft.adapters import AdapterSummary
     from graft.base import LockedBase
+    from graft.data import Problem
 
 State = Literal["ok", "warn", "fail"]
 FIRST_ROWS = 50
@@ -163,9 +164,9 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         except GraftError as error:
             yield _failed("data", error)
             return
-        keeps = split in found and _keeps_aside(sections)
-        aside += [one.place for one in found_here if keeps and not one.of_part]
-        problems = [str(one) for one in found_here if one.of_part or not keeps]
+        kept = [one for one in found_here if split in found and _goes_aside(one, sections)]
+        aside += [one.place for one in kept]
+        problems = [str(one) for one in found_here if one not in kept]
         broken += len(problems)
         yield from (Finding("data", "fail", one, 2) for one in problems[:SHOWN_BROKEN_ROWS])
         if len(problems) > SHOWN_BROKEN_ROWS:
@@ -227,9 +228,9 @@ def _fields(sections: dict[str, Any]) -> tuple[Any, ...]:
     return fields
 
 
-def _keeps_aside(sections: Mapping[str, Any]) -> bool:
-    """Say whether the contract keeps rows aside that cannot be read; validate holds their number to a limit."""
-    return "validation" in sections and sections["validation"].severity.readable == "quarantine"
+def _goes_aside(problem: Problem, sections: Mapping[str, Any]) -> bool:
+    """Say whether the contract keeps such a row aside; validate holds their number to a limit."""
+    return "validation" in sections and sections["validation"].severity.of_reading(problem) == "quarantine"
 
 
 def _first_problems(path: Path, root: Path, sections: dict[str, Any]) -> Iterator[Any]:

@@ -27,6 +27,8 @@ from graft.privacy.section import PrivacyConfig
 from graft.reading import (
     DECODER,
     FORMATS,
+    LACKING,
+    NULL,
     Limits,
     Problem,
     RowError,
@@ -431,8 +433,6 @@ TABLES_OF_TEXT = (".csv", ".tsv")
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"
-NULL, LACKING = "null", "nothing: this row lacks it"
-"""What is found where a row has no value."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 

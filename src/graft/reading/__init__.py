@@ -25,6 +25,8 @@ from graft.reading.json_rows import DECODER, read_json, read_jsonl
 from graft.reading.opening import TEXT_FORMATS, foreign, format_of, has_bom, names_of, stem_of
 from graft.reading.plain_text import Unit, read_text
 from graft.reading.rules import (
+    LACKING,
+    NULL,
     Limits,
     Numbered,
     Problem,
@@ -41,6 +43,8 @@ from graft.reading.rules import (
 __all__ = [
     "DECODER",
     "FORMATS",
+    "LACKING",
+    "NULL",
     "READERS",
     "Limits",
     "Problem",

@@ -24,6 +24,10 @@ class Limits:
     max_unpacked_ratio: int = 1000
 
 
+NULL, LACKING = "null", "nothing: this row lacks it"
+"""What is found where a value is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong at one place. ``field`` is the column of the file, empty where the whole line is meant."""
@@ -37,6 +41,11 @@ class Problem:
     has: str = ""
     """What rows with this problem have, where a sentence about many of them had better say that than what is expected:
     ``the text of a row of train``."""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether a value that is needed is not there."""
+        return self.found in (NULL, LACKING)
 
     @property
     def asked(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft import filler
 from graft.damage import expressions, measures, visible_characters
-from graft.data import LACKING, NULL, Problem, Record
+from graft.data import Problem, Record
 from graft.errors import shown
 from graft.languages import UNKNOWN, languages
 from graft.privacy.section import PrivacyConfig
@@ -117,13 +117,14 @@ class Frame:
     def refuse(self, problem: Problem) -> None:
         """Add a row that the reader refused, for one of its problems: it has a place and no values."""
         place = problem.place
-        if problem.found in (NULL, LACKING):
+        if problem.is_missing:
             self.missing[problem.field].add(place)
         if place in self.refused:
+            self.columns[REFUSED][-1] |= int(not problem.is_missing)
             return
         self.refused.add(place)
         self.places.append(place)
-        self.columns[REFUSED].append(1)
+        self.columns[REFUSED].append(int(not problem.is_missing))
         for field in self.fields:
             for name in (*columns_of(field), *([f"{field.name} ({PRIVATE})"] if field.text and self.privacy else [])):
                 self.columns[name].append(None)

@@ -111,7 +111,7 @@ class Inspector:
             if number % COUNTED_ROWS == 0:
                 add(COUNTED_ROWS)
             if isinstance(one, Problem):
-                found.append(Broken("fail" if one.of_part else self.validation.severity.readable, one))
+                found.append(Broken(self.validation.severity.of_reading(one), one))
                 frame.refuse(one)
                 continue
             frame.add(one)

@@ -19,6 +19,7 @@ from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
 from graft.errors import ConfigError, shown
 from graft.quarantine import Severity
+from graft.reading import Problem
 from graft.workspace import Workspace
 
 __all__ = ["ExpectationConfig", "Severities", "Severity", "ValidationConfig"]
@@ -115,6 +116,15 @@ class Severities(Section):
     label_errors: Literal["warn", "ignore"] = "ignore"
     """A list of training rows whose label other rows speak against (``validation.label_errors``), for people to look
     at. Takes half a minute for 20,000 rows."""
+
+    def of_reading(self, problem: Problem) -> Literal["fail", "quarantine"]:
+        """Return what follows from a row that the reader refused: for a value that is not there, or for anything else.
+
+        What no single row could be left out for always fails.
+        """
+        if problem.of_part:
+            return "fail"
+        return self.missing if problem.is_missing else self.readable
 
 
 REPORTED = {"label_shift", "length_drift", "vocabulary_drift", "imbalance", "label_errors"}
