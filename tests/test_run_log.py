@@ -35,11 +35,12 @@ def test_a_run_of_this_process_is_running(workspace: Workspace) -> None:
     assert read_json(run.folder / "run.json")["host"] == socket.gethostname()
 
 
-def test_a_run_whose_process_has_gone_is_crashed(workspace: Workspace) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_whose_process_has_gone_is_crashed(workspace: Workspace, known: bool) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = runs.process_started(child.pid)
-    child.wait()
-    run = of_another_process(runs.begin(workspace), child.pid, started)
+    child.communicate(b"\n")
+    run = of_another_process(runs.begin(workspace), child.pid, started if known else None)
     assert run.state == "crashed"
     assert runs.running(workspace) == []
 

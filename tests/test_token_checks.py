@@ -358,10 +358,10 @@ def test_a_row_with_two_reasons_is_one_row(make_project, tmp_path):
         stages.run("tokenize", validated(workspace))
     cut = "text: at most 16 tokens (tokenization.max_length_tokens)"
     [problem] = caught.value.problems
-    assert problem.endswith(
+    assert (
         "found 2 of 62 (data/train/part-0000.jsonl:61, data/train/part-0000.jsonl:62): "
-        f"1 for {cut} and text: at most 10% unknown tokens (tokenization.max_unknown_share); 1 for {cut}"
-    )
+        f"1 for {cut} and text: at most 10% unknown tokens (tokenization.max_unknown_share); 1 for {cut}; "
+    ) in problem
 
 
 @pytest.mark.parametrize("severity", ["fail", "warn"])

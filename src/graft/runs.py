@@ -49,7 +49,8 @@ class Run:
         """Whether the process that wrote it still lives; a run of another host counts as alive."""
         if self.facts.get("host") != socket.gethostname():
             return True
-        return process_started(int(self.facts.get("process", 0))) == self.facts.get("process_started")
+        started = process_started(int(self.facts.get("process", 0)))
+        return started is not None and started == self.facts.get("process_started")
 
     def update(self, **facts: Any) -> None:
         """Write ``facts`` to run.json."""
