@@ -15,17 +15,21 @@ from graft.workspace import Workspace
 def decide(workspace: Workspace, *, commit: str = "", **options: Any) -> Decision:
     """Decide on the adapter on disk, or on the one that the stages made at ``commit`` (from the DVC cache)."""
     with at(workspace, commit) as place:
-        config = params.load(place.params)
-        return publication.promote(
-            place,
-            task=config.task,
-            data=config.data,
-            evaluation=config.evaluation,
-            registration=config.registration,
-            promotion=config.promotion,
-            tracking=config.tracking,
-            **options,
-        )
+        return decide_by(params.load(place.params), place, **options)
+
+
+def decide_by(config: params.Params, workspace: Workspace, **options: Any) -> Decision:
+    """Decide on the adapter on disk with sections that are loaded already."""
+    return publication.promote(
+        workspace,
+        task=config.task,
+        data=config.data,
+        evaluation=config.evaluation,
+        registration=config.registration,
+        promotion=config.promotion,
+        tracking=config.tracking,
+        **options,
+    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from graft.publication.refusals import record_refusal
 from graft.repository import Repository
 from graft.tracking import RunContext
 from graft.workspace import command
-from pipelines import approval, journal, notices, placement, reporting
+from pipelines import approval, deciding, journal, notices, placement, reporting
 from pipelines.chain import Chain
 
 RETRIES = 2
@@ -159,17 +159,7 @@ def publish(chain: Chain) -> State:
 )
 def promote(chain: Chain) -> State:
     """Decide whether the version becomes champion."""
-    config = chain.config
-    decision = publication.promote(
-        chain.workspace,
-        task=config.task,
-        data=config.data,
-        evaluation=config.evaluation,
-        registration=config.registration,
-        promotion=config.promotion,
-        tracking=config.tracking,
-        who="pipeline",
-    )
+    decision = deciding.decide_by(chain.config, chain.workspace, who="pipeline")
     chain.decision = decision
     chain.run.update(verdict=decision.verdict, champion=decision.after)
     get_run_logger().info(f"{decision.verdict}: {decision.reason}")

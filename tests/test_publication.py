@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from graft import artifact, params, publication, registration, stages
+from graft import artifact, params, publication, stages
 from graft.errors import ConfigError, InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
 from graft.identity import digest_folder
@@ -28,22 +28,11 @@ from graft.tracking.curves import read_lines
 from graft.tracking.server import Connection, connect
 from graft.validation.champion import pinned_profile
 from graft.workspace import Workspace, read_json, write_json
+from tests.conftest import packed
 
 CONTEXT = RunContext(git_commit="c" * 40, prefect_run="p" * 8, prefect_url="http://127.0.0.1:4200/x", dvc_lock="d" * 64)
 NAME = "toy-topic"
 built: dict[str, Path] = {}
-
-
-def make(make_project: Callable[..., Workspace], path: Path, **overrides: Any) -> Workspace:
-    """Run the chain in a new project; the reload proof in this process, which saves the start of another one."""
-    workspace = make_project(path, **overrides)
-    for stage in ("validate", "tokenize", "train", "evaluate"):
-        stages.run(stage, workspace)
-    shutil.copytree(workspace.adapter, workspace.package / "adapter")
-    proof = registration.prove(workspace.adapter, workspace.root) | {"passed": True, "tolerance": 1e-4}
-    write_json(workspace.package / "proof.json", proof | {"adapter": digest_folder(workspace.adapter)})
-    write_json(workspace.package / "input_example.json", {"text": "the cat meows"})
-    return workspace
 
 
 @pytest.fixture
@@ -54,9 +43,9 @@ def trained(make_project: Any, tmp_path_factory: Any, tmp_path: Path, monkeypatc
     """
     if not built:
         folder = tmp_path_factory.mktemp("trained")
-        make(make_project, folder / "a")
-        make(make_project, folder / "b", **{"training.seed": 8, "adapter.r": 2, "data.clean": ["redact"]})
-        make(make_project, folder / "luck", **{"training.seed": 9})
+        packed(make_project(folder / "a"))
+        packed(make_project(folder / "b", **{"training.seed": 8, "adapter.r": 2, "data.clean": ["redact"]}))
+        packed(make_project(folder / "luck", **{"training.seed": 9}))
         connect(params.load(folder / "a" / "params.yaml").tracking, Workspace(folder))
         built["folder"] = folder
     for name in ("a", "b", "luck", "mlflow"):

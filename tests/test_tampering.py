@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from graft import params, publication, registration, stages
+from graft import params, publication
 from graft.cli import main
 from graft.errors import GraftError, IntegrityError
-from graft.identity import digest_folder
 from graft.tracking import RunContext, registry
 from graft.tracking.server import connect
-from graft.workspace import Workspace, write_json
-from tests.conftest import write_project
+from graft.workspace import Workspace
+from tests.conftest import packed, write_project
 
 NAME = "toy-topic"
 FILES: dict[str, tuple[str, bytes, int]] = {
@@ -39,12 +38,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path
         patch.setenv("GRAFT_HOME", str(folder))
         for name, overrides in (("first", {}), ("second", {"training.seed": 8})):
             workspace = write_project(folder / name, tiny_base, overrides)
-            for stage in ("validate", "tokenize", "train", "evaluate"):
-                stages.run(stage, workspace)
-            shutil.copytree(workspace.adapter, workspace.package / "adapter")
-            proof = registration.prove(workspace.adapter, workspace.root) | {"passed": True, "tolerance": 1e-4}
-            write_json(workspace.package / "proof.json", proof | {"adapter": digest_folder(workspace.adapter)})
-            write_json(workspace.package / "input_example.json", {"text": "the cat meows"})
+            packed(workspace)
             sections = loaded(workspace, "task", "base", "adapter", "training", "registration", "tracking")
             publication.publish(workspace, context=RunContext(), **sections)
         promote(Workspace(folder / "first"))

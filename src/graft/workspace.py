@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError, Locked
+from graft.errors import ConfigError, Locked, shown
 
 HOME_VARIABLE = "GRAFT_HOME"
 RESTORES_VARIABLE = "GRAFT_RESTORES"
@@ -139,6 +139,20 @@ class Workspace:
     def package(self) -> Path:
         """register: the model folder that is published, and proof.json."""
         return self.artifacts / "package"
+
+    def named(self, name: str, key: str) -> Path:
+        """Return where the file is that ``key``, a dotted path of params.yaml, names; it need not be there.
+
+        Raises:
+            ConfigError: it is not in the repository, where the commit of a run would hold it.
+        """
+        path = self.root / name
+        if Path(name).is_absolute() or not path.resolve().is_relative_to(self.repository.resolve()):
+            raise ConfigError(
+                f"{key}: {shown(name)} must be a path inside the repository, relative to params.yaml, so that a run's "
+                f"commit holds it"
+            )
+        return path
 
     # -- places that belong to the clone, not to the project's tracked files
     @property

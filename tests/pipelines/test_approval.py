@@ -14,12 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from graft import params, publication, registration, services, stages
-from graft.identity import digest_folder
+from graft import params, publication, services
 from graft.tracking import RunContext, journal
 from graft.tracking.server import connect
-from graft.workspace import Workspace, write_json
-from tests.conftest import git, write_project
+from graft.workspace import Workspace
+from tests.conftest import git, packed, write_project
 
 ROOT = Path(__file__).parents[2]
 NAME = "toy-topic"
@@ -42,12 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, own_setti
     git(root, "init", "--quiet", "--initial-branch=main", ".")
     git(root, "add", "-A")
     git(root, "commit", "--quiet", "-m", "start")
-    for stage in ("validate", "tokenize", "train", "evaluate"):
-        stages.run(stage, workspace)
-    shutil.copytree(workspace.adapter, workspace.package / "adapter")
-    proof = registration.prove(workspace.adapter, workspace.root) | {"passed": True, "tolerance": 1e-4}
-    write_json(workspace.package / "proof.json", proof | {"adapter": digest_folder(workspace.adapter)})
-    write_json(workspace.package / "input_example.json", {"text": "the cat meows"})
+    packed(workspace)
     loaded = params.load(workspace.params)
     names = ("task", "base", "adapter", "training", "registration", "tracking")
     publication.publish(workspace, context=RunContext(), **{name: getattr(loaded, name) for name in names})

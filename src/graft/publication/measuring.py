@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,6 +71,11 @@ class BaseOnDisk:
         self._folder = evaluation
 
     def predictions(self) -> Table:
+        return self._table
+
+    @cached_property
+    def _table(self) -> Table:
+        """Its predictions, read once for all opponents and gates."""
         from graft.evaluation import prediction
 
         return prediction.read(self._folder / "predictions" / "base.parquet")

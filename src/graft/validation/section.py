@@ -284,12 +284,7 @@ def contract_file(name: str, root: Path) -> Path:
     Raises:
         ConfigError: it is not there, or not in the repository, where the commit of a run would hold it.
     """
-    path, repository = root / name, Workspace(root).repository
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(repository.resolve()):
-        raise ConfigError(
-            f"validation.contract: {shown(name)} must be a path inside the repository, relative to params.yaml, so "
-            f"that a run's commit holds it"
-        )
+    path = Workspace(root).named(name, "validation.contract")
     if not path.is_file():
         typed = os.path.relpath(path)  # what a user names is relative to where they are
         raise ConfigError(

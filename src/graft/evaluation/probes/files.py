@@ -14,12 +14,7 @@ def project_file(name: str, root: Path, key: str) -> Path:
     Raises:
         ConfigError: it is not there, or not in the repository, where the commit of a run would hold it.
     """
-    path, repository = root / name, Workspace(root).repository
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(repository.resolve()):
-        raise ConfigError(
-            f"{key}: {shown(name)} must be a path inside the repository, relative to params.yaml, so that a run's "
-            f"commit holds it"
-        )
+    path = Workspace(root).named(name, key)
     if not path.is_file():
         raise ConfigError(f"{key}: no such file {shown(name)}; it is looked for beside params.yaml")
     return path
