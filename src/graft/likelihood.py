@@ -4,12 +4,18 @@ Cross-entropy at the positions that ``labels`` mark, summed per row: the loss of
 perplexity and preference margins are made of. Written for decoders (a position predicts the next token) and
 encoder-decoders (position t of the decoder predicts label t) alike, with or without virtual tokens in front, which
 prompt methods add.
+
+A vocabulary is wide: in a small model its logits are most of the work, and in any model most of the memory. So the head
+runs at supervised positions alone, and where it is a plain linear layer the cross-entropy takes it along in chunks
+(torch's ``linear_cross_entropy``): no more than a chunk of logits is ever there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +24,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a position that is not supervised: torch's and transformers' own."""
 NOT_FOR_THE_MODEL = ("labels", "window_row")
+WHOLE_POSITIONS = 32
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Heads, and whether their model's logits are what they put out, as it is (not capped or scaled): seen at first use."""
 
 
 def supervised(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,14 +40,10 @@ def supervised(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[tor
     """
     import torch
 
+    losses, kept = _losses(model, batch, "none")
     labels = batch["labels"]
-    logits = _logits(model, batch)
-    if not _inner(model).config.is_encoder_decoder:  # position t predicts label t + 1
-        logits, labels = logits[:, -batch["input_ids"].shape[1] : -1], labels[:, 1:]
-    kept = labels != IGNORED
-    losses = torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="none")
     rows = batch.get("window_row", torch.arange(len(labels), device=labels.device))
-    owner = rows[:, None].expand_as(labels)[kept]
+    owner = rows[:, None].expand_as(kept)[kept]
     count = int(rows.max()) + 1 if len(rows) else 0
     zeros = torch.zeros(count, device=losses.device, dtype=losses.dtype)
     sums = zeros.index_add(0, owner, losses)
@@ -48,8 +53,8 @@ def supervised(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[tor
 
 def total_likelihood(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """Return the sum of :func:`supervised` over the rows, and over how many tokens: a task's loss."""
-    sums, tokens = supervised(model, batch)
-    return sums.sum(), int(tokens.sum())
+    total, kept = _losses(model, batch, "sum")
+    return total, int(kept.sum())
 
 
 def row_likelihoods(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -60,13 +65,64 @@ def row_likelihoods(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torc
     return torch.stack([sums.float(), tokens.float()], dim=1)
 
 
-def _logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _losses(
+    model: nn.Module, batch: Mapping[str, torch.Tensor], reduction: Literal["none", "sum"]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross-entropy at supervised positions (float32, [n] or the sum) and which these are: bool [B, U]."""
+    import torch
+    from torch.nn import LinearCrossEntropyOptions
+    from torch.nn.functional import cross_entropy, linear_cross_entropy
+
+    inner, labels = _inner(model), batch["labels"]
     given = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
-    inner = _inner(model)
     if inner.config.is_encoder_decoder:
-        given["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-    logits: torch.Tensor = model(**given).logits
-    return logits
+        given["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=labels)
+        given["decoder_attention_mask"] = (labels != IGNORED).long()  # nobody looks at the end's filler, causally
+    else:  # position t predicts label t + 1
+        labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
+    kept = labels != IGNORED
+    head, targets = inner.get_output_embeddings(), labels[kept]
+    plain = type(head) is torch.nn.Linear and not head.weight.requires_grad and _PLAIN.get(head, True)
+    with _reading(head, kept, first_alone=plain) as read:
+        logits = model(**given).logits
+    if plain and head not in _PLAIN:
+        _PLAIN[head] = torch.equal(logits, head(read[0][:1]))
+    if plain and _PLAIN[head]:
+        # In a whole number of blocks: products of any shape would have to be compiled anew all the time.
+        filler = -len(targets) % WHOLE_POSITIONS
+        hidden = torch.nn.functional.pad(read[0], (0, 0, 0, filler))
+        padded = torch.nn.functional.pad(targets, (0, filler), value=IGNORED)
+        bias, options = head.bias, LinearCrossEntropyOptions()
+        losses = linear_cross_entropy(
+            *(hidden, head.weight, padded), linear_bias=bias, reduction=reduction, ignore_index=IGNORED, options=options
+        )
+        return (losses if reduction == "sum" else losses[: len(targets)]).float(), kept
+    if plain:
+        with _reading(head, kept, first_alone=False):
+            logits = model(**given).logits
+    return cross_entropy(logits.float(), targets, reduction=reduction), kept
+
+
+@contextlib.contextmanager
+def _reading(head: nn.Module, kept: torch.Tensor, *, first_alone: bool) -> Iterator[list[torch.Tensor]]:
+    """Let ``head`` run at the positions that ``kept`` marks alone, or at the first of them; yield what it reads there.
+
+    Args:
+        head: a model's output embeddings, which read [B, V + U, D]; V virtual tokens stand in front.
+        kept: bool [B, U].
+        first_alone: whether the head runs at the first of the positions alone.
+    """
+    read: list[torch.Tensor] = []
+
+    def choose(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        read[:] = [arguments[0][:, -kept.shape[1] :][kept]]
+        return (read[0][:1] if first_alone else read[0], *arguments[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield read
+    finally:
+        hook.remove()
 
 
 def _inner(model: nn.Module) -> Any:

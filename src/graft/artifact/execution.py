@@ -15,6 +15,9 @@ from graft.errors import ResourceMissing, shown
 # any import of torch; it changes no result.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# oneDNN compiles a product of matrices for its shape when it first comes (1 to 2 ms) and keeps 1024 of them; rows of
+# many lengths bring more, which would push each other out in every epoch.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 PLAIN_ATTENTION_TOKENS = 256
 

@@ -19,6 +19,7 @@ from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
+from graft.training.forward import efficient
 from graft.training.frozen import Feed, starting_at_the_head
 from graft.training.loop import Inputs, Outcome, fit
 from graft.training.record import Record, lines
@@ -102,7 +103,11 @@ def _trained(
     for leftover in forget_leftovers(checkpoints.folder):
         print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
     inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
-    with _report_on_divergence(workspace), _frozen(workspace, adapter, inputs, identity) as feed:
+    with (
+        _report_on_divergence(workspace),
+        _frozen(workspace, adapter, inputs, identity) as feed,
+        contextlib.nullcontext() if feed else efficient(inputs),
+    ):
         outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
     with replaced(done) as folder:
         (folder / "adapter").mkdir()

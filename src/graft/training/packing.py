@@ -1,0 +1,469 @@
+"""Rows packed end to end: what runs through a model's layers is tokens, and no padding.
+
+A task makes batches that are filled up to their longest row, and reads hidden states in that form. In between, the
+bodies of the model (all but its head; an encoder and a decoder are two) see one line of N tokens: the rows one after
+another, sorted by length. Everything there works on single tokens, but for attention, which sees a token's own row
+alone, and positions, which begin anew in each row. Rows of one length lie side by side and are one block of equal
+shape: their attention is a product of matrices, without padding and without mask.
+
+A body is changed from outside: its ``forward`` is replaced while a training runs, and its attention is one that is
+registered at transformers (``AttentionInterface``). Any model whose attention goes through that interface can be
+packed, if its positions can be given or lie in the attention (T5). Whether it can is tried: what the bodies put out for
+a few rows, packed and padded, must agree. A model that fails runs padded, and the reason is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch import nn
+
+    Blocks = tuple[tuple[int, ...], ...]
+
+NAME = "packed"
+"""The name of the attention at transformers."""
+WHOLE_TOKENS = 32
+"""A line is filled up to a multiple of this. On a CPU, each product of matrices is compiled for its shape when it first
+comes (2 ms, as long as a product takes): lines of any length would never stop bringing new ones."""
+PLAIN_TOKENS = 256
+"""Up to this length of row, attention on a CPU is two plain products; torch's fused kernel is slower there."""
+NO_PART = ("position_ids", "use_cache", "cache_position", "num_items_in_batch")
+"""What reaches attention on the way through the layers and says nothing to it."""
+KINDS = {"full_attention", "sliding_attention"}
+TOLERANCE = 1e-3
+NARROW_TOLERANCE = 0.03
+"""Largest root mean square of the difference to the padded run, relative to that of the states, in float32 and in types
+of 16 bits; states of wrong positions or mixed rows lie apart by tenths."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Where the rows of a batch lie in a packed line."""
+
+    index: torch.Tensor
+    """int64 [N]: of each packed token, its place in the flattened batch [B * T]."""
+    positions: torch.Tensor
+    """int64 [N]: of each packed token, its place in its row."""
+    filler: int
+    """How many positions, which belong to no row, follow the N tokens in the line."""
+    blocks: Blocks
+    """Rows and their length, for each block of rows of one length, in the order of the line."""
+    bounds: torch.Tensor
+    """int32 [B + 1]: where each row begins, and where the last one ends."""
+    keys: Pack | None = None
+    """Where the rows lie that a decoder's rows look at, in the same order."""
+    cross_blocks: Blocks = ()
+    """Rows, their length, and that of the rows that they look at."""
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """The longest row, in tokens."""
+        return max(length for _, length in self.blocks)
+
+    def line(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the tokens of ``batch`` [B, T, ...] and the filler as one line: [1, N + filler, ...]."""
+        import torch
+
+        index = torch.cat([self.index, self.index.new_zeros(self.filler)])
+        return batch.flatten(0, 1)[index][None]
+
+    def batch(self, line: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        """Return a line [1, N + filler, D] as a batch, with zeros where no row has a token: [B, T, D]."""
+        tokens = line[0, : len(self.index)]
+        empty = tokens.new_zeros(shape[0] * shape[1], tokens.shape[-1])
+        return empty.index_copy(0, self.index, tokens).reshape(*shape, -1)
+
+
+def pack_of(mask: torch.Tensor, keys: torch.Tensor | None = None) -> Pack:
+    """Return how the rows of ``mask`` are packed.
+
+    Args:
+        mask: int64 [B, T], 1 where a row has a token. A row's tokens stand side by side, on the left or on the right.
+        keys: int64 [B, S], the same of the rows that a decoder's rows look at.
+    """
+    import torch
+
+    lengths = mask.sum(1)
+    if keys is None:
+        order = torch.argsort(lengths, stable=True)
+        return _ordered(mask, order)
+    others = keys.sum(1)
+    order = torch.argsort(lengths * (keys.shape[1] + 1) + others, stable=True)
+    pairs = zip(lengths[order].tolist(), others[order].tolist(), strict=True)
+    own, other = _ordered(mask, order), _ordered(keys, order)
+    return Pack(own.index, own.positions, own.filler, own.blocks, own.bounds, other, _runs(list(pairs)))
+
+
+def _ordered(mask: torch.Tensor, order: torch.Tensor) -> Pack:
+    import torch
+
+    counts = mask.sum(1)[order]
+    bounds = torch.zeros(len(counts) + 1, dtype=torch.int32, device=mask.device)
+    bounds[1:] = counts.cumsum(0)
+    sizes = counts.tolist()
+    total = sum(sizes)
+    positions = torch.arange(total, device=mask.device) - bounds[:-1].long().repeat_interleave(counts)
+    starts = order * mask.shape[1] + mask[order].argmax(1)
+    index = starts.repeat_interleave(counts) + positions
+    return Pack(index, positions, -total % WHOLE_TOKENS, _runs([(size,) for size in sizes]), bounds)
+
+
+def _runs(sizes: Sequence[tuple[int, ...]]) -> Blocks:
+    """Return how often in a row each of ``sizes`` stands, and itself."""
+    found: list[tuple[int, ...]] = []
+    for one in sizes:
+        if found and found[-1][1:] == one:
+            found[-1] = (found[-1][0] + 1, *one)
+        else:
+            found.append((1, *one))
+    return tuple(found)
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,  # noqa: ARG001  (the interface's signature; the pack says it all)
+    *,
+    pack: Pack,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each row of a packed line.
+
+    Args:
+        module: transformers' attention module; ``is_causal`` says whether a token sees those after it.
+        query: [1, H, N + filler, D].
+        key: [1, G, M + filler, D], where G divides H; M is N but where a decoder looks at an encoder's states.
+        value: as ``key``.
+        attention_mask: not read.
+        pack: where the rows lie.
+        scaling: what products are multiplied by; 1 / sqrt(D) by default.
+        dropout: the share of attention weights that are dropped.
+        position_bias: [1, H, L, L], what is added to the products of two positions, L the longest row; T5's.
+        sliding_window: how many positions a token sees on a side, itself among them; None: all.
+        softcap: the height at which products level off, c tanh(x / c); Gemma 2's.
+        is_causal: what holds in place of the module's.
+        others: what has no part in it; anything else is refused.
+
+    Returns:
+        [1, N + filler, H, D], and no weights.
+
+    Raises:
+        TypeError: the model's attention does more than this (sinks, say).
+    """
+    import torch
+
+    more = [name for name, one in others.items() if one is not None and one is not False and name not in NO_PART]
+    if more:
+        raise TypeError(f"its attention takes {', '.join(more)}")
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    keys = pack
+    blocks: Blocks = tuple((rows, length, length) for rows, length in pack.blocks)
+    if pack.keys is not None and not causal:
+        # A decoder looks at an encoder: without any bias of positions, for which transformers gives zeros.
+        keys, blocks, position_bias = pack.keys, pack.cross_blocks, None
+    rule = _Rule(scaling or query.shape[-1] ** -0.5, dropout, causal, sliding_window, softcap, position_bias)
+    q = query[0].transpose(0, 1)[: len(pack.index)]
+    k, v = (one[0].transpose(0, 1)[: len(keys.index)] for one in (key, value))
+    if rule.is_plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        found = [_varlen(q, k, v, pack, keys, rule)]
+    else:
+        own = torch.split(q, [rows * length for rows, length, _ in blocks])
+        others_of = [rows * length for rows, _, length in blocks]
+        parts = zip(own, torch.split(k, others_of), torch.split(v, others_of), blocks, strict=True)
+        found = [
+            _block(_rows(one, block), _rows(other, block), _rows(values, block), rule).transpose(1, 2).flatten(0, 1)
+            for one, other, values, block in parts
+        ]
+    if pack.filler:
+        found.append(q.new_zeros(pack.filler, *q.shape[1:]))
+    return (found[0] if len(found) == 1 else torch.cat(found))[None], None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What attention does to the products of query and key."""
+
+    scaling: float
+    dropout: float
+    causal: bool
+    window: int | None
+    softcap: float | None
+    bias: torch.Tensor | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a fused kernel does it, but for windows."""
+        return self.softcap is None and self.bias is None
+
+
+def _rows(tokens: torch.Tensor, block: tuple[int, ...]) -> torch.Tensor:
+    """Return the tokens [n, H, D] of a block's rows: [rows, H, length, D]."""
+    return tokens.reshape(block[0], -1, *tokens.shape[1:]).transpose(1, 2)
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, keys: Pack, rule: _Rule
+) -> torch.Tensor:
+    """Attend by flash attention over rows of any length: [N, H, D]."""
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+
+    side = -1 if rule.window is None else rule.window - 1
+    found = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        pack.bounds,
+        keys.bounds,
+        pack.longest,
+        keys.longest,
+        scale=rule.scaling,
+        window_size=(side, 0 if rule.causal else side),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
+    """Attend in rows of one length: [rows, H, length, D]."""
+    import torch
+    from torch.nn import functional
+
+    heads, groups, length = query.shape[1], key.shape[1], query.shape[2]
+    windowed = rule.window is not None and rule.window < length
+    if rule.is_plain and not windowed and (query.is_cuda or max(length, key.shape[2]) > PLAIN_TOKENS):
+        return functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            dropout_p=rule.dropout,
+            is_causal=rule.causal,
+            scale=rule.scaling,
+            enable_gqa=heads != groups,
+        )
+    if heads != groups:
+        key, value = (one.repeat_interleave(heads // groups, dim=1) for one in (key, value))
+    scores = torch.matmul(query * rule.scaling, key.transpose(-1, -2))
+    if rule.softcap is not None:
+        scores = rule.softcap * torch.tanh(scores / rule.softcap)
+    if rule.bias is not None:
+        scores = scores + rule.bias[:, :, :length, :length]
+    if windowed or (rule.causal and length > 1):
+        square = torch.ones(length, length, dtype=torch.bool, device=query.device)
+        hidden = square.triu(1) if rule.causal else torch.zeros_like(square)
+        if windowed and rule.window is not None:
+            hidden |= square.tril(-rule.window) | square.triu(rule.window)
+        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+    return torch.matmul(functional.dropout(scores.softmax(-1), rule.dropout), value)
+
+
+class _Body:
+    """The body of a model, run on packed rows where its arguments allow."""
+
+    def __init__(self, body: Any) -> None:
+        self.body, self.forward = body, body.forward
+        self.signature = inspect.signature(body.forward)
+        self.takes = self.signature.parameters
+        self.biased = [part for part in body.modules() if getattr(part, "has_relative_attention_bias", False)]
+        self.first_position = 0
+        self.off = False
+        self.calls = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        given = None if self.off else self._packed(self._by_name(arguments, named))
+        if given is None:
+            return self.forward(*arguments, **named)
+        self.calls += 1
+        pack, packed, shape = given
+        with self._changed(pack) as pooler:
+            found = self.forward(**packed, pack=pack)
+        found.last_hidden_state = pack.batch(found.last_hidden_state, shape)
+        if pooler is not None:
+            found.pooler_output = self._pooled(pooler, found.last_hidden_state)
+        return found
+
+    def _by_name(self, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        bound = self.signature.bind(*arguments, **named).arguments
+        return {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
+
+    def _pooled(self, pooler: Any, states: torch.Tensor) -> torch.Tensor:
+        activation = getattr(self.body, "pooler_activation", None)  # ALBERT's pooler is a plain layer
+        found: torch.Tensor = activation(pooler(states[:, 0])) if activation is not None else pooler(states)
+        return found
+
+    @contextlib.contextmanager
+    def _changed(self, pack: Pack) -> Iterator[Any]:
+        """Let attention be packed; yield the pooler, which reads the first token of each row, and take it away."""
+        config, pooler = self.body.config, self.body._modules.get("pooler")
+        before = config._attn_implementation
+        config._attn_implementation = NAME
+        if pooler is not None:
+            self.body._modules["pooler"] = None
+        for part in self.biased:
+            part.compute_bias = functools.partial(_bias_of_longest, part, pack.longest)
+        try:
+            yield pooler
+        finally:
+            config._attn_implementation = before
+            if pooler is not None:
+                self.body._modules["pooler"] = pooler
+            for part in self.biased:
+                del part.compute_bias
+
+    def _packed(self, named: Mapping[str, Any]) -> tuple[Pack, dict[str, Any], tuple[int, int]] | None:
+        """Return pack, packed arguments and the batch's shape; None where the call is of another kind."""
+        import torch
+
+        given = {name: value for name, value in named.items() if value is not None}
+        mask, keys = given.pop("attention_mask", None), given.pop("encoder_attention_mask", None)
+        states = given.pop("encoder_hidden_states", None)
+        if mask is None or mask.ndim != 2 or (keys is None) != (states is None):
+            return None
+        shape = (mask.shape[0], mask.shape[1])
+        tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
+        others = {name: value for name, value in given.items() if name not in tensors}
+        plain = all(isinstance(value, bool) for value in others.values()) and others.pop("return_dict", True)
+        if not plain or any(others.get(f"output_{kind}") for kind in ("hidden_states", "attentions")):
+            return None
+        if any(value.shape[:2] != shape for value in tensors.values()):
+            return None
+        pack = pack_of(mask, keys)
+        packed: dict[str, Any] = {name: pack.line(value) for name, value in tensors.items()}
+        if pack.keys is not None:
+            packed["encoder_hidden_states"] = pack.keys.line(states)
+        if "position_ids" in self.takes and "position_ids" not in packed:
+            positions = torch.cat([pack.positions, pack.positions.new_zeros(pack.filler)])
+            packed["position_ids"] = positions[None] + self.first_position
+        if "use_cache" in self.takes:
+            others["use_cache"] = False
+        return pack, others | packed, shape
+
+
+def _bias_of_longest(part: Any, longest: int, *_: Any, device: Any = None, **__: Any) -> Any:
+    """Return the bias of each pair of positions of the longest row, in place of all pairs of a line."""
+    return type(part).compute_bias(part, longest, longest, device=device)
+
+
+@contextlib.contextmanager
+def packed(model: PeftModel, run: Callable[[], object]) -> Iterator[bool]:
+    """Run a block with the batches of ``model`` packed; yield whether they can be.
+
+    ``run`` runs the model on rows of unlike length, to see whether packing changes what comes out.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    bodies = [_Body(body) for body in _bodies(model.get_base_model())]
+    own = [one.body.__dict__.get("forward") for one in bodies]
+    for one in bodies:
+        one.body.forward = one
+    try:
+        yield _agree(model, bodies, run)
+    finally:
+        for one, before in zip(bodies, own, strict=True):
+            if before is None:
+                del one.body.forward
+            else:
+                one.body.forward = before
+
+
+def _bodies(inner: Any) -> list[Any]:
+    """Return the parts of a model that run on tokens: its base, or encoder and decoder of that."""
+    base = getattr(inner, inner.base_model_prefix, inner)
+    found = [base.get_encoder(), base.get_decoder()] if inner.config.is_encoder_decoder else [base]
+    return [one for one in found if "attention_mask" in inspect.signature(one.forward).parameters]
+
+
+def _agree(model: PeftModel, bodies: Sequence[_Body], run: Callable[[], object]) -> bool:
+    """Return whether packed rows give what padded ones give; else turn packing off, and say why."""
+    import torch
+
+    modes = [part for part in model.modules() if part.training]
+    model.eval()
+    reason = ""
+    kinds = {kind for one in bodies for kind in getattr(one.body.config, "layer_types", None) or ()} - KINDS
+    if not bodies:
+        return False  # pictures: there is nothing to pack
+    try:
+        if kinds:
+            raise ValueError(f"it has layers of {', '.join(sorted(kinds))}")
+        with torch.no_grad():
+            padded = _watched(bodies, run, off=True)
+            for first in _first_positions(bodies):
+                for one in bodies:
+                    one.first_position = first
+                packed_states = _watched(bodies, run, off=False)
+                if not any(one.calls for one in bodies):
+                    raise ValueError("it is not called with a mask alone")
+                found = _difference(padded, packed_states)
+                if not found:
+                    return True
+                reason = reason or found
+    except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error)
+    finally:
+        for part in modes:
+            part.training = True
+    for one in bodies:
+        one.off = True
+    print(f"train: batches are padded, {type(bodies[0].body).__name__} does not take packed rows: {reason}", flush=True)
+    return False
+
+
+def _first_positions(bodies: Sequence[_Body]) -> list[int]:
+    """Return the numbers that a row's first position may have: 0, or RoBERTa's, one after the padding token's."""
+    padding = getattr(bodies[0].body.config, "pad_token_id", None)
+    return [0] if padding is None else [0, padding + 1]
+
+
+def _watched(bodies: Sequence[_Body], run: Callable[[], object], *, off: bool) -> list[tuple[torch.Tensor, Any]]:
+    """Return what each body puts out for rows with a mask, and the mask."""
+    seen: list[tuple[torch.Tensor, Any]] = []
+
+    def noting(one: _Body) -> Callable[..., None]:
+        def note(_module: Any, arguments: tuple[Any, ...], named: Mapping[str, Any], found: Any) -> None:
+            mask = one._by_name(arguments, named).get("attention_mask")
+            if mask is not None:
+                seen.append((found.last_hidden_state, mask))
+                pooled = getattr(found, "pooler_output", None)
+                if pooled is not None:
+                    seen.append((pooled[:, None], mask.new_ones(len(mask), 1)))
+
+        return note
+
+    hooks = [one.body.register_forward_hook(noting(one), with_kwargs=True) for one in bodies]
+    for one in bodies:
+        one.off = off
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _difference(padded: Sequence[tuple[torch.Tensor, Any]], found: Sequence[tuple[torch.Tensor, Any]]) -> str:
+    """Return how far states at real tokens lie apart; empty where they agree."""
+    for (real, mask), (other, _) in zip(padded, found, strict=True):
+        chosen = mask[:, -real.shape[1] :] == 1
+        apart = float((real - other)[chosen].float().norm() / real[chosen].float().norm())
+        if not apart <= (TOLERANCE if real.itemsize > 2 else NARROW_TOLERANCE):
+            return f"their states differ by {apart:.2g}"
+    return ""
