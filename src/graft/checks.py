@@ -567,9 +567,10 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
             unfreezes = "training" in sections and bool(sections["training"].unfreeze)
             refuse_quantized(found, unfreezes)
         rows = _training_rows(workspace, sections)
-        if found.peft_type == "ADALORA" and rows and "training" in sections:
+        training = sections.get("training")
+        if found.peft_type == "ADALORA" and rows and training and training.batch_tokens is None:
             # Cleaning may leave fewer rows, and so fewer steps: then the training says it when it starts.
-            refuse_phases(found, Plan([0] * len(rows), sections["training"]).steps)
+            refuse_phases(found, Plan([0] * len(rows), training).steps)
         try:
             state = _state(sections, rows)
         except DataError as error:

@@ -35,6 +35,37 @@ def test_epoch_batches_pad_little_and_do_not_go_by_length() -> None:
     assert len(longest) / 4 < rises < 3 * len(longest) / 4
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 40, 1000, 10**6])
+def test_batches_by_tokens_are_equal_shares_of_every_row_once(batch_tokens: int) -> None:
+    plan = Plan(LENGTHS, TrainingConfig(batch_tokens=batch_tokens, epochs=2))
+    assert plan.steps_per_epoch == max(1, min(1003, -(-sum(LENGTHS) // batch_tokens)))
+    for epoch in range(2):
+        batches = [plan.rows(epoch * plan.steps_per_epoch + step) for step in range(1, plan.steps_per_epoch + 1)]
+        assert sorted(row for batch in batches for row in batch) == list(range(1003))
+        share = sum(LENGTHS) / len(batches)
+        if batch_tokens == 1000:
+            sums = [sum(LENGTHS[row] for row in batch) for batch in batches]
+            assert max(abs(one - share) for one in sums) <= 2 * 512
+            longest = [max(LENGTHS[row] for row in batch) for batch in batches]
+            near = sum(abs(one - share) <= most for one, most in zip(sums, longest, strict=True))
+            assert near > 0.9 * len(batches)
+
+
+def test_batches_by_tokens_depend_on_seed_and_epoch_alone() -> None:
+    first = epoch_batches(LENGTHS, 32, seed=1, epoch=0, batch_tokens=1000)
+    assert first == epoch_batches(LENGTHS, 7, seed=1, epoch=0, batch_tokens=1000)
+    assert first != epoch_batches(LENGTHS, 32, seed=1, epoch=1, batch_tokens=1000)
+
+
+def test_micro_batches_by_tokens_hold_so_many_or_one_long_row() -> None:
+    plan = Plan(LENGTHS, TrainingConfig(batch_tokens=2000, micro_batch_tokens=300, micro_batch_rows=5))
+    for step in range(1, plan.steps_per_epoch + 1):
+        pieces = plan.micro_batches(step)
+        assert [row for piece in pieces for row in piece] == plan.rows(step)
+        assert all(len(piece) == 1 or sum(LENGTHS[row] for row in piece) <= 300 for piece in pieces)
+        assert all(1 <= len(piece) <= 5 for piece in pieces)
+
+
 def test_mixed_seeds_do_not_meet() -> None:
     seeds = {mixed_seed("dropout", seed, step) for seed in range(50) for step in range(50)}
     assert len(seeds) == 2500

@@ -1,13 +1,18 @@
 """Which rows make which step: a function of the seed and the epoch alone, so that resuming needs no state.
 
-Rows of like length share a batch, since padding is computed like any token: shuffle all rows, cut the sequence into
-windows, sort each window by length, cut it into batches, shuffle the batches. A window of ``WINDOW_BATCHES`` batches
-keeps chance in which rows meet while the padding of heavy-tailed lengths shrinks to a few percent.
+Rows of like length share a batch: where rows are padded, padding is computed like any token, and where they are packed,
+rows of one length are one product. So: shuffle all rows, cut the sequence into windows, sort each window by length, cut
+it into batches, shuffle the batches. A window of ``WINDOW_BATCHES`` batches keeps chance in which rows meet while the
+padding of heavy-tailed lengths shrinks to a few percent. A batch is so many rows or, by ``training.batch_tokens``, so
+many tokens: then every step does the same work.
 """
 
 from __future__ import annotations
 
+import bisect
+import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,18 +28,49 @@ def mixed_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def epoch_batches(lengths: Sequence[int], batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return the row numbers of each step of an epoch; every row once, ``batch_rows`` in all batches but one."""
+def epoch_batches(
+    lengths: Sequence[int], batch_rows: int, seed: int, epoch: int, *, batch_tokens: int | None = None
+) -> list[list[int]]:
+    """Return the row numbers of each step of an epoch; every row once.
+
+    All batches but one have ``batch_rows`` rows; or, with ``batch_tokens``, all have equally many tokens, to within
+    their longest row, and at most so many on average. Every epoch has as many steps.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(mixed_seed("order", seed, epoch))
     order = torch.randperm(len(lengths), generator=generator).tolist()
-    window = WINDOW_BATCHES * batch_rows
-    batches = []
-    for start in range(0, len(order), window):
-        like = sorted(order[start : start + window], key=lambda row: lengths[row])
-        batches += [like[at : at + batch_rows] for at in range(0, len(like), batch_rows)]
+    batches: list[list[int]] = []
+    if batch_tokens is None:
+        window = WINDOW_BATCHES * batch_rows
+        for start in range(0, len(order), window):
+            like = sorted(order[start : start + window], key=lambda row: lengths[row])
+            batches += [like[at : at + batch_rows] for at in range(0, len(like), batch_rows)]
+    else:
+        steps = steps_of_tokens(lengths, batch_tokens)
+        windows = [min(WINDOW_BATCHES, steps - start) for start in range(0, steps, WINDOW_BATCHES)]
+        for rows, count in zip(_shares(order, lengths, windows), windows, strict=True):
+            batches += _shares(sorted(rows, key=lambda row: lengths[row]), lengths, [1] * count)
     return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def steps_of_tokens(lengths: Sequence[int], batch_tokens: int) -> int:
+    """Return into how many steps of ``batch_tokens`` an epoch is cut; none is without a row."""
+    return max(1, min(len(lengths), math.ceil(sum(lengths) / batch_tokens)))
+
+
+def _shares(rows: Sequence[int], lengths: Sequence[int], shares: Sequence[int]) -> list[list[int]]:
+    """Cut ``rows`` into parts whose tokens are as ``shares``, each of as many rows at least."""
+    ends = list(itertools.accumulate(lengths[row] for row in rows))
+    found: list[list[int]] = []
+    start = taken = 0
+    for share in shares:
+        taken += share
+        wanted = bisect.bisect_left(ends, ends[-1] * taken / sum(shares)) + 1
+        stop = min(max(wanted, start + share), len(rows) - (sum(shares) - taken))
+        found.append(list(rows[start:stop]))
+        start = stop
+    return found
 
 
 @dataclass
@@ -49,7 +85,13 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.lengths) / self.config.batch_rows)
+        if self.config.batch_tokens is None:
+            return math.ceil(len(self.lengths) / self.config.batch_rows)
+        return self._steps_of_tokens
+
+    @functools.cached_property
+    def _steps_of_tokens(self) -> int:
+        return steps_of_tokens(self.lengths, self.config.batch_tokens or 1)
 
     @property
     def steps(self) -> int:
@@ -65,15 +107,27 @@ class Plan:
         """Return the row numbers of a step."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._batches = epoch_batches(self.lengths, self.config.batch_rows, self.config.seed, epoch)
+            config = self.config
+            self._batches = epoch_batches(
+                self.lengths, config.batch_rows, config.seed, epoch, batch_tokens=config.batch_tokens
+            )
             self._epoch = epoch
         return self._batches[index]
 
     def micro_batches(self, step: int) -> list[list[int]]:
         """Return the rows of a step in the pieces that go through the model one after another."""
         rows = self.rows(step)
-        size = self.config.micro_batch_rows or len(rows)
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        most_rows, most_tokens = self.config.micro_batch_rows or len(rows), self.config.micro_batch_tokens
+        found: list[list[int]] = []
+        tokens = 0
+        for row in rows:
+            length = self.lengths[row]
+            if not found or len(found[-1]) == most_rows or (most_tokens and tokens + length > most_tokens):
+                found.append([])
+                tokens = 0
+            found[-1].append(row)
+            tokens += length
+        return found
 
     def learning_rate(self, step: int) -> float:
         """Return a step's learning rate: a linear rise to the peak, then the schedule, 0 one step after the last.

@@ -44,47 +44,36 @@ def _function() -> Any:
             *matrices: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
             flat = x.flatten(0, -2)
-            downs, ups = matrices[::2], matrices[1::2]
-            down = torch.cat(downs).to(x.dtype) if len(downs) > 1 else downs[0].to(x.dtype)
-            up = [(one * scale).to(x.dtype) for one, scale in zip(ups, scales, strict=True)]
+            down = torch.cat(matrices[::2]).to(x.dtype)
+            ups = [one * scale for one, scale in zip(matrices[1::2], scales, strict=True)]
+            up = torch.block_diag(*ups).to(x.dtype)  # type: ignore[no-untyped-call]
             inner = flat @ down.t()
-            found = torch.nn.functional.linear(flat, weight, bias)
-            ys, inners = _sides(found, up, 0), _sides(inner, up, 1)
-            for y, one, own in zip(ys, inners, up, strict=True):
-                y.addmm_(one, own.t())
-            ctx.save_for_backward(flat, inner, weight, down, *up)
-            ctx.scales, ctx.types = scales, [one.dtype for one in matrices]
-            return tuple(y.view(*x.shape[:-1], -1) for y in ys)
+            found = torch.nn.functional.linear(flat, weight, bias).addmm_(inner, up.t())
+            ctx.save_for_backward(flat, inner, weight, down, up)
+            ctx.scales, ctx.shapes = scales, [one.shape for one in ups]
+            ctx.types = [one.dtype for one in matrices]
+            parts = torch.split(found, [rows for rows, _ in ctx.shapes], 1) if len(ups) > 1 else (found,)
+            return tuple(one.view(*x.shape[:-1], -1) for one in parts)
 
         @staticmethod
         def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-            flat, inner, weight, down, *up = ctx.saved_tensors
+            flat, inner, weight, down, up = ctx.saved_tensors
             dys = [one.flatten(0, -2) for one in gradients]
-            through = torch.cat([dy @ own for dy, own in zip(dys, up, strict=True)], 1)
+            dy = dys[0] if len(dys) == 1 else torch.cat(dys, 1)
+            through = dy @ up
             dx = None
             if ctx.needs_input_grad[0]:
-                dy = dys[0] if len(dys) == 1 else torch.cat(dys, 1)
                 dx = (dy @ weight).addmm_(through, down).view(*gradients[0].shape[:-1], -1)
-            d_down = through.t() @ flat
+            d_down, d_up = through.t() @ flat, (inner.t() @ dy).t()
             found: list[Any] = [dx, None, None, None]
-            start = 0
-            for dy, own, one, scale in zip(dys, up, _sides(inner, up, 1), ctx.scales, strict=True):
+            row = column = 0
+            for (rows, columns), scale in zip(ctx.shapes, ctx.scales, strict=True):
                 kinds = ctx.types[len(found) - 4 : len(found) - 2]
-                found += [
-                    d_down[start : start + own.shape[1]].to(kinds[0]),
-                    (one.t() @ dy).t().to(kinds[1]).mul_(scale),
-                ]
-                start += own.shape[1]
+                place = slice(row, row := row + rows), slice(column, column := column + columns)
+                found += [d_down[place[1]].to(kinds[0]), d_up[place].to(kinds[1]).mul_(scale)]
             return tuple(found)
 
     return Fused.apply
-
-
-def _sides(wide: torch.Tensor, like: Sequence[torch.Tensor], dimension: int) -> Sequence[torch.Tensor]:
-    """Return the parts of [N, sum] that are as wide as ``like`` is along ``dimension``: views, not copies."""
-    import torch
-
-    return torch.split(wide, [one.shape[dimension] for one in like], 1) if len(like) > 1 else (wide,)
 
 
 class _Group:

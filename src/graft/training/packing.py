@@ -260,7 +260,10 @@ def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _R
         )
     if heads != groups:
         key, value = (one.repeat_interleave(heads // groups, dim=1) for one in (key, value))
-    scores = torch.matmul(query * rule.scaling, key.transpose(-1, -2))
+    flat = query.flatten(0, 1)
+    scores = torch.baddbmm(
+        query.new_empty(1, 1, 1), flat, key.flatten(0, 1).transpose(1, 2), beta=0, alpha=rule.scaling
+    ).view(*query.shape[:3], -1)
     if rule.softcap is not None:
         scores = rule.softcap * torch.tanh(scores / rule.softcap)
     if rule.bias is not None:

@@ -28,11 +28,18 @@ class TrainingConfig(Section):
     """Ends training earlier, after this many steps."""
 
     batch_rows: int = Limit(default=32, ge=1)
-    """Rows per step."""
+    """Rows per step, and in a pass over the validation rows."""
+
+    batch_tokens: int | None = Limit(default=None, ge=1)
+    """Tokens per step, in place of ``batch_rows``: steps of equal work, many short rows or a few long ones. The tokens
+    of an epoch are cut into as many equal shares as are needed, to within a row."""
 
     micro_batch_rows: int | None = Limit(default=None, ge=1)
     """Rows per forward pass where memory does not hold a whole step's (of a long text: windows); the step's gradient
     stays the same."""
+
+    micro_batch_tokens: int | None = Limit(default=None, ge=1)
+    """Tokens per forward pass, likewise; a longer row goes alone."""
 
     learning_rate: float = Limit(default=1e-3, gt=0)
     """The peak learning rate of AdamW."""

