@@ -2,7 +2,7 @@
 
 import pytest
 
-from graft.likelihood import IGNORED, supervised
+from graft.likelihood import IGNORED, _head_loss, supervised, total_likelihood
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +104,56 @@ def test_virtual_tokens_in_front_shift_nothing(decoder):
         first = batch["labels"][row, 0].item() != IGNORED  # the last virtual token would predict it: not counted here
         if not first:
             assert sums[row].item() == pytest.approx(loss.item() * count, rel=1e-4)
+
+
+def long_rows(width=60):
+    import torch
+
+    torch.manual_seed(2)
+    ids = torch.randint(1, 30, (4, width))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+def test_chunks_of_logits_have_the_losses_and_gradients_of_all_at_once(decoder, monkeypatch):
+    import torch
+
+    batch = long_rows()
+    hidden = torch.randn(64, 16)
+    weight, bias, targets = torch.randn(30, 16), torch.randn(30), torch.randint(0, 30, (64,))
+    expected = hidden.clone().requires_grad_()
+    weights = torch.rand(64)
+    losses = torch.nn.functional.cross_entropy(expected @ weight.T + bias, targets, reduction="none")
+    (losses * weights).sum().backward()
+    monkeypatch.setattr("graft.likelihood.CHUNK", 30 * 32)
+    found = hidden.clone().requires_grad_()
+    chunked = _head_loss()(found, weight, bias, targets)
+    (chunked * weights).sum().backward()
+    torch.testing.assert_close(chunked, losses)
+    torch.testing.assert_close(found.grad, expected.grad)
+    rows = [plain(decoder, batch, row)[0] for row in range(4)]
+    assert supervised(decoder, batch)[0].tolist() == pytest.approx(rows, rel=1e-5)
+
+
+def test_losses_of_a_model_in_bfloat16_are_summed_in_float32(decoder):
+    import copy
+
+    import torch
+
+    batch = long_rows()
+    narrow = copy.deepcopy(decoder).to(torch.bfloat16)
+    exact = float(total_likelihood(decoder, batch)[0])
+    assert float(total_likelihood(narrow, batch)[0]) == pytest.approx(exact, rel=2e-3)
+
+
+def test_a_model_that_caps_its_logits_is_scored_by_what_it_puts_out():
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma2Config(vocab_size=30, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.05, **sizes)
+    capped = Gemma2ForCausalLM(config).eval()
+    batch = long_rows(9)
+    for _ in range(2):  # the second time it is known
+        rows = [plain(capped, batch, row)[0] for row in range(4)]
+        assert supervised(capped, batch)[0].tolist() == pytest.approx(rows, rel=1e-5)
