@@ -38,6 +38,7 @@ from graft.base.contents import fingerprint
 from graft.errors import ConfigError
 from graft.training import TrainingConfig
 from graft.training.checkpoints import Checkpoints
+from graft.training.forward import efficient
 from graft.training.record import Record
 from graft.training.signals import Stop
 from tests.adapters.conftest import EXAMPLES
@@ -263,7 +264,9 @@ class Pair:
             config=settings,
             device="cpu",
         )
-        fit(inputs, Checkpoints(folder / "checkpoints", "key"), lambda step: Record(folder / "m.jsonl", step), Stop())
+        checkpoints = Checkpoints(folder / "checkpoints", "key")
+        with efficient(inputs):
+            fit(inputs, checkpoints, lambda step: Record(folder / "m.jsonl", step), Stop())
         return model, new
 
     def batch(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from graft.errors import Interrupted, TrainingDiverged
 from graft.training.batching import Plan
 from graft.training.checkpoints import Checkpoints
+from graft.training.forward import efficient
 from graft.training.record import Record, lines
 from graft.training.signals import Stop
 
@@ -258,7 +259,10 @@ def test_steps_are_those_of_transformers_trainer(make_inputs: Make, tmp_path: Pa
 
     settings = {"keep": "last", "weight_decay": 0.0, "warmup_share": 0.0, "schedule": "constant", "epochs": 3}
     ours, theirs = make_inputs(**settings), make_inputs(**settings)
-    run(ours, tmp_path / "ours")
+    with efficient(ours) as forward:
+        assert forward.packed
+        assert forward.fused_layers
+        run(ours, tmp_path / "ours")
     plan = Plan([len(row["input_ids"]) for row in theirs.train_rows], theirs.config)
     order = [plan.rows(step) for step in range(1, plan.steps + 1)]
 

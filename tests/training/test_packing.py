@@ -12,6 +12,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from graft.likelihood import total_likelihood
+from graft.training.forward import set_dropout
 from graft.training.fused_lora import fused
 from graft.training.packing import WHOLE_TOKENS, pack_of, packed
 
@@ -251,3 +252,17 @@ def test_nothing_is_computed_below_the_lowest_adapter() -> None:
         learnt(model, batch)
         hook.remove()
     assert seen == [False]
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
+def test_no_dropout_is_none_wherever_a_model_keeps_it(kind: str) -> None:
+    model = MODELS[kind]()
+    for part in model.modules():
+        if isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.5
+    batch = batch_of(model)
+    expected = float(loss_of(model, batch).detach())
+    model.train()
+    assert float(loss_of(model, batch).detach()) != pytest.approx(expected, rel=1e-6)
+    set_dropout(model, 0.0)
+    assert float(loss_of(model, batch).detach()) == pytest.approx(expected, rel=1e-6)

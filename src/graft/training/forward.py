@@ -15,10 +15,14 @@ from graft.training.fused_lora import fused
 from graft.training.packing import packed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from graft.training.loop import Inputs
 
 
 TRIED_ROWS = 6
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
+"""Attributes in which transformers' layers keep a share of dropout that they apply by a function."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,15 @@ def efficient(inputs: Inputs) -> Iterator[Forward]:
 
     with packed(inputs.model, run) as is_packed, fused(inputs.model, run) as layers:
         yield Forward(is_packed, layers)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Let every dropout in ``model`` drop ``share``: modules, and what layers keep as a number and apply themselves."""
+    import torch
+
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = share
+        for name in DROPOUTS:
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, share)

@@ -19,7 +19,7 @@ from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
-from graft.training.forward import efficient
+from graft.training.forward import efficient, set_dropout
 from graft.training.frozen import Feed, starting_at_the_head
 from graft.training.loop import Inputs, Outcome, fit
 from graft.training.record import Record, lines
@@ -159,9 +159,7 @@ def _inputs(
     )
     dropout = 0.0 if _head_alone(adapter, training) else training.base_dropout
     if dropout is not None:
-        for part in model.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = dropout
+        set_dropout(model, dropout)
     wrapped = attach(model, adapter, new_modules, unfreeze_patterns=training.unfreeze, columns=columns_of(task)).to(
         device
     )
