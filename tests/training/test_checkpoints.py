@@ -64,11 +64,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing moments": (lambda at: (at / "exp_avg.safetensors").unlink(), "exp_avg.safetensors is damaged or missing"),
     "no state": (lambda at: (at / "state.json").unlink(), "state.json cannot be read"),
     "empty state": (lambda at: (at / "state.json").write_text(""), "state.json cannot be read"),
-    "half a state": (lambda at: (at / "state.json").write_text('{"format": 1}'), "state.json is incomplete"),
+    "half a state": (lambda at: (at / "state.json").write_text('{"format": 2}'), "state.json is incomplete"),
     "a list": (lambda at: (at / "state.json").write_text("[]"), "state.json is incomplete"),
     "not UTF-8": (lambda at: (at / "state.json").write_bytes(b"\xff\xfe"), "state.json cannot be read"),
     "another training": (lambda at: _edit(at / "state.json", key="other"), "it belongs to another training"),
-    "another format": (lambda at: _edit(at / "state.json", format=2), "it belongs to another training"),
+    "another format": (lambda at: _edit(at / "state.json", format=1), "it belongs to another training"),
     "empty folder": (lambda at: [path.unlink() for path in at.iterdir()] and None, "state.json cannot be read"),
 }
 

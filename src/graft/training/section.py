@@ -58,6 +58,14 @@ class TrainingConfig(Section):
     keep: Literal["best", "last"] = "best"
     """Which weights become the adapter: those with the best headline metric on validation, or the last."""
 
+    patience: int | None = Limit(default=None, ge=1)
+    """Ends training after so many scorings of the validation split in a row that were no better than the best before;
+    null: training goes on to its last step. The learning rate follows the schedule of all steps."""
+
+    max_skipped_steps: int = Limit(default=3, ge=0)
+    """How many steps in a row are skipped, with a warning, because their loss or gradient is no finite number; one more
+    ends training. 0: the first one does."""
+
     checkpoint_every_steps: int = Limit(default=50, ge=1)
     """How often training can be resumed from, in steps."""
 

@@ -97,8 +97,8 @@ def _trained(
     if _is_whole(done):
         print("train: it was trained before this was interrupted", flush=True)
         return done
-    checkpoints = Checkpoints(workspace.checkpoints / key, key)
     live = workspace.live / run_key(identity) / METRICS
+    checkpoints = Checkpoints(workspace.checkpoints / key, key, live)
     for leftover in forget_leftovers(checkpoints.folder):
         print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
     inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
@@ -260,6 +260,11 @@ def _write_training(
         "parameters_total": summary.total_parameters,
         "device": inputs.device,
         "resumed_from_step": outcome.resumed_from_step,
+        "stopped_early": progress.step < plan.steps,
+        "skipped_steps": progress.skipped_steps,
+        "memory_halvings": progress.halvings,
+        "checkpoints_failed": outcome.checkpoints.failed,
+        "checkpoint_blocked_seconds": [round(one, 6) for one in outcome.checkpoints.blocked_seconds],
     }
     if feed is not None:
         facts["frozen"] = feed.facts()
