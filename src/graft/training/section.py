@@ -21,6 +21,11 @@ class TrainingConfig(Section):
     """How many trainings, which differ by their seed alone: ``seed``, ``seed`` + 1, ... The first one's adapter is
     registered; the others tell how much of a result is the luck of a seed, and promotion counts it."""
 
+    init_from: str | None = None
+    """The adapter that training starts from: ``models:/NAME@champion``, ``models:/NAME/3`` or a folder (relative to
+    params.yaml); `graft lock` fetches and pins it. Base, task and adapter settings must be those it was trained with;
+    labels may be new. null: new weights."""
+
     epochs: float = Limit(default=3.0, gt=0)
     """Passes over the training rows; a fraction is allowed."""
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from graft import tasks
 from graft.adapters import AdapterConfig, AdapterSummary, attach, columns_of, describe, head_alone
-from graft.artifact import attention, pick_device, planned_identity, reproducible, save, verified
+from graft.artifact import (
+    attention,
+    begin_from,
+    folder_of,
+    pick_device,
+    pinned,
+    planned_identity,
+    reproducible,
+    save,
+    verified,
+)
 from graft.base import BaseConfig, locked, quantization
 from graft.errors import ConfigError, IntegrityError, TrainingDiverged
 from graft.hardware import hardware
@@ -157,9 +167,12 @@ def _inputs(
         for part in model.modules():
             if isinstance(part, torch.nn.Dropout):
                 part.p = dropout
-    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=training.unfreeze, columns=columns_of(task)).to(
-        device
-    )
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=training.unfreeze, columns=columns_of(task))
+    start = pinned(workspace, training.init_from)
+    if start is not None:
+        said = begin_from(wrapped, folder_of(workspace, start), identity, new_modules)
+        print("; ".join([f"train: starts from the adapter of {start}", *said]), flush=True)
+    wrapped = wrapped.to(device)
     summary = describe(wrapped)
     on = f" on {len(summary.modules)} modules" if summary.modules else ""
     print(f"train: {summary.method}{on}, {summary.counted}, {_type_of(base)} base, {device}", flush=True)
