@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters import unfrozen
+from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact.base_weights import changed_weights
 from graft.artifact.files import ADAPTER_WEIGHTS, adapter_state, plain_config, verified
 from graft.artifact.starts import PARAM, place_of
@@ -62,6 +62,11 @@ def begin_from(model: PeftModel, folder: Path, identity: Mapping[str, Any], new_
     from safetensors.torch import load_file
 
     before = verified(folder)
+    if type(procedure_of(model)) is not Procedure:
+        raise ConfigError(
+            f"{PARAM}: this adapter method has a state beside its weights (ranks that move, a start of its own), which "
+            f"no saved adapter holds; set {PARAM}: null, or a plain init_lora_weights"
+        )
     _refuse_misfits(model, before, identity, new_modules)
     state, found = adapter_state(model), load_file(folder / ADAPTER_WEIGHTS)
     old, new = (_labels(one["task"]["state"]) for one in (before, identity))
