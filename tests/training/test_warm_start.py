@@ -171,3 +171,15 @@ def test_folder_without_a_whole_adapter_is_not_pinned(trained: Workspace, make_p
     with pytest.raises(IntegrityError, match=r"probe\.safetensors differ from identity\.json, or are missing"):
         locked(second)
     assert read_json(second.sources_lock)["init"] is None
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_method_with_a_state_beside_its_weights_is_refused(
+    trained: Workspace, make_tokenized: Make, tmp_path: Path, start: str
+) -> None:
+    second = make_tokenized(
+        tmp_path / "second", **{"adapter.init_lora_weights": start, "training.init_from": str(trained.adapter)}
+    )
+    locked(second)
+    with pytest.raises(ConfigError, match=r"training\.init_from: this adapter method has a state beside its weights"):
+        stages.run("train", second)

@@ -72,9 +72,10 @@ def begin_from(model: PeftModel, folder: Path, identity: Mapping[str, Any], new_
     old, new = (_labels(one["task"]["state"]) for one in (before, identity))
     if old != new:
         found = {
-            name: _by_label(value, state[name], old, new) if _of_labels(name, value, new_modules, old) else value
+            name: _by_label(value, state[name], old, new)
+            if name in state and _of_labels(name, value, new_modules, old)
+            else value
             for name, value in found.items()
-            if name in state
         }
     wrong = sorted(name for name in state.keys() | found.keys() if _shape(state.get(name)) != _shape(found.get(name)))
     if wrong:
