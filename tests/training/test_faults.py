@@ -457,6 +457,21 @@ def test_skipped_steps_are_remembered_across_a_kill(make_inputs: Make, tmp_path:
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
 
 
+def test_infinite_loss_with_a_finite_gradient_moves_nothing_either(make_inputs: Make, tmp_path: Path) -> None:
+    inputs = make_inputs(**{**SETTINGS, "max_skipped_steps": 12, "keep": "last"})
+
+    class Infinite(type(inputs.task)):  # type: ignore[misc]
+        def loss(self, *given: Any) -> tuple[Any, int]:
+            value, count = super().loss(*given)
+            return value + float("inf"), count
+
+    before = copied(inputs)
+    outcome = run(replace(inputs, task=Infinite()), tmp_path)
+    assert outcome.progress.skipped_steps == outcome.progress.skipped_in_row == 12
+    assert all(line["gradient_norm"] > 0 for line in curves(tmp_path) if "loss" in line)
+    assert equal(copied(inputs), before)
+
+
 @pytest.mark.parametrize(("most", "step"), [(0, 1), (2, 3)])
 def test_skipped_steps_in_a_row_end_training(make_inputs: Make, tmp_path: Path, most: int, step: int) -> None:
     def inputs() -> Any:
