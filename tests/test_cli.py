@@ -303,6 +303,7 @@ def test_lock_says_that_there_is_no_champion_and_makes_no_store(
     assert invoke("-C", str(whole.root), "lock") == 0
     assert "champion: none, so there is no data to compare with" in capsys.readouterr().out
     assert json.loads(whole.sources_lock.read_text())["champion"] is None
+    assert json.loads(whole.sources_lock.read_text())["init"] is None
     assert not Path(store).exists()
 
 
@@ -322,6 +323,24 @@ def test_check_says_whose_data_the_contract_compares_with(whole: Workspace, caps
     known = json.loads(whole.sources_lock.read_text())
     whole.sources_lock.write_text(json.dumps({name: value for name, value in known.items() if name != "champion"}))
     assert finding()["text"] == "sources.lock: pins no champion, not even that there is none; run `graft lock`"
+
+
+def test_check_says_which_adapter_training_starts_from(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    def findings() -> list[str]:
+        invoke("-C", str(whole.root), "check", "--quick", "--json")
+        found = json.loads(capsys.readouterr().out)["findings"]
+        return [f"{one['state']}: {one['text']}" for one in found if one["check"] == "training"]
+
+    known = json.loads(whole.sources_lock.read_text())
+    assert not any("adapter of" in one or one.startswith("fail") for one in findings())
+    whole.sources_lock.write_text(json.dumps({name: value for name, value in known.items() if name != "init"}))
+    assert "fail: sources.lock: has no key init, which the train stage depends on; run `graft lock`" in findings()
+    described = yaml.safe_load(whole.params.read_text())
+    described["training"]["init_from"] = "models:/topic@champion"
+    whole.params.write_text(yaml.safe_dump(described))
+    wrong = "training.init_from: params.yaml has 'models:/topic@champion', sources.lock pins none; run `graft lock`"
+    whole.sources_lock.write_text(json.dumps(known))
+    assert f"fail: {wrong}" in findings()
 
 
 def test_schema_prints_what_is_committed(capsys: pytest.CaptureFixture[str]) -> None:

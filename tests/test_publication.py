@@ -18,7 +18,7 @@ import yaml
 from graft import artifact, params, publication, stages
 from graft.errors import ConfigError, InputError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.evaluation import prediction
-from graft.identity import digest_folder
+from graft.identity import digest_folder, run_key
 from graft.publication import measuring
 from graft.publication.profiles import described_pin
 from graft.publication.receipts import Receipt, champion_known, published, write_decision
@@ -845,3 +845,40 @@ def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
     with pytest.raises(IntegrityError, match="models:/toy-topic/1: is not signed"):
         publication.rollback(second, registration=loaded.registration, who="ada", **signing(second, "ada", "ada"))
     assert registry.champion_number(connected(first), NAME) == "2"
+
+
+def test_training_starts_from_the_champion_that_is_pinned(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = trained("a"), trained("luck")
+    publish(first)
+    promote(first)
+    change(first, training={"init_from": f"models:/{NAME}@champion"})
+    loaded = params.load(first.params)
+
+    def planned() -> str:
+        return str(run_key(artifact.planned_identity(first, loaded.task, loaded.base, loaded.adapter, loaded.training)))
+
+    def pinned() -> dict[str, Any]:
+        publication.pin_start(first, training=loaded.training, tracking=loaded.tracking)
+        return dict(read_json(first.sources_lock)["init"])
+
+    digest = digest_folder(first.adapter)
+    assert pinned() == {"source": f"models:/{NAME}@champion", "digest": digest, "name": NAME, "version": "1"}
+    key = planned()
+    publish(second)
+    promote(second, approve=True, reason="for the test")
+    assert planned() == key  # a stage does not see that the alias moved
+    monkeypatch.setattr(publication.starts, "fetch", pytest.fail)  # nor does it ask where the files are
+    stages.run("train", first)
+    assert read_json(first.adapter / "identity.json")["init"] == digest
+    monkeypatch.undo()
+    monkeypatch.setenv("GRAFT_HOME", str(first.root.parent))
+    assert pinned()["version"] == "2"
+    assert planned() != key
+    before = first.sources_lock.read_bytes()
+    away = loaded.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    with pytest.raises(ResourceMissing, match=r"not reachable"):
+        publication.pin_start(first, training=loaded.training, tracking=away)
+    missing = loaded.training.model_copy(update={"init_from": f"models:/{NAME}/7"})
+    with pytest.raises(InputError, match=r"no version '7' .*; there are: 2, 1"):
+        publication.pin_start(first, training=missing, tracking=loaded.tracking)
+    assert first.sources_lock.read_bytes() == before

@@ -107,6 +107,7 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     findings += _files(workspace, sections)
     findings += _expectations(workspace, sections) if adapter else []
     findings += _training(sections)
+    findings += _warm_start(workspace, sections)
     findings += _metric(sections)
     findings += _tracking(workspace, sections)
     findings += _signing(workspace, sections)
@@ -281,6 +282,24 @@ def _champion(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findin
         yield _failed("champion", error)
     else:
         yield Finding("champion", "warn" if moved else "ok", text)
+
+
+def _warm_start(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+    """Say which adapter training starts from, and whether it is here."""
+    from graft.artifact.starts import KEY, folder_of, pinned
+    from graft.workspace import read_json
+
+    if "training" not in sections or not workspace.sources_lock.is_file():
+        return
+    try:
+        if KEY not in read_json(workspace.sources_lock):
+            raise ConfigError(f"sources.lock: has no key {KEY}, which the train stage depends on; run `graft lock`")
+        start = pinned(workspace, sections["training"].init_from)
+        if start is not None:
+            folder_of(workspace, start)
+            yield Finding("training", "ok", f"starts from the adapter of {start}")
+    except GraftError as error:
+        yield _failed("training", error)
 
 
 def _tokenization(base: LockedBase | None, sections: dict[str, Any]) -> Iterator[Finding]:

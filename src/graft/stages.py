@@ -89,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
         ("task", "base", "adapter", "training"),
         ("artifacts/tokens",),
         ("artifacts/adapter", "artifacts/training", "artifacts/repeats"),
-        ("base",),
+        ("base", "init"),
     ),
     Stage(
         "evaluate",

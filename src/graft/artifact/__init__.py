@@ -13,6 +13,8 @@ from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROB
 from graft.artifact.loading import LoadedAdapter, load, switched
 from graft.artifact.planning import base_identity, planned_identity, same_recipe
 from graft.artifact.scoring import answer_columns, judged, predict, raw_outputs
+from graft.artifact.starts import folder_of, pinned
+from graft.artifact.warm_start import begin_from
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -25,10 +27,13 @@ __all__ = [
     "apply_to_base",
     "attention",
     "base_identity",
+    "begin_from",
     "changed_weights",
+    "folder_of",
     "judged",
     "load",
     "pick_device",
+    "pinned",
     "planned_identity",
     "predict",
     "raw_outputs",

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from graft.adapters import AdapterConfig, refuse_length
+from graft.artifact.starts import pinned
 from graft.base import BaseConfig, LockedBase, locked, quantization
 from graft.config import Section
 from graft.errors import ConfigError
@@ -39,13 +40,16 @@ def planned_identity(
             rows leave no positions for the method's own prompt.
     """
     manifest = read_json(workspace.tokens / "manifest.json")
-    pinned = locked(workspace, base)
-    if manifest["base"] != pinned.digest or manifest["tokenizer"] != pinned.tokenizer:
+    held = locked(workspace, base)
+    if manifest["base"] != held.digest or manifest["tokenizer"] != held.tokenizer:
         raise ConfigError(
             "artifacts/tokens: made with another base or tokenizer than sources.lock pins; run `graft stage tokenize`"
         )
-    refuse_length(adapter, manifest["max_length_tokens"], pinned.positions)
+    refuse_length(adapter, manifest["max_length_tokens"], held.positions)
     settings = training.model_dump(mode="json")
+    start = pinned(workspace, settings["init_from"])
+    if start is not None:  # by content: who is champion by now is no part of what was trained
+        settings["init_from"] = start.digest
     cleaning = {name: manifest[name] for name in ("clean", "privacy") if name in manifest}
     made_by = {
         "task": task.model_dump(mode="json"),
@@ -60,7 +64,7 @@ def planned_identity(
     return {
         "format": FORMAT,
         "task": {"name": task.name, "config": made_by["task"], "state": manifest["state"]},
-        "base": base_identity(pinned, base),
+        "base": base_identity(held, base),
         **cleaning,
         "columns": manifest["columns"],
         "max_length_tokens": manifest["max_length_tokens"],
@@ -70,6 +74,7 @@ def planned_identity(
         "recipe": digest_json(recipe),
         "code": code_digest("graft.training", task.name),
         "environment": code_environment(),
+        **({"init": start.digest} if start is not None else {}),
         "seed": settings["seed"],
         "threads": settings["threads"],
         "versions": {

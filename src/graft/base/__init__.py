@@ -183,8 +183,11 @@ def lock(workspace: Workspace, config: BaseConfig) -> LockedBase:
         **dataclasses.asdict(found),
     )
     known = read_json(workspace.sources_lock) if workspace.sources_lock.is_file() else {}
-    # Stages depend on keys of this file: that of the champion must be there, also before there is one.
-    write_json(workspace.sources_lock, {"champion": None, **known, "format": 1, "base": dataclasses.asdict(locked)})
+    # Stages depend on keys of this file: those of the champion and the warm start must be there, also without one.
+    write_json(
+        workspace.sources_lock,
+        {"champion": None, "init": None, **known, "format": 1, "base": dataclasses.asdict(locked)},
+    )
     return locked
 
 

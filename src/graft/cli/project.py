@@ -392,13 +392,13 @@ def _short(value: object) -> str:
     ),
 )
 def lock(as_json: JSON = False) -> None:
-    """Pin the base model by the sha256 of its files, and the champion by its data profile, in sources.lock."""
+    """Pin the base by its files, the champion by its data profile, the adapter to start from, in sources.lock."""
     import dataclasses
 
     from graft import base, params
     from graft.cli import printing
     from graft.errors import ResourceMissing
-    from graft.publication import pin_champion
+    from graft.publication import pin_champion, pin_start
     from graft.validation.champion import pinned
 
     place = workspace()
@@ -408,9 +408,17 @@ def lock(as_json: JSON = False) -> None:
         champion, problem = pin_champion(place, registration=config.registration, tracking=config.tracking), ""
     except ResourceMissing as error:
         champion, problem = pinned(place), f"the pinned champion stays as it is: {error}"
+    start = pin_start(place, training=config.training, tracking=config.tracking)
     if as_json:
         found = dataclasses.asdict(locked)
-        printing.as_json({**found, "champion": dataclasses.asdict(champion) if champion else None, "warning": problem})
+        printing.as_json(
+            {
+                **found,
+                "champion": dataclasses.asdict(champion) if champion else None,
+                "warning": problem,
+                "init": dataclasses.asdict(start) if start else None,
+            }
+        )
         return
     revision = f" at {locked.revision}" if locked.kind == "hub" else ""
     print(
@@ -425,6 +433,8 @@ def lock(as_json: JSON = False) -> None:
         print(f"champion: {champion}, published without a data profile: no data to compare with")
     else:
         print(f"champion: {champion}, data profile {champion.profile[:12]} in {_relative(place.champion_profile)}")
+    if start is not None:
+        print(f"training starts from the adapter of {start}, digest {start.digest[:12]}")
     if problem:
         printing.finding("warn", "champion:", problem)
     print(f"wrote {_relative(place.sources_lock)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,25 +189,15 @@ def _packed(place: Workspace) -> Path:
 def _fetched(place: Workspace, reference: str) -> Path:
     """Return the adapter of a model version, from the store where it was downloaded before."""
     from graft import params
-    from graft.identity import digest_folder
-    from graft.publication.decisions import fetch
+    from graft.publication import fetched
     from graft.reproduction import parsed
-    from graft.tracking import provenances, registry
+    from graft.tracking import registry
     from graft.tracking.server import connect, reported
-    from graft.workspace import replaced
 
     connection = connect(params.load(place.params).tracking, place)
     name, number = parsed(reference)
     with reported(connection.uri):
-        version = registry.get(connection, name, number)
-        folder = place.store / "models" / str(version.adapter)
-        if not (folder.is_dir() and digest_folder(folder) == version.adapter):
-            with replaced(folder) as new, tempfile.TemporaryDirectory(dir=place.store, prefix=".fetch-") as temporary:
-                for path in fetch(connection, version, Path(temporary)).iterdir():
-                    path.rename(new / path.name)
-        else:  # the bytes are known, and the key may have been revoked since
-            provenances.check(connection, version, folder)
-    return folder
+        return fetched(place, connection, registry.get(connection, name, number))
 
 
 @app.command(

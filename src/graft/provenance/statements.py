@@ -77,6 +77,7 @@ def _dependencies(identity: Mapping[str, Any], context: Mapping[str, str | None]
         ("params", identity["params"]),
         ("training code", identity["code"]),
         ("requirements.lock", identity["environment"]),
+        ("adapter to start from", identity.get("init")),
         ("dvc.lock", context.get("dvc_lock")),
     ):
         if digest:

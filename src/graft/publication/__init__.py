@@ -24,6 +24,7 @@ from graft.publication.facts import Facts, read, single_files, uploads
 from graft.publication.profiles import pin_champion
 from graft.publication.receipts import Receipt, first_context, place, published, receipts, write
 from graft.publication.reconciling import reconcile, standing
+from graft.publication.starts import fetched, pin_start
 from graft.registration import RegistrationConfig
 from graft.tasks import Field, TaskConfig
 from graft.tracking import RunContext, TrackingConfig
@@ -37,8 +38,10 @@ __all__ = [
     "Answer",
     "Decision",
     "Receipt",
+    "fetched",
     "follower_facts",
     "pin_champion",
+    "pin_start",
     "promote",
     "publish",
     "published",

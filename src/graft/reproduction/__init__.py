@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.artifact.starts import place_of
+from graft.artifact.warm_start import keep
 from graft.errors import DataError, GraftError, IntegrityError
 from graft.identity import digest_file, digest_folder
 from graft.repository import Repository
@@ -110,8 +112,11 @@ def rebuild(
     """
     options = options or Options()
     started = time.monotonic()
+    start = place_of(workspace, of.identity["init"]) if of.identity and "init" in of.identity else None
     with clean_clone(workspace, of.commit, remote=of.remote, source=options.source) as clone:
         on_line(f"commit {of.commit[:12]} from {clone.fetched_from}")
+        if start is not None and start.is_dir():  # found by its digest, as the base is
+            keep(clone.workspace, start)
         environment = environment_of_clone(
             clone.workspace.repository,
             recorded=of.identity,

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import answer_columns, judged
-from graft.errors import Interrupted, TrainingDiverged, shown
+from graft.errors import Interrupted, ResourceMissing, TrainingDiverged, shown
 from graft.hardware import memory_bytes
 from graft.tasks import State, Task, TaskConfig
 from graft.tokenization import lengths_of
 from graft.training.batching import Plan, mixed_seed
+from graft.training.checkpoint_writer import CheckpointWriter
 from graft.training.checkpoints import Checkpoint, Checkpoints
 from graft.training.loraplus import split_groups
+from graft.training.memory import MemoryFullError, halved, noticed, release
 from graft.training.section import TrainingConfig
 from graft.training.signals import Stop
 
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+COUNTERS = ("tokens", "seconds", "best_step", "best_value", "unimproved", "skipped_steps", "skipped_in_row", "halvings")
+"""What of a :class:`Progress` is a number in a checkpoint."""
 TokenRows = Sequence[Mapping[str, Any]]
 
 
@@ -68,6 +72,13 @@ class Progress:
     best_step: int | None = None
     best_value: float | None = None
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    unimproved: int = 0
+    """How many scorings of the validation split there were since the best one."""
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was no finite number: they moved nothing."""
+    skipped_in_row: int = 0
+    halvings: int = 0
+    """How often the pieces of a step were halved because memory did not hold them."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ class Outcome:
     progress: Progress
     plan: Plan
     resumed_from_step: int
+    checkpoints: CheckpointWriter
+    """How often and how long it was held up by them."""
 
 
 def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], Record], stop: Stop) -> Outcome:
@@ -85,11 +98,10 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     ``open_record(step)`` opens the :class:`Record` without what it holds of later steps.
 
     Raises:
-        Interrupted: ``stop`` was asked for; a checkpoint of the last whole step is there.
-        TrainingDiverged: loss or gradient became infinite or NaN.
+        Interrupted: ``stop`` was asked for; a checkpoint of the last whole step is there, if it could be written.
+        ResourceMissing: memory does not hold a single row, or the disk not the record.
+        TrainingDiverged: loss or gradient became infinite or NaN, and stayed so.
     """
-    import torch
-
     config, model = inputs.config, inputs.model
     plan = Plan(lengths_of(inputs.train_rows), config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -100,41 +112,49 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     procedure = procedure_of(model)
     procedure.begin(plan.steps)
     progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
-    resumed, record = progress.step, open_record(progress.step)
-    try:
+    resumed = progress.step
+    with open_record(resumed) as record, CheckpointWriter(checkpoints, record) as writer:
         model.train()
-        for step in range(progress.step + 1, plan.steps + 1):
+        for step in range(resumed + 1, plan.steps + 1):
             started = time.perf_counter()
-            torch.manual_seed(mixed_seed("dropout", config.seed, step))
             rate = plan.learning_rate(step)
-            loss, items = _backward(inputs, plan, step)
+            loss, items = _gradient(inputs, plan, step, progress, optimizer)
             penalty = procedure.penalty()
             if penalty is not None:
                 (penalty * items).backward()  # type: ignore[no-untyped-call]
             after_step = functools.partial(procedure.after_step, step)
-            norm = _update(optimizer, weights, rate, items, config.max_gradient_norm, after_step)
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise _diverged(inputs, plan, step, loss, norm)
+            norm = _update(optimizer, weights, rate, loss, items, config.max_gradient_norm, after_step)
+            _count_skipped(inputs, plan, step, loss, norm, progress)
             _advance(progress, plan, step, time.perf_counter() - started)
             line = _line(progress, plan, loss, rate, norm, time.perf_counter() - started, inputs.device)
             record.add(line)
             record.tell(line, plan.steps)
             if plan.is_scored(step):
                 record.add(_score(inputs, weights, progress))
+                if config.patience is not None and progress.unimproved >= config.patience:
+                    print(
+                        f"train: ends after step {step}: {progress.unimproved} scorings without a better one",
+                        flush=True,
+                    )
+                    break
             if stop.signal_name or (step % config.checkpoint_every_steps == 0 and step < plan.steps):
-                record.flush()
-                checkpoints.save(_checkpoint(progress, weights, optimizer, procedure))
+                writer.save(_checkpoint(progress, weights, optimizer, procedure))
             if stop.signal_name:
-                raise Interrupted(
-                    f"train: stopped by {stop.signal_name} after step {step} of {plan.steps}; the same command resumes"
-                )
-    finally:
-        record.close()
+                raise _interrupted(stop, step, plan, writer)
     if config.keep == "best":
         _assign(weights, progress.best_weights)
     procedure.finish()
     model.eval()
-    return Outcome(progress, plan, resumed)
+    return Outcome(progress, plan, resumed, writer)
+
+
+def _interrupted(stop: Stop, step: int, plan: Plan, writer: CheckpointWriter) -> Interrupted:
+    """Return what says that a training can be resumed, and from where; its checkpoint has been written by then."""
+    writer.flush()
+    lost = "" if writer.written_step == step else f", from an earlier step: no checkpoint of step {step} was written"
+    return Interrupted(
+        f"train: stopped by {stop.signal_name} after step {step} of {plan.steps}; the same command resumes{lost}"
+    )
 
 
 def base_weights(model: PeftModel, weights: Weights) -> frozenset[str]:
@@ -167,17 +187,51 @@ def adamw(weights: Weights, config: TrainingConfig, own: frozenset[str] = frozen
     )
 
 
-def _backward(inputs: Inputs, plan: Plan, step: int) -> tuple[float, int]:
+def _gradient(
+    inputs: Inputs, plan: Plan, step: int, progress: Progress, optimizer: torch.optim.Optimizer
+) -> tuple[float, int]:
+    """Accumulate a step's gradient, in smaller pieces where memory does not hold it; each try begins from nothing.
+
+    Raises:
+        ResourceMissing: memory does not hold a single row.
+    """
+    import torch
+
+    while True:
+        torch.manual_seed(mixed_seed("dropout", inputs.config.seed, step))
+        try:
+            return _backward(inputs, plan, step, progress.halvings)
+        except MemoryFullError as full:
+            rows, reason = full.rows, full.reason
+        optimizer.zero_grad(set_to_none=True)
+        release()
+        if len(rows) == 1 and _most(inputs.config, progress.halvings) == 1:
+            raise _too_large(inputs, plan, step, rows[0], reason)
+        progress.halvings += 1
+        print(
+            f"train: out of memory at step {step} with {len(rows)} rows at once ({reason}); going on with half as many "
+            f"at a time, the rows of each step stay the same",
+            flush=True,
+        )
+
+
+def _most(config: TrainingConfig, halvings: int) -> int:
+    """Return how many lines (of a long text: windows) go through the model at once."""
+    return max(1, (config.micro_batch_rows or config.batch_rows) >> halvings)
+
+
+def _backward(inputs: Inputs, plan: Plan, step: int, halvings: int = 0) -> tuple[float, int]:
     """Accumulate the gradient of the summed loss; return the loss per item and the number of items."""
     total, items = 0.0, 0
-    most = inputs.config.micro_batch_rows or inputs.config.batch_rows
-    for rows in plan.micro_batches(step):
-        batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id)
-        for piece in inputs.task.pieces(batch, most):
-            here = {name: value.to(inputs.device) for name, value in piece.items()}
-            loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total, items = total + float(loss.detach()), items + count
+    most = _most(inputs.config, halvings)
+    for rows in halved(plan.micro_batches(step), halvings):
+        with noticed(rows):
+            batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id)
+            for piece in inputs.task.pieces(batch, most):
+                here = {name: value.to(inputs.device) for name, value in piece.items()}
+                loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total, items = total + float(loss.detach()), items + count
     return total / items, items
 
 
@@ -185,19 +239,20 @@ def _update(
     optimizer: torch.optim.Optimizer,
     weights: Weights,
     rate: float,
+    loss: float,
     items: int,
     max_norm: float,
     after_step: Callable[[], None],
 ) -> float:
     """Scale the summed gradients to the mean, clip them, move the weights; return the norm before clipping.
 
-    ``after_step`` is called while the gradients are there. With a norm that is not finite nothing moves.
+    ``after_step`` is called while the gradients are there. With a loss or a norm that is not finite nothing moves.
     """
     import torch
 
     gradients = [value.grad for value in weights.values() if value.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients)) / items
-    if math.isfinite(norm):
+    if math.isfinite(loss) and math.isfinite(norm):
         torch._foreach_mul_(gradients, min(1.0, max_norm / (norm + 1e-6)) / items)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
@@ -205,6 +260,27 @@ def _update(
         after_step()
     optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+def _count_skipped(inputs: Inputs, plan: Plan, step: int, loss: float, norm: float, progress: Progress) -> None:
+    """Count a step that moved nothing because its loss or gradient is no finite number, and say so.
+
+    Raises:
+        TrainingDiverged: there were more in a row than ``training.max_skipped_steps``.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        progress.skipped_in_row = 0
+        return
+    progress.skipped_steps += 1
+    progress.skipped_in_row += 1
+    most = inputs.config.max_skipped_steps
+    if progress.skipped_in_row > most:
+        raise _diverged(inputs, plan, step, loss, norm, progress)
+    what, where = _not_finite(inputs, plan, step, loss, norm)
+    print(
+        f"train: warning: step {step} skipped: {what}, {where}; {progress.skipped_in_row} of {most} in a row",
+        flush=True,
+    )
 
 
 def _advance(progress: Progress, plan: Plan, step: int, seconds: float) -> None:
@@ -223,6 +299,7 @@ def _line(
         "loss": loss,
         "learning_rate": rate,
         "gradient_norm": norm,
+        **({"skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}),
         "tokens": progress.tokens,
         "tokens_per_second": round(tokens / seconds, 1),
         "memory_bytes": memory_bytes(device),
@@ -242,7 +319,7 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
         rows,
         processor=None,
         pad_token_id=inputs.pad_token_id,
-        batch_rows=inputs.config.batch_rows,
+        batch_rows=max(1, inputs.config.batch_rows >> progress.halvings),
         device=inputs.device,
     )
     inputs.model.train()
@@ -250,8 +327,10 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     values = {metric.name: metric.function(table) for metric in task.metrics if not metric.generated}
     selecting = task.selecting
     value, best = values[selecting.name], progress.best_value
+    progress.unimproved += 1
     if best is None or (value > best if selecting.greater_is_better else value < best):
         progress.best_step, progress.best_value = progress.step, value
+        progress.unimproved = 0
         progress.best_weights = {name: one.detach().clone() for name, one in weights.items()}
     progress.seconds += time.perf_counter() - started
     told = ", ".join(f"{name} {number:.4f}" for name, number in values.items())
@@ -272,7 +351,7 @@ def _checkpoint(
         "best": progress.best_weights,
         "method": procedure.tensors(),
     }
-    facts = {name: getattr(progress, name) for name in ("tokens", "seconds", "best_step", "best_value")}
+    facts = {name: getattr(progress, name) for name in COUNTERS}
     return Checkpoint(progress.step, tensors, facts)
 
 
@@ -280,15 +359,12 @@ def _resume(
     found: Checkpoint | None, weights: Weights, optimizer: torch.optim.Optimizer, procedure: Procedure
 ) -> Progress:
     """Put a checkpoint's weights, moments and method state in place; return where it stood."""
-    import torch
-
     if found is None:
         return Progress()
     _assign(weights, found.tensors["weights"])
     for name, value in weights.items():
         if name in found.tensors["exp_avg"]:
-            moments = {kind: found.tensors[kind][name].to(value.device) for kind in MOMENTS}
-            optimizer.state[value] = {"step": torch.tensor(float(found.step), device=value.device), **moments}
+            optimizer.state[value] = {kind: found.tensors[kind][name].to(value.device) for kind in MOMENTS}
     procedure.restore(found.tensors["method"])
     best = {name: value.to(weights[name].device) for name, value in found.tensors["best"].items()}
     print(f"train: going on from the checkpoint of step {found.step}", flush=True)
@@ -303,13 +379,27 @@ def _assign(weights: Weights, values: Mapping[str, torch.Tensor]) -> None:
             weights[name].copy_(value)
 
 
-def _diverged(inputs: Inputs, plan: Plan, step: int, loss: float, norm: float) -> TrainingDiverged:
+def _too_large(inputs: Inputs, plan: Plan, step: int, row: int, reason: str) -> ResourceMissing:
+    return ResourceMissing(
+        f"training: memory does not hold row {inputs.train_rows[row]['row']} alone ({plan.lengths[row]} tokens, step "
+        f"{step}): {reason}; free memory, lower tokenization.max_length_tokens, or set base.dtype: bfloat16"
+    )
+
+
+def _not_finite(inputs: Inputs, plan: Plan, step: int, loss: float, norm: float) -> tuple[str, str]:
+    """Return what is not finite at a step, and its learning rate and rows."""
     places = [str(inputs.train_rows[row]["row"]) for row in plan.rows(step)]
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
     listed = ", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
+    return what, f"learning rate {shown(plan.learning_rate(step))}, rows {listed}"
+
+
+def _diverged(inputs: Inputs, plan: Plan, step: int, loss: float, norm: float, progress: Progress) -> TrainingDiverged:
+    what, where = _not_finite(inputs, plan, step, loss, norm)
+    before = progress.skipped_in_row - 1
+    after = f", after {before} skipped steps in a row (training.max_skipped_steps)" if before else ""
     return TrainingDiverged(
-        f"training.learning_rate: {what} at step {step} of {plan.steps} (epoch {step / plan.steps_per_epoch:.2f}), "
-        f"learning rate {shown(plan.learning_rate(step))}, rows {listed}; lower the learning rate or lengthen "
-        f"training.warmup_share, and look at these rows",
-        problems=places,
+        f"training.learning_rate: {what} at step {step} of {plan.steps} (epoch {step / plan.steps_per_epoch:.2f})"
+        f"{after}, {where}; lower the learning rate or lengthen training.warmup_share, and look at these rows",
+        problems=[str(inputs.train_rows[row]["row"]) for row in plan.rows(step)],
     )

@@ -1,7 +1,8 @@
 """What a training writes while it runs: one JSON line per step, and a line for people every two seconds.
 
 The file is the record; tracking follows it. Lines are buffered for a second, and flushed before each checkpoint, so
-that the file never lacks a line from before it; on resume, lines after it are cut off.
+that the file never lacks a line from before it; on resume, lines after it are cut off. Where the disk is full, lines
+wait in memory until there is room.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from graft.errors import ResourceMissing
 
 FLUSH_SECONDS = 1.0
 TELL_SECONDS = 2.0
@@ -27,7 +31,8 @@ class Record:
         path.touch()
         cut_after(path, after_step)
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._waiting, self._warned = bytearray(), False
         self._flushed = self._told = time.monotonic()
         self._begun, self._first = time.monotonic(), after_step
 
@@ -37,18 +42,49 @@ class Record:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in line.items()
         }
-        self._file.write(json.dumps(values, allow_nan=False) + "\n")
+        self._waiting += json.dumps(values, allow_nan=False).encode() + b"\n"
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Hand buffered lines to the system: from then on they survive the process."""
-        self._file.flush()
+    def flush(self) -> bool:
+        """Hand buffered lines to the system: from then on they survive the process. Return whether all are there."""
         self._flushed = time.monotonic()
+        try:
+            while self._waiting:
+                del self._waiting[: os.write(self._file.fileno(), self._waiting)]
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                print(f"train: warning: {self.path}: {error.strerror}; its lines wait in memory", flush=True)
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Make what was flushed survive a power cut; from any thread."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what is buffered and close the file."""
+        """Write what is buffered and close the file.
+
+        Raises:
+            ResourceMissing: there is no room for it.
+        """
+        whole = self.flush()
         self._file.close()
+        if not whole:
+            raise ResourceMissing(
+                f"{self.path}: the last metrics cannot be written; make room on its disk, the same command resumes"
+            )
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            self.close()
+        except ResourceMissing:
+            if kind is None:  # otherwise what ended the training says more
+                raise
 
     def tell(self, line: dict[str, Any], steps: int) -> None:
         """Print a progress line, at most one in ``TELL_SECONDS``, and one after the last step."""
@@ -67,12 +103,26 @@ class Record:
 def cut_after(path: Path, step: int) -> None:
     """Cut ``path`` off, in place, at its first line of a later step, or that a killed process left unfinished."""
     kept = 0
+    for content, found in _whole_lines(path):
+        if found > step:
+            break
+        kept += len(content)
+    os.truncate(path, kept)
+
+
+def last_step(path: Path) -> int:
+    """Return the last step of which ``path`` has a line, and all lines before; 0 where it is not there."""
+    return max((step for _, step in _whole_lines(path)), default=0) if path.is_file() else 0
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield each line with its step, up to the first that is damaged."""
     with path.open("rb") as file:
         for content in file:
-            if not content.endswith(b"\n") or _step(content) is None or int(_step(content) or 0) > step:
-                break
-            kept += len(content)
-    os.truncate(path, kept)
+            step = _step(content) if content.endswith(b"\n") else None
+            if step is None:
+                return
+            yield content, step
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

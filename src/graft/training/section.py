@@ -21,6 +21,11 @@ class TrainingConfig(Section):
     """How many trainings, which differ by their seed alone: ``seed``, ``seed`` + 1, ... The first one's adapter is
     registered; the others tell how much of a result is the luck of a seed, and promotion counts it."""
 
+    init_from: str | None = None
+    """The adapter that training starts from: ``models:/NAME@champion``, ``models:/NAME/3`` or a folder (relative to
+    params.yaml); `graft lock` fetches and pins it. Base, task and adapter settings must be those it was trained with;
+    labels may be new. null: new weights."""
+
     epochs: float = Limit(default=3.0, gt=0)
     """Passes over the training rows; a fraction is allowed."""
 
@@ -64,6 +69,14 @@ class TrainingConfig(Section):
 
     keep: Literal["best", "last"] = "best"
     """Which weights become the adapter: those with the best headline metric on validation, or the last."""
+
+    patience: int | None = Limit(default=None, ge=1)
+    """Ends training after so many scorings of the validation split in a row that were no better than the best before;
+    null: training goes on to its last step. The learning rate follows the schedule of all steps."""
+
+    max_skipped_steps: int = Limit(default=3, ge=0)
+    """How many steps in a row are skipped, with a warning, because their loss or gradient is no finite number; one more
+    ends training. 0: the first one does."""
 
     checkpoint_every_steps: int = Limit(default=50, ge=1)
     """How often training can be resumed from, in steps."""

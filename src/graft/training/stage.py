@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from graft import tasks
 from graft.adapters import AdapterConfig, AdapterSummary, attach, columns_of, describe, head_alone
-from graft.artifact import attention, pick_device, planned_identity, reproducible, save, verified
+from graft.artifact import (
+    attention,
+    begin_from,
+    folder_of,
+    pick_device,
+    pinned,
+    planned_identity,
+    reproducible,
+    save,
+    verified,
+)
 from graft.base import BaseConfig, locked, quantization
 from graft.errors import ConfigError, IntegrityError, TrainingDiverged
 from graft.hardware import hardware
@@ -98,8 +108,8 @@ def _trained(
     if _is_whole(done):
         print("train: it was trained before this was interrupted", flush=True)
         return done
-    checkpoints = Checkpoints(workspace.checkpoints / key, key)
     live = workspace.live / run_key(identity) / METRICS
+    checkpoints = Checkpoints(workspace.checkpoints / key, key, live)
     for leftover in forget_leftovers(checkpoints.folder):
         print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
     inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
@@ -160,9 +170,12 @@ def _inputs(
     dropout = 0.0 if _head_alone(adapter, training) else training.base_dropout
     if dropout is not None:
         set_dropout(model, dropout)
-    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=training.unfreeze, columns=columns_of(task)).to(
-        device
-    )
+    wrapped = attach(model, adapter, new_modules, unfreeze_patterns=training.unfreeze, columns=columns_of(task))
+    start = pinned(workspace, training.init_from)
+    if start is not None:
+        said = begin_from(wrapped, folder_of(workspace, start), identity, new_modules)
+        print("; ".join([f"train: starts from the adapter of {start}", *said]), flush=True)
+    wrapped = wrapped.to(device)
     summary = describe(wrapped)
     on = f" on {len(summary.modules)} modules" if summary.modules else ""
     print(f"train: {summary.method}{on}, {summary.counted}, {_type_of(base)} base, {device}", flush=True)
@@ -263,6 +276,11 @@ def _write_training(
         "parameters_total": summary.total_parameters,
         "device": inputs.device,
         "resumed_from_step": outcome.resumed_from_step,
+        "stopped_early": progress.step < plan.steps,
+        "skipped_steps": progress.skipped_steps,
+        "memory_halvings": progress.halvings,
+        "checkpoints_failed": outcome.checkpoints.failed,
+        "checkpoint_blocked_seconds": [round(one, 6) for one in outcome.checkpoints.blocked_seconds],
     }
     if feed is not None:
         facts["frozen"] = feed.facts()
