@@ -56,6 +56,7 @@ __all__ = [
     "content_digest",
     "data_digest",
     "data_digests",
+    "named_pictures",
     "part_files",
     "part_rows",
     "parts",
@@ -236,11 +237,24 @@ def data_digests(folder: Path) -> dict[str, str]:
 def pictures_among(digests: Mapping[str, str], fields: Sequence[Field]) -> dict[str, str]:
     """Return the pictures of a data folder with their digests, where rows have pictures; else nothing.
 
-    Which of them a part names is known only once it is read, so all of them decide what it holds.
+    Which of them a part names is known only once it is read (:func:`named_pictures`).
     """
     if all(one.type != "image" for one in fields):
         return {}
     return {name: digest for name, digest in digests.items() if name.startswith(f"{FILES}/")}
+
+
+def named_pictures(path: Path, root: Path, fields: Sequence[Field], config: DataConfig) -> Iterator[str]:
+    """Yield the pictures that the rows of a part name, by their paths in its data folder, be they there or not.
+
+    They stay closed. A part that cannot be read names those of the rows that can.
+    """
+    schema, folder = Schema.of(fields, config, path), path.parent.parent
+    for found in read_rows(path, root, config.limits, schema.images):
+        if isinstance(found, Problem):
+            continue
+        files = (schema.pictures.file_of(found[1].get(column)) for column in schema.images)
+        yield from (file.relative_to(folder).as_posix() for file in files if file and file.is_relative_to(folder))
 
 
 def rows_of(

@@ -172,7 +172,7 @@ def _backward(inputs: Inputs, plan: Plan, step: int) -> tuple[float, int]:
     total, items = 0.0, 0
     most = inputs.config.micro_batch_rows or inputs.config.batch_rows
     for rows in plan.micro_batches(step):
-        batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id)
+        batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id, inputs.state)
         for piece in inputs.task.pieces(batch, most):
             here = {name: value.to(inputs.device) for name, value in piece.items()}
             loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
