@@ -84,6 +84,10 @@ def test_own_expectations_are_asked_about(make_project: Callable[..., Workspace]
     one = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "text"}}
     project = make_project(tmp_path / "p", **{"validation.expectations": [one]})
     assert states(project, "validation", adapter=True) == ["ok"]
+    mail = {"column": "text", "regex": "ann@example.org"}
+    told = {"type": "expect_column_values_to_match_regex", "kwargs": mail}
+    project = make_project(tmp_path / "private", **{"validation.expectations": [told]})
+    assert states(project, "validation", adapter=True) == ["warn", "ok"]
     project = make_project(tmp_path / "q", **{"validation.expectations": [{**one, "kwargs": {"column": "body"}}]})
     [found] = [one for one in check(project).findings if one.check == "validation"]
     assert (found.text.partition(": ")[2]).startswith(

@@ -15,7 +15,9 @@ import yaml
 
 from graft import checks, contracts, params, projects, stages
 from graft.errors import ConfigError, InputError
+from graft.privacy.section import PrivacyConfig
 from graft.repository import Repository
+from graft.validation import ValidationConfig
 from graft.workspace import Workspace
 from tests.conftest import git, write_rows
 from tests.test_cli import invoke
@@ -355,6 +357,30 @@ def test_wrong_options_write_nothing(
 def test_the_stored_suite_of_the_demo_is_what_its_contract_compiles_to() -> None:
     loaded = params.load(ROOT / "params.yaml")
     assert contracts.is_stored(Workspace(ROOT), loaded.task, loaded.validation), "run `graft contract --compile`"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "kinds"),
+    [
+        ({"column": "text", "regex": r"ann\.smith@example\.org"}, "regex: private data (email)"),
+        ({"column": "text", "value_set": ["x", "+1 212 555 0123"]}, "value_set: private data (phone)"),
+        ({"column": "text", "regex": r"^[^@]+@example\.org$"}, None),
+        ({"column": "text", "regex": r"\w+@example\.org"}, None),
+        ({"column": "text", "min_value": 5}, None),
+    ],
+)
+def test_private_data_in_an_expectation_is_warned_of_and_not_repeated(
+    kwargs: dict[str, Any], kinds: str | None
+) -> None:
+    own = {"type": "expect_column_values_to_match_regex", "kwargs": kwargs}
+    validation = ValidationConfig.model_validate({"expectations": [own]})
+    found = list(contracts.private_arguments(validation, PrivacyConfig()))
+    assert len(found) == bool(kinds)
+    for line in found:
+        assert line.startswith(f"validation.expectations.0.kwargs.{kinds}")
+        assert "smith" not in line
+        assert "555" not in line
+    assert not list(contracts.private_arguments(validation, PrivacyConfig(kinds=())))
 
 
 def test_great_expectations_runs_the_stored_suite(whole: Workspace, tmp_path: Path) -> None:

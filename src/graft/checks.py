@@ -427,6 +427,8 @@ def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Fi
         texts = [with_line(one, workspace) for one in error.problems or (str(error),)]
         yield from (Finding("validation", "fail", one, error.exit_code) for one in texts)
         return
+    privacy = (sections.get("data") or DataConfig()).privacy
+    yield from (Finding("validation", "warn", text) for text in contracts.private_arguments(validation, privacy))
     if validation.expectations:
         yield Finding(
             "validation", "ok", f"{in_words(len(validation.expectations), 'expectation')} of the project's own"

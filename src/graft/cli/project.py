@@ -326,6 +326,9 @@ def contract(
         if source or write or to:
             raise InputError("--compile: compiles the contract that is there; leave out --from, --write and --to")
         print(f"wrote {_relative(contracts.write_suite(place))}")
+        loaded = params.load(place.params)
+        for line in contracts.private_arguments(loaded.validation, loaded.data.privacy):
+            print(f"warning: {line}")
         return
     loaded = params.load_alone(place.params) if to else params.load(place.params)
     if source:

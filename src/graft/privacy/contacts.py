@@ -42,7 +42,8 @@ def emails(text: str) -> Iterator[Span]:
         domain = match["domain"].lower()
         repository = match["local"] == "git" and text[match.end() :][:1] == ":"
         in_url = _USERINFO.search(text, max(0, match.start() - 80), match.start())
-        if domain.rpartition(".")[2] not in _FILES and not repository and not in_url:
+        named = any(map(str.isalnum, match["local"]))
+        if named and domain.rpartition(".")[2] not in _FILES and not repository and not in_url:
             yield "email", *match.span()
 
 
