@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -208,9 +209,10 @@ def test_the_contract_moves_to_a_file_with_what_the_data_keeps(
 ) -> None:
     assert invoke("-C", str(whole.root), "contract", "--to", str(whole.root / "contracts" / "toy.yaml")) == 0
     out = capsys.readouterr().out
-    assert "dvc.yaml; docs/contract.md says" in out
-    assert "# kept min_rows: 2 (the data would give 7)\n" in out  # half of 15
-    assert "# added unique_ids: true\n" in out
+    assert out.endswith("dvc.yaml name it\ndocs/contract.md says what its keys mean\n")
+    assert "#" not in out  # it is no YAML
+    assert "kept min_rows: 2 (the data would give 7)\n" in out  # half of 15
+    assert "added unique_ids: true\n" in out
     assert yaml.safe_load(whole.params.read_text())["validation"] == {"contract": "contracts/toy.yaml"}
     assert stages.CONTRACT in (whole.root / "dvc.yaml").read_text()
     found = params.load(whole.params).validation
@@ -229,8 +231,8 @@ def test_the_contract_moves_to_a_file_with_what_the_data_keeps(
     before = whole.params.read_text()
     assert invoke("-C", str(whole.root), "contract", "--write") == 0
     out = capsys.readouterr().out
-    assert "# kept unique_ids: false (the data would give true)\n" in out
-    assert "# added min_rows: 7\n" in out
+    assert "kept unique_ids: false (the data would give true)\n" in out
+    assert "added min_rows: 7\n" in out
     assert whole.params.read_text() == before
     assert file.read_text().startswith("# by people\n")
     values = yaml.safe_load(file.read_text())
@@ -259,11 +261,11 @@ def test_what_stands_in_params_stays_and_is_said(whole: Workspace, capsys: pytes
     assert yaml.safe_load(out)["validation"].keys() == {"min_rows", "unique_ids", "severity", "expectations"}
     assert invoke("-C", str(whole.root), "contract", "--write") == 0
     out = capsys.readouterr().out
-    assert "# kept min_characters: 2 (the data would give 1)\n" in out
-    assert "# kept max_characters: 120" in out
-    assert "# added min_rows: 7\n" in out
+    assert "kept min_characters: 2 (the data would give 1)\n" in out
+    assert "kept max_characters: 120" in out
+    assert "added min_rows: 7\n" in out
     assert (
-        '# added expectations.expect_column_values_to_be_in_set.label: {"value_set": '
+        'added expectations.expect_column_values_to_be_in_set.label: {"value_set": '
         '["animals", "cooking", "weather"]}\n' in out
     )
     assert HAND_SET in whole.params.read_text()
@@ -288,7 +290,7 @@ def test_a_contract_that_moves_has_its_comments_and_differs_from_the_file_s_in_p
     Path("second.yaml").write_text(shared)
     capsys.readouterr()
     assert invoke("-C", "..", "contract", "--to", "second.yaml") == 0
-    assert "# kept in params.yaml, over the file's 90: max_characters: 120\n" in capsys.readouterr().out
+    assert "kept in params.yaml, over the file's 90: max_characters: 120\n" in capsys.readouterr().out
     section = yaml.safe_load(whole.params.read_text())["validation"]
     assert section == {"contract": "contracts/second.yaml", "max_characters": 120}
     assert Path("second.yaml").read_text().startswith(shared)
@@ -320,7 +322,9 @@ def test_an_own_list_of_expectations_over_the_file_s_grows_in_params(described: 
     assert file.read_text() == f"{CONTRACT}min_rows: 3\n"
 
 
-def test_another_folder_is_profiled(whole: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_folder_is_profiled(
+    whole: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for split in ("train", "validation", "test"):
         write_rows(tmp_path / "exports" / split / "a.jsonl", [{"text": "a b", "label": "only"}] * 4)
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "exports")) == 0
@@ -329,6 +333,13 @@ def test_another_folder_is_profiled(whole: Workspace, tmp_path: Path, capsys: py
     assert yaml.safe_load(out)["validation"]["expectations"][0]["kwargs"]["value_set"] == ["only"]
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "gone")) == 2
     assert f"--from {tmp_path / 'gone'}: no such folder" in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert invoke("-C", str(whole.root), "contract", "--from", "data") == 2
+    inside = os.path.relpath(whole.data)
+    assert f"--from data: no such folder; did you mean {inside}? Files are named from" in capsys.readouterr().err
+    assert invoke("-C", str(whole.root), "contract", "--from", inside) == 0
+    assert f"# profiled: {inside}\n" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "exports" / "test")
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "exports")) == 2
     err = capsys.readouterr().err
