@@ -455,12 +455,15 @@ def check(
     from graft.cli import printing
     from graft.workspace import suggested
 
-    report = checks.check(workspace(), adapter=not quick)
+    found = list[checks.Finding]()
+    for one in checks.findings(workspace(), adapter=not quick):
+        found.append(one)
+        if not as_json:  # as they come: the last ones take seconds of imports
+            printing.finding(one.state, f"{one.check:13}", one.text)
+    report = checks.Report(tuple(found))
     if as_json:
         printing.as_json(report.as_json())
     else:
-        for one in report.findings:
-            printing.finding(one.state, f"{one.check:13}", one.text)
         failures = len(report.failures)
         problems = f"{failures} problem{'s' if failures > 1 else ''} to mend"
         print(problems if failures else suggested("ready: `graft run`"))
