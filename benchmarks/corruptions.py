@@ -535,6 +535,14 @@ enter(
 )
 
 
+@part_kind("field missing in the first rows", "values", *FLAT)
+def late(case: Case) -> Part:
+    rows = copy.deepcopy(case.rows)
+    for row in rows[:2]:
+        row.pop(_own_text(row))
+    return Part(joined(lines_of(rows)), (1, 2))
+
+
 @part_kind("label absent from test", "splits", *LABELLED)
 def absent(case: Case) -> Part:
     gone = sorted({row["label"] for row in case.rows})[0]

@@ -61,7 +61,7 @@ def inputs_of(method: str, rows: list[dict[str, Any]], threads: int) -> Any:
             part.p = 0.0
     wrapped = attach(model, AdapterConfig(method=method), new)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    encoded = task.encode(config, [{**row, "label": str(row["label"])} for row in rows], tokenizer, state, 128)
+    encoded = task.encode(config, [{**row, "label": str(row["label"])} for row in rows], tokenizer, 128)
     settings = TrainingConfig(epochs=1, batch_rows=32, learning_rate=1e-3, threads=threads, keep="last")
     settings = settings.model_copy(update={"evaluate_every_epochs": 1.0})
     tenth = max(1, len(encoded) // 10)

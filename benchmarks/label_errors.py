@@ -6,6 +6,10 @@ ranking by normalised margin, by self-confidence under a model that saw the rows
 another label: ``any`` of them with equal probability, or one that is ``near``, as often as the model takes its own for
 it.
 
+Of files whose rows have ``labels``, ``tags`` or a number as ``label``, a second table has the list itself: what of it
+was changed, and how much of what was changed it has. Changed are 5 % of the rows (one label more or less; another row's
+number) or of the words (another tag).
+
 Sets have label errors of their own, so a share of what looks wrong here is right: the figures are lower bounds.
 
     .venv/bin/python benchmarks/label_errors.py FOLDER/train.jsonl ... [--share 0.05] [--max-rows 20000] [--seeds 3]
@@ -17,11 +21,13 @@ import argparse
 import importlib.metadata
 import itertools
 import json
+import random
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
@@ -99,6 +105,73 @@ def precisions(texts: list[str], given: np.ndarray, marks: np.ndarray, seed: int
     return {way: float(marks[np.asarray(one)[:top]].mean()) for way, one in orders.items()}, seconds
 
 
+def kind_of(path: Path) -> str:
+    """Return the task whose rows a file has."""
+    with path.open(encoding="utf-8") as file:
+        row = json.loads(next(file))
+    if "labels" in row:
+        return "multi_label_classification"
+    return "token_classification" if "tags" in row else "regression" if not isinstance(row["label"], str) else "label"
+
+
+def changed(rows: list[dict[str, Any]], task: str, share: float, seed: int) -> set[tuple[int, int | None]]:
+    """Change a share of the rows, or of their words; return which: row, and word, from 1."""
+    dice = random.Random(seed)
+    if task == "token_classification":
+        words = [(row, at) for row, one in enumerate(rows) for at in range(len(one["tags"]))]
+        tags = sorted({tag for one in rows for tag in one["tags"]})
+        chosen = dice.sample(words, round(share * len(words)))
+        for row, at in chosen:
+            rows[row]["tags"][at] = dice.choice([tag for tag in tags if tag != rows[row]["tags"][at]])
+        return {(row + 1, at + 1) for row, at in chosen}
+    which = dice.sample(range(len(rows)), round(share * len(rows)))
+    if task == "regression":
+        values = [row["label"] for row in rows]
+        for row in which:
+            rows[row]["label"] = dice.choice([value for value in values if value != rows[row]["label"]])
+    else:
+        labels = sorted({label for row in rows for label in row["labels"]})
+        for row in which:
+            given = set(rows[row]["labels"])
+            pool = given if given and dice.random() < 0.5 else set(labels) - given
+            rows[row]["labels"] = sorted(given ^ {dice.choice(sorted(pool))})
+    return {(row + 1, None) for row in which}
+
+
+def listed(path: Path, task: str, share: float, most: int, seeds: int) -> str:
+    """Return a line about the list that validate would write."""
+    from graft import tasks
+    from graft.data import DataConfig
+    from graft.validation.label_errors import find
+    from graft.validation.section import LabelErrorsConfig
+
+    fields = tasks.get(task).fields
+    columns = {"target": "label"} if task == "regression" else {}
+    runs = []
+    for seed in range(seeds):
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        marks = changed(rows, task, share, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "data" / "train" / "a.jsonl"
+            part.parent.mkdir(parents=True)
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            started = time.process_time()
+            config = LabelErrorsConfig(max_rows=most, max_listed=10**6)
+            found = find([part], Path(folder), fields, DataConfig(columns=columns), config)
+            seconds = time.process_time() - started
+        hits = [(int(one.place.rpartition(":")[2]), one.word) in marks for one in found.found]
+        count = sum(len(row["tags"]) for row in rows) if task == "token_classification" else len(rows)
+        first = hits[: max(1, len(hits) // 4)]
+        precision, best = (statistics.mean(one) for one in (hits, first))
+        runs.append((count, len(marks), len(hits), precision, best, sum(hits) / len(marks), seconds))
+    rows_, marked, length, precision, best, recall, seconds = (statistics.mean(one) for one in zip(*runs, strict=True))
+    return (
+        f"| {path.parent.name} | {task} | {rows_:,.0f} | {marked:.0f} | {length:.0f} | {precision:.3f} | {best:.3f} "
+        f"| {recall:.3f} | {share:.3f} | {seconds:.1f} |"
+    )
+
+
 def measured(path: Path, share: float, most: int, seeds: int) -> list[str]:
     """Return a line for each kind of flip."""
     import numpy as np
@@ -135,8 +208,14 @@ def main() -> None:
         "| set | rows | labels | flipped to | ours | pruned | by margin | model saw the rows | random | CPU s of ours |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
+    others = {path: task for path in options.files if (task := kind_of(path)) != "label"}
     for path in options.files:
-        print(*measured(path, options.share, options.max_rows, options.seeds), sep="\n", flush=True)
+        if path not in others:
+            print(*measured(path, options.share, options.max_rows, options.seeds), sep="\n", flush=True)
+    print("\n| set | task | rows (words) | changed | listed | precision | first quarter | recall | random | CPU s |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for path, task in others.items():
+        print(listed(path, task, options.share, options.max_rows, options.seeds), flush=True)
 
 
 if __name__ == "__main__":

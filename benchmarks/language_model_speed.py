@@ -82,7 +82,7 @@ def case_of(options: argparse.Namespace, folder: Path) -> Case:
     for split, limit in (("train", options.rows), ("test", options.test_rows)):
         with (options.data / f"{split}.jsonl").open(encoding="utf-8") as file:
             rows = [json.loads(line) for line, _ in zip(file, range(limit), strict=False)]
-        encoded = task.encode(config, rows, tokenizer, {}, MAX_TOKENS)
+        encoded = task.encode(config, rows, tokenizer, MAX_TOKENS)
         found.append([{**row, "row": str(number)} for number, row in enumerate(encoded) if row["supervised"]])
     return Case(folder, *found, tokenizer, options.batch_rows, options.epochs, options.threads, options.dtype)
 
@@ -121,7 +121,7 @@ def nll_of(model: Any, case: Case) -> float:
     task, config = task_and_config()
     model.eval()
     found = raw_outputs(
-        *(model, task, config, case.test), pad_token_id=case.tokenizer.eos_token_id, batch_rows=16, device="cpu"
+        *(model, task, config, {}, case.test), pad_token_id=case.tokenizer.eos_token_id, batch_rows=16, device="cpu"
     )
     return float(found[:, 0].sum() / found[:, 1].sum())
 

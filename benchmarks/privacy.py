@@ -451,6 +451,7 @@ def cases() -> Iterator[tuple[str, str, Make, str]]:
     for kind, make in KINDS.items():
         yield kind, kind, make, ""
     yield "phone", "phone, plain", lambda rng: "415" + str(rng.randint(200, 998)) + digits(rng, 4), "phone"
+    yield "phone", "phone, invented", lambda rng: "555" + digits(rng, 7), "phone number"
     yield "secret", "secret, named", named_secret, "api_key"
     yield "secret", "secret in URL", lambda rng: "admin:" + signs(rng, BASE62, 12), ""
     for label, (make, shapes, word) in NATIONAL_IDS.items():

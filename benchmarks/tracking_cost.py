@@ -81,9 +81,7 @@ def inputs_of(steps: int) -> Any:
     model, new = task.load_model(str(folder), config, state, **attention("cpu", 64))
     wrapped = attach(model, AdapterConfig(r=16, target_modules=["query", "key", "value", "dense"]), new)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    encoded = [
-        {**row, "row": str(number)} for number, row in enumerate(task.encode(config, rows, tokenizer, state, 64))
-    ]
+    encoded = [{**row, "row": str(number)} for number, row in enumerate(task.encode(config, rows, tokenizer, 64))]
     return Inputs(
         model=wrapped,
         task=task,
@@ -179,7 +177,7 @@ def trainers(steps: int, save_every: int, folder: Path, connection: Any, experim
             inputs.model,
             arguments,
             train_dataset=inputs.train_rows,
-            data_collator=lambda rows: inputs.task.collate(rows, inputs.pad_token_id),
+            data_collator=lambda rows: inputs.task.collate(rows, inputs.pad_token_id, inputs.state),
             callbacks=[Timed],
         )
         trainer.train()

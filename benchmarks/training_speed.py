@@ -62,6 +62,10 @@ class Case:
     epochs: float
     threads: int
 
+    def number(self, row: dict[str, Any]) -> int:
+        """The number of a token row's label."""
+        return self.state["labels"].index(row["label"])
+
     @property
     def tokens(self) -> int:
         """Real tokens of all epochs."""
@@ -97,7 +101,7 @@ def case_of(options: argparse.Namespace) -> Case:
     tokenizer = AutoTokenizer.from_pretrained(package_folder(MODEL))
     test = [row for row in test if str(row["label"]) in labels]
     found = [
-        task.encode(config, [{**row, "label": str(row["label"])} for row in rows], tokenizer, state, MAX_TOKENS)
+        task.encode(config, [{**row, "label": str(row["label"])} for row in rows], tokenizer, MAX_TOKENS)
         for rows in (train, test)
     ]
     for number, row in enumerate(found[0]):
@@ -129,12 +133,12 @@ def accuracy_of(model: Any, case: Case) -> float:
     task, config = task_and_config()
     model.eval()
     outputs = raw_outputs(
-        *(model, task, config, case.test),
+        *(model, task, config, case.state, case.test),
         pad_token_id=case.tokenizer.pad_token_id,
         batch_rows=64,
         device="cpu",
     )
-    return float((outputs.argmax(1) == [row["label"] for row in case.test]).mean())
+    return float((outputs.argmax(1) == [case.number(row) for row in case.test]).mean())
 
 
 def graft(case: Case, seed: int, *, dropout: float | None = 0.0, dtype: str = "bfloat16") -> Measured:
@@ -187,7 +191,9 @@ def trainer(case: Case, seed: int, *, expert: bool = False) -> Measured:
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     model = model_of(case, "float32", seed, 0.0 if expert else None)
-    rows = datasets.Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["label"]} for row in case.train])
+    rows = datasets.Dataset.from_list(
+        [{"input_ids": row["input_ids"], "labels": case.number(row)} for row in case.train]
+    )
     better = {"train_sampling_strategy": "group_by_length", "bf16": True, "optim": "adamw_torch_fused"}
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         arguments = TrainingArguments(

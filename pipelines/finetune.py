@@ -30,7 +30,7 @@ from prefect.runtime import flow_run as current
 from prefect.states import Completed
 
 from graft import params, stages
-from graft.errors import ConfigError, DataError
+from graft.errors import ConfigError
 from graft.repository import Repository
 from graft.workspace import Workspace
 from pipelines import journal, logs, placement, recording, reporting
@@ -126,17 +126,13 @@ def _check_data(repository: Repository, *, add_data: bool) -> None:
     logger = get_run_logger()
     if repository.pull_data():
         logger.info("data/: pulled, as data.dvc names it")
-    changes = repository.data_changes()
-    if changes and not add_data:
-        raise DataError.from_problems(
-            f"data/ differs from data.dvc ({len(changes)} files); `graft run --add-data` records the change, "
-            "`dvc checkout data.dvc` undoes it:",
-            changes,
-        )
-    if changes:
+    if not add_data:
+        repository.refuse_changed_data()
+    elif changes := repository.data_changes():
         repository.add_data()
         logger.info(f"data/: {len(changes)} changed files recorded in data.dvc")
-    elif repository.cache_data():
+        return
+    if repository.cache_data():
         logger.info("data/: as data.dvc names it; put into the DVC cache, which lacked it")
 
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def packed(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace:
+def validated(workspace: Workspace, state: Mapping[str, Any] | None = None) -> Workspace:
     """Write what validate would write about the data as it is, without the seconds that importing its library takes."""
     from graft import params
     from graft.data import data_digest
@@ -199,7 +199,7 @@ def validated(workspace: Workspace, labels: Iterable[str] = TOPICS) -> Workspace
     verdict = {
         "passed": True,
         "data": data_digest(workspace.data),
-        "state": {"labels": sorted(labels)},
+        "state": state or {"labels": sorted(TOPICS)},
         "splits": {split: {"rows": count} for split, count in rows.items()},
         **config.cleaning,
         "columns": config.columns,
@@ -215,7 +215,6 @@ def check_rows(
     tokenizer: Any,
     *,
     limit: int,
-    state: Any = None,
     **contract: Any,
 ) -> tuple[list[dict[str, Any]], Any]:
     """Return the token rows of ``rows`` that the checks keep, and what they found (``graft.token_checks.Found``)."""
@@ -224,7 +223,7 @@ def check_rows(
     from graft.token_checks import Found, PartChecks, TokenContract, Vocabulary
     from graft.tokenization import token_schema
 
-    encoded = task.encode_columns(config, rows, tokenizer, state or {}, limit).to_pylist()
+    encoded = task.encode_columns(config, rows, tokenizer, limit).to_pylist()
     lines = [{"line": number, "column": 0, "id": None, **row} for number, row in enumerate(encoded, start=1)]
     checks = PartChecks(task, TokenContract.model_validate(contract), Vocabulary.of(tokenizer), {}, limit)
     kept = checks.kept(pa.RecordBatch.from_pylist(lines, schema=token_schema(task)))

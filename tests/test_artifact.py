@@ -153,8 +153,11 @@ def test_raw_outputs_keep_the_order_of_rows(loaded: LoadedAdapter) -> None:
 
     rows = [{"input_ids": [2, *range(5, 5 + length), 3]} for length in (9, 1, 5, 3, 7)]
     settings: dict[str, Any] = {"pad_token_id": 0, "device": "cpu"}
-    together = raw_outputs(loaded.model, loaded.task, loaded.config, rows, batch_rows=2, **settings)
-    single = [raw_outputs(loaded.model, loaded.task, loaded.config, [row], batch_rows=1, **settings) for row in rows]
+    together = raw_outputs(loaded.model, loaded.task, loaded.config, loaded.state, rows, batch_rows=2, **settings)
+    single = [
+        raw_outputs(loaded.model, loaded.task, loaded.config, loaded.state, [row], batch_rows=1, **settings)
+        for row in rows
+    ]
     assert together.shape == (5, 3)
     assert np.allclose(together, np.concatenate(single), atol=1e-5)
 

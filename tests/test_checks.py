@@ -84,6 +84,10 @@ def test_own_expectations_are_asked_about(make_project: Callable[..., Workspace]
     one = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "text"}}
     project = make_project(tmp_path / "p", **{"validation.expectations": [one]})
     assert states(project, "validation", adapter=True) == ["ok"]
+    mail = {"column": "text", "regex": "ann@example.org"}
+    told = {"type": "expect_column_values_to_match_regex", "kwargs": mail}
+    project = make_project(tmp_path / "private", **{"validation.expectations": [told]})
+    assert states(project, "validation", adapter=True) == ["warn", "ok"]
     project = make_project(tmp_path / "q", **{"validation.expectations": [{**one, "kwargs": {"column": "body"}}]})
     [found] = [one for one in check(project).findings if one.check == "validation"]
     assert (found.text.partition(": ")[2]).startswith(
@@ -390,3 +394,15 @@ def test_bfloat16_that_is_only_emulated_is_warned_of(
     assert any("base.dtype: bfloat16, which this processor only emulates" in text for text in texts)
     monkeypatch.setattr(checks, "_has_bfloat16", lambda: True)
     assert not any("emulates" in one.text for one in checks.check(place, adapter=False).findings)
+
+
+def test_what_was_found_is_shown_before_the_adapter_is_asked_about(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.test_cli import invoke
+
+    shown = list[str]()
+    monkeypatch.setattr(checks, "_adapter", lambda *_: shown.append(capsys.readouterr().out) or ())
+    invoke("-C", str(project.root), "check")
+    assert "params.yaml: every key is known and valid" in shown[0]
+    assert "ready" not in shown[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import yaml
 
 from graft import checks, contracts, params, projects, stages
 from graft.errors import ConfigError, InputError
+from graft.privacy.section import PrivacyConfig
 from graft.repository import Repository
+from graft.validation import ValidationConfig
 from graft.workspace import Workspace
 from tests.conftest import git, write_rows
 from tests.test_cli import invoke
@@ -206,9 +209,10 @@ def test_the_contract_moves_to_a_file_with_what_the_data_keeps(
 ) -> None:
     assert invoke("-C", str(whole.root), "contract", "--to", str(whole.root / "contracts" / "toy.yaml")) == 0
     out = capsys.readouterr().out
-    assert "dvc.yaml; docs/contract.md says" in out
-    assert "# kept min_rows: 2 (the data would give 7)\n" in out  # half of 15
-    assert "# added unique_ids: true\n" in out
+    assert out.endswith("dvc.yaml name it\ndocs/contract.md says what its keys mean\n")
+    assert "#" not in out  # it is no YAML
+    assert "kept min_rows: 2 (the data would give 7)\n" in out  # half of 15
+    assert "added unique_ids: true\n" in out
     assert yaml.safe_load(whole.params.read_text())["validation"] == {"contract": "contracts/toy.yaml"}
     assert stages.CONTRACT in (whole.root / "dvc.yaml").read_text()
     found = params.load(whole.params).validation
@@ -227,8 +231,8 @@ def test_the_contract_moves_to_a_file_with_what_the_data_keeps(
     before = whole.params.read_text()
     assert invoke("-C", str(whole.root), "contract", "--write") == 0
     out = capsys.readouterr().out
-    assert "# kept unique_ids: false (the data would give true)\n" in out
-    assert "# added min_rows: 7\n" in out
+    assert "kept unique_ids: false (the data would give true)\n" in out
+    assert "added min_rows: 7\n" in out
     assert whole.params.read_text() == before
     assert file.read_text().startswith("# by people\n")
     values = yaml.safe_load(file.read_text())
@@ -257,11 +261,11 @@ def test_what_stands_in_params_stays_and_is_said(whole: Workspace, capsys: pytes
     assert yaml.safe_load(out)["validation"].keys() == {"min_rows", "unique_ids", "severity", "expectations"}
     assert invoke("-C", str(whole.root), "contract", "--write") == 0
     out = capsys.readouterr().out
-    assert "# kept min_characters: 2 (the data would give 1)\n" in out
-    assert "# kept max_characters: 120" in out
-    assert "# added min_rows: 7\n" in out
+    assert "kept min_characters: 2 (the data would give 1)\n" in out
+    assert "kept max_characters: 120" in out
+    assert "added min_rows: 7\n" in out
     assert (
-        '# added expectations.expect_column_values_to_be_in_set.label: {"value_set": '
+        'added expectations.expect_column_values_to_be_in_set.label: {"value_set": '
         '["animals", "cooking", "weather"]}\n' in out
     )
     assert HAND_SET in whole.params.read_text()
@@ -286,7 +290,7 @@ def test_a_contract_that_moves_has_its_comments_and_differs_from_the_file_s_in_p
     Path("second.yaml").write_text(shared)
     capsys.readouterr()
     assert invoke("-C", "..", "contract", "--to", "second.yaml") == 0
-    assert "# kept in params.yaml, over the file's 90: max_characters: 120\n" in capsys.readouterr().out
+    assert "kept in params.yaml, over the file's 90: max_characters: 120\n" in capsys.readouterr().out
     section = yaml.safe_load(whole.params.read_text())["validation"]
     assert section == {"contract": "contracts/second.yaml", "max_characters": 120}
     assert Path("second.yaml").read_text().startswith(shared)
@@ -318,7 +322,9 @@ def test_an_own_list_of_expectations_over_the_file_s_grows_in_params(described: 
     assert file.read_text() == f"{CONTRACT}min_rows: 3\n"
 
 
-def test_another_folder_is_profiled(whole: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_folder_is_profiled(
+    whole: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for split in ("train", "validation", "test"):
         write_rows(tmp_path / "exports" / split / "a.jsonl", [{"text": "a b", "label": "only"}] * 4)
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "exports")) == 0
@@ -327,6 +333,13 @@ def test_another_folder_is_profiled(whole: Workspace, tmp_path: Path, capsys: py
     assert yaml.safe_load(out)["validation"]["expectations"][0]["kwargs"]["value_set"] == ["only"]
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "gone")) == 2
     assert f"--from {tmp_path / 'gone'}: no such folder" in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert invoke("-C", str(whole.root), "contract", "--from", "data") == 2
+    inside = os.path.relpath(whole.data)
+    assert f"--from data: no such folder; did you mean {inside}? Files are named from" in capsys.readouterr().err
+    assert invoke("-C", str(whole.root), "contract", "--from", inside) == 0
+    assert f"# profiled: {inside}\n" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "exports" / "test")
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "exports")) == 2
     err = capsys.readouterr().err
@@ -355,6 +368,30 @@ def test_wrong_options_write_nothing(
 def test_the_stored_suite_of_the_demo_is_what_its_contract_compiles_to() -> None:
     loaded = params.load(ROOT / "params.yaml")
     assert contracts.is_stored(Workspace(ROOT), loaded.task, loaded.validation), "run `graft contract --compile`"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "kinds"),
+    [
+        ({"column": "text", "regex": r"ann\.smith@example\.org"}, "regex: private data (email)"),
+        ({"column": "text", "value_set": ["x", "+1 212 555 0123"]}, "value_set: private data (phone)"),
+        ({"column": "text", "regex": r"^[^@]+@example\.org$"}, None),
+        ({"column": "text", "regex": r"\w+@example\.org"}, None),
+        ({"column": "text", "min_value": 5}, None),
+    ],
+)
+def test_private_data_in_an_expectation_is_warned_of_and_not_repeated(
+    kwargs: dict[str, Any], kinds: str | None
+) -> None:
+    own = {"type": "expect_column_values_to_match_regex", "kwargs": kwargs}
+    validation = ValidationConfig.model_validate({"expectations": [own]})
+    found = list(contracts.private_arguments(validation, PrivacyConfig()))
+    assert len(found) == bool(kinds)
+    for line in found:
+        assert line.startswith(f"validation.expectations.0.kwargs.{kinds}")
+        assert "smith" not in line
+        assert "555" not in line
+    assert not list(contracts.private_arguments(validation, PrivacyConfig(kinds=())))
 
 
 def test_great_expectations_runs_the_stored_suite(whole: Workspace, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from graft.cleaning import Cleaning
 from graft.data import DataConfig, Problem, Record, data_digest, parts, read_part, rows_of
 from graft.errors import ConfigError, DataError
+from graft.reading import LACKING
 from graft.tasks import Field
 
 TEXT = Field("text", "string", text=True)
@@ -97,6 +98,19 @@ def test_missing_column_of_a_table_is_named_at_its_header(tmp_path: Path) -> Non
 def test_row_that_lacks_a_column_which_others_have_is_named(tmp_path: Path) -> None:
     path = part(tmp_path, [{"text": "a", "label": "x"}, {"text": "b"}, {"text": "c"}])
     assert [message.partition(" ")[0] for message in messages(read(path))] == ["part.jsonl:2:", "part.jsonl:3:"]
+
+
+@pytest.mark.parametrize("name", ["part.jsonl", "part.json"])
+def test_a_first_row_without_a_column_that_later_ones_have_is_a_row_and_no_part(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "a"}, {"text": "b"}, {"text": "c", "label": "x"}, {"text": "d"}]
+    written = part(tmp_path, rows).read_text()
+    path = part(tmp_path, written if name.endswith("l") else f"[{','.join(written.splitlines())}]", name)
+    found = read(path)
+    problems = [one for one in found if isinstance(one, Problem)]
+    assert [(one.field, one.found, one.of_part) for one in problems] == [("label", LACKING, False)] * 3
+    places = [one.place for one in found]
+    assert len(set(places)) == 4
+    assert isinstance(found[2], Record)
 
 
 def test_columns_map_fields_to_columns(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from graft.data import DataConfig
+from graft.tasks import multi_label_classification, question_answering, regression, token_classification
 from graft.tasks.text_classification import FIELDS
 from graft.validation.drawing import listed
-from graft.validation.label_errors import LabelErrors, can_judge, find
+from graft.validation.label_errors import LabelErrors, closeness, far_off, find, judged
 from graft.validation.section import LabelErrorsConfig
 
 TOPICS = {
@@ -85,7 +88,7 @@ def test_of_too_many_rows_the_same_are_looked_at_wherever_they_stand(tmp_path: P
     files = write(tmp_path)
     found = found_in(tmp_path, files, max_rows=150)
     assert (found.rows, found.looked_at) == (300, 150)
-    assert "150 of 300 were looked at" in str(found)
+    assert "150 of 300 rows were looked at" in str(found)
     moved = [path.rename(path.with_name(f"z{path.name}")) for path in files]
     again = found_in(tmp_path, moved, max_rows=150)
     assert {one.text for one in again.found} == {one.text for one in found.found}
@@ -120,9 +123,123 @@ def test_one_label_says_nothing(tmp_path: Path) -> None:
     assert found_in(tmp_path, [path]).total == 0
 
 
-@pytest.mark.parametrize(("fields", "expected"), [(FIELDS, True), (FIELDS[:2], False), (FIELDS[2:], False)])
-def test_only_texts_with_one_label_can_be_judged(fields: tuple, expected: bool) -> None:  # type: ignore[type-arg]
-    assert can_judge(fields) is expected
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (FIELDS, "label"),
+        (multi_label_classification.FIELDS, "labels"),
+        (regression.FIELDS, "target"),
+        (token_classification.TASK.fields, "tags"),
+        (question_answering.TASK.fields, None),
+        (FIELDS[:2], None),
+        (FIELDS[2:], None),
+    ],
+    ids=["label", "labels", "number", "tags", "answers", "no label", "no text"],
+)
+def test_labels_tags_and_numbers_of_texts_can_be_judged(fields: Any, expected: str | None) -> None:
+    found = judged(fields)
+    assert (found and found.name) == expected
+
+
+def planted(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
+    path = folder / "data" / "train" / "a.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [path]
+
+
+def test_of_several_labels_each_is_judged_and_a_row_is_listed_once(tmp_path: Path) -> None:
+    dice, names, rows = random.Random(1), list(TOPICS), []
+    for number in range(400):
+        labels = [name for place, name in enumerate(names) if (number >> place) & 1]
+        words = [word for label in labels for word in dice.choices(TOPICS[label], k=4)]
+        rows.append({"text": " ".join(dice.sample([*words, "so", "and"], len(words) + 2)), "labels": labels})
+    right = {number: rows[number]["labels"] for number in range(0, 400, 20)}
+    for number, labels in right.items():
+        rows[number]["labels"] = sorted({*labels} ^ {names[number // 20 % 3]})
+    found = find(
+        planted(tmp_path, rows), tmp_path, multi_label_classification.FIELDS, DataConfig(), LabelErrorsConfig()
+    )
+    shown = {one.place: one for one in found.found}
+    assert len(shown) == found.total > 0.6 * len(right)
+    hits = 0
+    for number, labels in right.items():
+        one = shown.get(f"data/train/a.jsonl:{number + 1}")
+        if one and one.suggested == (", ".join(sorted(labels)) or "(none)"):
+            assert one.given == (", ".join(rows[number]["labels"]) or "(none)")
+            hits += 1
+    assert hits > 0.9 * found.total
+    assert [one.score for one in found.found] == sorted(one.score for one in found.found)
+    assert "rows have labels that other rows speak against" in str(found)
+
+
+def test_of_tagged_rows_the_word_is_named(tmp_path: Path) -> None:
+    dice, rows = random.Random(2), []
+    for _ in range(200):
+        kinds = dice.choices(["animals", "cooking"], k=2)
+        tokens = ["the", dice.choice(TOPICS[kinds[0]]), "and", dice.choice(TOPICS[kinds[1]])]
+        rows.append({"tokens": tokens, "tags": ["O", f"B-{kinds[0]}", "O", f"B-{kinds[1]}"]})
+    right = rows[50]["tags"][3]
+    wrong = "B-cooking" if right == "B-animals" else "B-animals"
+    rows[50]["tags"][3], rows[60]["tags"][0] = wrong, "B-animals"
+    fields = token_classification.TASK.fields
+    found = find(planted(tmp_path, rows), tmp_path, fields, DataConfig(), LabelErrorsConfig(max_rows=800))
+    told = [one.as_json() for one in found.found]
+    assert {(one["place"].rpartition(":")[2], one["word"], one["given"], one["suggested"]) for one in told} == {
+        ("51", 4, wrong, right),
+        ("61", 1, "B-animals", "O"),
+    }
+    fewer = find(
+        [tmp_path / "data" / "train" / "a.jsonl"], tmp_path, fields, DataConfig(), LabelErrorsConfig(max_rows=100)
+    )
+    assert (fewer.rows, fewer.looked_at) == (200, 25)  # words, four a row
+    assert "words have a tag" in str(fewer)
+    assert [one["word"] for one in listed(found, DataConfig().privacy)["rows"]] == [one["word"] for one in told]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_numbers_far_from_what_other_rows_say_are_listed(tmp_path: Path, paired: bool) -> None:
+    dice, rows = random.Random(3), []
+    for number in range(300):
+        same, words = number % 2, dice.sample([word for words in TOPICS.values() for word in words], 12)
+        pair = {"text_pair": " ".join([*words[:4], words[4 if same else 9]] if same else words[6:])} if paired else {}
+        text = " ".join(words[:6]) if paired else f"{'good fine' if same else 'bad poor'} {words[0]}"
+        rows.append({"text": text, **pair, "target": 4.0 * same + dice.random()})
+    rows[20]["target"], rows[31]["target"] = 5.0, 0.0
+    found = find(planted(tmp_path, rows), tmp_path, regression.FIELDS, DataConfig(), LabelErrorsConfig())
+    places = [int(one.place.rpartition(":")[2]) for one in found.found]
+    assert set(places[:2]) == {21, 32}
+    assert found.found[places.index(21)].given == "5"
+    assert float(found.found[places.index(21)].suggested) < 2.5
+    assert "rows have a number" in str(found)
+
+
+def test_far_off_are_the_points_beyond_the_whiskers_of_a_box_plot() -> None:
+    from matplotlib.cbook import boxplot_stats
+
+    source = np.random.default_rng(0)
+    given, likely = source.standard_t(2, 300), np.zeros(300)
+    found = far_off(given, likely)
+    assert sorted(given[found]) == sorted(boxplot_stats(given)[0]["fliers"])
+    distances = abs(given[found] - np.median(given))
+    assert distances.tolist() == sorted(distances, reverse=True)
+    assert closeness(given, likely) == pytest.approx(np.exp(-abs(given) / given.std()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        (FIELDS, {"text": "cat", "label": "a"}),
+        (multi_label_classification.FIELDS, {"text": "cat", "labels": ["a"]}),
+        (token_classification.TASK.fields, {"tokens": ["cat"], "tags": ["O"]}),
+        (regression.FIELDS, {"text": "cat", "target": 1}),
+    ],
+    ids=["label", "labels", "tags", "number"],
+)
+@pytest.mark.parametrize("count", [1, 20])
+def test_rows_that_all_say_the_same_speak_against_none(tmp_path: Path, fields: Any, row: Any, count: int) -> None:
+    found = find(planted(tmp_path, [row] * count), tmp_path, fields, DataConfig(), LabelErrorsConfig())
+    assert (found.rows, found.total) == (count, 0)
 
 
 def test_page_shows_no_private_data(tmp_path: Path) -> None:

@@ -266,7 +266,12 @@ def test_a_message_shows_neither_a_value_nor_half_of_one() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("my number is 2125550123", None),
+        ("my number is 5551234567", "5551234567"),
+        ("Meine Nummer: 0171234567", "0171234567"),
+        ("call me back on 5551234567.", "5551234567"),
+        ("我的号码是5551234567", "5551234567"),
+        ("your number is 2125550123", None),
+        ("my order number is 2125550123", None),
         ("my phone number is 2125550123", "2125550123"),
         ("phone: 5550123, ask for Ann", "5550123"),
         ("call 555-0123", "555-0123"),

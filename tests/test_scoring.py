@@ -9,7 +9,7 @@ from graft.artifact.scoring import raw_outputs
 class Words:
     """A task whose outputs are as wide as its batch: each token's number and its negative."""
 
-    def collate(self, rows, pad_token_id):
+    def collate(self, rows, pad_token_id, state):
         from graft.padding import padded
 
         return {"input_ids": padded([row["input_ids"] for row in rows], pad_token_id)}
@@ -23,7 +23,7 @@ class Words:
 @pytest.mark.parametrize("batch_rows", [1, 2, 5])
 def test_outputs_of_different_widths_are_filled_up_with_nan(batch_rows):
     rows = [{"input_ids": list(range(1, 1 + length))} for length in (4, 1, 3, 5, 2)]
-    found = raw_outputs(None, Words(), None, rows, pad_token_id=0, batch_rows=batch_rows, device="cpu")
+    found = raw_outputs(None, Words(), None, {}, rows, pad_token_id=0, batch_rows=batch_rows, device="cpu")
     assert (found.shape, found.dtype) == ((5, 5, 2), np.float32)
     for row, one in zip(rows, found, strict=True):
         own = np.array(row["input_ids"], dtype=np.float32)

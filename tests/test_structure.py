@@ -29,6 +29,7 @@ ORDER = (
         "languages",
         "pictures",
         "data",
+        "part_pictures",
         "quarantine",
         "splitting",
         "conversations",

@@ -32,14 +32,21 @@ def test_moments_are_those_of_the_statistics_module():
     assert found["c"] == {"mean": 7.0, "std": 1.0}  # never varies: becomes 0 and not infinite
 
 
-def test_numeric_columns_are_standardised_in_the_order_of_the_state(tokenizer):
+def test_a_row_has_its_numbers_and_a_batch_how_far_they_are_from_the_mean(tokenizer):
     rows = [{"text": "the cat", "price": 1, "length": 14}, {"text": "rain", "price": -1.0, "length": 9}]
-    encoded = rows_of(encode_texts(rows, tokenizer, 16, STATE))
-    assert [one["features"] for one in encoded] == [[2.0, 2.0], [-0.5, 0.0]]
-    batch = collate_texts(encoded, 0)
+    encoded = rows_of(encode_texts(rows, tokenizer, 16, ("price", "length")))
+    assert [one["features"] for one in encoded] == [[14.0, 1.0], [9.0, -1.0]]
+    batch = collate_texts(encoded, 0, STATE)
     assert batch["features"].tolist() == [[2.0, 2.0], [-0.5, 0.0]]
     assert str(batch["features"].dtype) == "torch.float32"
-    assert "features" not in collate_texts(rows_of(encode_texts(rows, tokenizer, 16, {})), 0)
+    assert "features" not in collate_texts(rows_of(encode_texts(rows, tokenizer, 16)), 0, {})
+
+
+def test_numbers_that_differ_by_one_part_in_a_billion_stay_apart(tokenizer):
+    rows = [{"text": "the cat", "price": 1e9}, {"text": "rain", "price": 1e9 + 1}]
+    state = {"numeric": {"price": {"mean": 1e9, "std": 0.5}}}
+    batch = collate_texts(rows_of(encode_texts(rows, tokenizer, 16, ("price",))), 0, state)
+    assert batch["features"].tolist() == [[0.0], [2.0]]
 
 
 def test_features_reach_only_models_that_take_them(tokenizer):
@@ -51,8 +58,8 @@ def test_features_reach_only_models_that_take_them(tokenizer):
 
             return SimpleNamespace(logits=sorted(given))
 
-    encoded = rows_of(encode_texts([{"text": "rain", "price": 1, "length": 2}], tokenizer, 16, STATE))
-    batch = collate_texts(encoded, 0)
+    encoded = rows_of(encode_texts([{"text": "rain", "price": 1, "length": 2}], tokenizer, 16, ("price", "length")))
+    batch = collate_texts(encoded, 0, STATE)
     batch |= {"labels": batch["features"], "window_row": batch["features"]}
     model = Taking()
     assert logits_of(model, batch) == ["attention_mask", "input_ids"]
@@ -62,12 +69,12 @@ def test_features_reach_only_models_that_take_them(tokenizer):
 
 def test_texts_encoded_apart_are_two_windows_of_one_row(tokenizer):
     rows = [{"text": "the cat", "text_pair": "a dog barks"}, {"text": "soup " * 20, "text_pair": "rain"}]
-    encoded = rows_of(encode_apart(rows, tokenizer, 8, {}))
+    encoded = rows_of(encode_apart(rows, tokenizer, 8))
     first = tokenizer("the cat")["input_ids"], tokenizer("a dog barks")["input_ids"]
     assert encoded[0]["input_ids"] == [*first[0], *first[1]]
     assert encoded[0]["windows"] == [len(first[0]), len(first[1])]
     assert (encoded[1]["windows"], encoded[1]["untruncated_length"]) == ([8, 3], 25)
-    batch = collate_texts(encoded, 0)
+    batch = collate_texts(encoded, 0, {})
     assert batch["input_ids"].shape == (4, 8)
     assert batch["attention_mask"].sum(1).tolist() == [4, 5, 8, 3]
     assert batch["input_ids"][1, :5].tolist() == first[1]

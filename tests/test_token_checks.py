@@ -29,7 +29,7 @@ UNKNOWN = "\U0001f600"
 
 def checked(base, *texts, **contract):
     rows = [{"text": text, "label": "animals"} for text in texts]
-    return check_rows(TASK, CONFIG, rows, load_tokenizer(base), limit=16, state=STATE, **contract)
+    return check_rows(TASK, CONFIG, rows, load_tokenizer(base), limit=16, **contract)
 
 
 def place(line: int) -> str:
@@ -409,7 +409,7 @@ def test_a_label_of_which_no_training_row_stays_is_refused(make_project, tmp_pat
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rare = [{"text": text, "label": "zoo"} for text in (UNKNOWN, *["the zoo"] * others)]
     write_rows(path, [*rows, *rare, {"text": f"{UNKNOWN} {UNKNOWN}", "label": "animals"}])
-    validated(workspace, ["animals", "cooking", "weather", "zoo"])
+    validated(workspace, {"labels": ["animals", "cooking", "weather", "zoo"]})
     if others:
         stages.run("tokenize", workspace)
         return

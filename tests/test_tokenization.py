@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from graft import params, stages, tokenization
+from graft import params, stages, tasks, tokenization
 from graft.artifact import planned_identity
 from graft.data import data_digest
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_file, digest_folder, run_key
-from graft.workspace import Workspace, write_json
+from graft.workspace import SPLITS, Workspace, write_json
 from tests.conftest import validated
 
 LABELS = ["animals", "cooking", "weather"]
@@ -43,7 +43,7 @@ def test_tokenize_writes_what_the_tokenizer_says_for_each_row(project):
         assert row["id"] == line["id"]
         assert row["input_ids"] == tokenizer(line["text"])["input_ids"]
         assert row["length"] == row["untruncated_length"] == len(row["input_ids"])
-        assert LABELS[row["label"]] == line["label"]
+        assert row["label"] == line["label"]
         assert row["token_type_ids"] is None
 
 
@@ -281,16 +281,13 @@ def test_an_added_part_is_tokenized_alone_and_a_renamed_one_not_at_all(project):
     assert manifest(project)["splits"]["train"]["parts"] == ["first.arrow", "part-0001.arrow"]
 
 
-@pytest.mark.parametrize("changed", ["limit", "labels", "tokenizer"])
+@pytest.mark.parametrize("changed", ["limit", "tokenizer"])
 def test_what_decides_a_table_is_part_of_its_key(project, changed):
     stages.run("tokenize", validated(project))
     before = made(project)
     if changed == "limit":
         change(project, "max_length_tokens: 32", "max_length_tokens: 8")
         stages.run("tokenize", project)
-    elif changed == "labels":
-        append(project, "train", {"text": "snow", "label": "zoology"})
-        stages.run("tokenize", validated(project, [*LABELS, "zoology"]))
     else:
         from graft.base import lock
 
@@ -300,6 +297,54 @@ def test_what_decides_a_table_is_part_of_its_key(project, changed):
         stages.run("tokenize", project)
     assert len(made(project)) == 6
     assert made(project).items() > before.items()
+
+
+TAUGHT = {
+    "text_classification": (
+        {"name": "text_classification", "numeric_columns": ["size", "age"]},
+        [{"text": f"cat {n}", "label": "xy"[n % 2], "age": n, "size": 2.5} for n in range(4)],
+        {"text": "rain", "label": "a new one", "age": 1e6, "size": -3.0},
+    ),
+    "multi_label_classification": (
+        {"name": "multi_label_classification"},
+        [{"text": f"cat {n}", "labels": ["x", "y"][: n % 3]} for n in range(4)],
+        {"text": "rain", "labels": ["a new one", "x"]},
+    ),
+    "regression": (
+        {"name": "regression"},
+        [{"text": f"cat {n}", "target": n / 7} for n in range(4)],
+        {"text": "rain", "target": 1e6},
+    ),
+    "token_classification": (
+        {"name": "token_classification"},
+        [{"tokens": ["cat", "the"], "tags": ["B-x", "O"]} for _ in range(4)],
+        {"tokens": ["rain"], "tags": ["B-new"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_part_that_changes_what_the_task_learns_is_tokenized_alone(make_project, tmp_path, name):
+    settings, rows, new = TAUGHT[name]
+    task, config = tasks.get(name), tasks.config_class(name)(**settings)
+    project = make_project(tmp_path / "project", task=settings)
+    for split in SPLITS:
+        (project.data / split / "part-0000.jsonl").unlink()
+        append(project, split, *rows)
+    before = task.learn(config, iter(rows))
+    stages.run("tokenize", validated(project, before))
+    first, digest = made(project), digest_file(project.tokens / "train" / "part-0000.arrow")
+    append(project, "train", new, part="part-0001.jsonl")
+    after = task.learn(config, iter([*rows, new]))
+    assert after != before
+    stages.run("tokenize", validated(project, after))
+    assert len(made(project)) == len(first) + 1
+    assert digest_file(project.tokens / "train" / "part-0000.arrow") == digest
+    learnt = [column for column in ("label", "labels", "target", "tags") if column in rows[0]]
+    for found, row in zip(tokenization.token_rows(project.tokens, "train"), [*rows, new], strict=True):
+        assert [found[column] for column in learnt] == [row[column] for column in learnt]
+    batch = task.collate(tokenization.token_rows(project.tokens, "train")[:], 0, after)
+    assert len(batch["labels"]) == 5
 
 
 def grown(project):

@@ -477,6 +477,8 @@ def test_the_index_shows_the_verdict_the_parts_and_what_failed(workspace: Worksp
         "stops the chain",
         "1",
     ] in cells
+    headings = re.findall("<h2>(.*?)</h2>", index.read_text())
+    assert headings[:2] == ["Problems", "Warnings"]  # what stops the chain comes first
     assert "The data failed.</b>1 problem;" in index.read_text()
     (workspace.data / "test" / "part.jsonl").unlink()
     refusal(workspace)

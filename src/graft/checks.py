@@ -82,7 +82,12 @@ def _kinds(kind: type[GraftError]) -> Iterator[type[GraftError]]:
 
 
 def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> Report:
-    """Check a project as far as it can be without running it.
+    """Return what :func:`findings` finds, all of it."""
+    return Report(tuple(findings(workspace, adapter=adapter, data=data)))
+
+
+def findings(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> Iterator[Finding]:
+    """Check a project as far as it can be without running it, what takes longest last.
 
     ``adapter=False`` leaves out the question to PEFT (several seconds of imports), ``data=False`` the part files.
     Nothing is written.
@@ -92,30 +97,32 @@ def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> R
     try:
         sections, problems = params.partial(workspace.params)
     except ConfigError as error:
-        return Report((_failed("params", error),))
-    findings = [Finding("params", "fail", one, ConfigError.exit_code) for one in problems]
-    findings += [] if problems else [Finding("params", "ok", f"{workspace.params.name}: every key is known and valid")]
-    findings += _stages(workspace)
-    findings += _data(workspace, sections) if data else []
+        yield _failed("params", error)
+        return
+    yield from (Finding("params", "fail", one, ConfigError.exit_code) for one in problems)
+    if not problems:
+        yield Finding("params", "ok", f"{workspace.params.name}: every key is known and valid")
+    stages = [*_stages(workspace)]
+    yield from stages
+    yield from _data(workspace, sections) if data else ()
     base, found = _base(workspace, sections)
-    findings += found
-    findings += _champion(workspace, sections)
-    findings += _tokenization(base, sections)
-    findings += _prompt(base, sections)
-    findings += _generation(base, sections)
-    findings += _columns(sections)
-    findings += _files(workspace, sections)
-    findings += _expectations(workspace, sections) if adapter else []
-    findings += _training(sections)
-    findings += _warm_start(workspace, sections)
-    findings += _metric(sections)
-    findings += _tracking(workspace, sections)
-    findings += _signing(workspace, sections)
-    findings += _placement(workspace, sections)
+    yield from found
+    yield from _champion(workspace, sections)
+    yield from _tokenization(base, sections)
+    yield from _prompt(base, sections)
+    yield from _generation(base, sections)
+    yield from _columns(sections)
+    yield from _files(workspace, sections)
+    yield from _training(sections)
+    yield from _warm_start(workspace, sections)
+    yield from _metric(sections)
+    yield from _tracking(workspace, sections)
+    yield from _signing(workspace, sections)
+    yield from _placement(workspace, sections)
     if adapter:
-        ready = not any(one.state == "fail" and one.check in ("params", "base") for one in findings)
-        findings += _adapter(workspace, sections, base) if ready and base else [_not_asked()]
-    return Report(tuple(findings))
+        yield from _expectations(workspace, sections)
+        wrong = problems or any(one.state == "fail" and one.check in ("params", "base") for one in [*stages, *found])
+        yield from _adapter(workspace, sections, base) if base and not wrong else (_not_asked(),)
 
 
 def _failed(name: str, error: GraftError) -> Finding:
@@ -446,6 +453,8 @@ def _expectations(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Fi
         texts = [with_line(one, workspace) for one in error.problems or (str(error),)]
         yield from (Finding("validation", "fail", one, error.exit_code) for one in texts)
         return
+    privacy = (sections.get("data") or DataConfig()).privacy
+    yield from (Finding("validation", "warn", text) for text in contracts.private_arguments(validation, privacy))
     if validation.expectations:
         yield Finding(
             "validation", "ok", f"{in_words(len(validation.expectations), 'expectation')} of the project's own"

@@ -134,12 +134,15 @@ def majority(
 # -- the loss
 
 
-def add_labels(batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Return ``batch`` with the token rows' ``labels`` (int64 [B]) where all have one."""
+def add_labels(
+    batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Return ``batch`` with the numbers of the token rows' labels as ``labels`` (int64 [B]) where all have one."""
     import torch
 
     if all(row.get("label") is not None for row in rows):
-        batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
+        numbers = numbers_of(labels)
+        batch["labels"] = torch.tensor([numbers[row["label"]] for row in rows], dtype=torch.int64)
     return batch
 
 
@@ -416,7 +419,8 @@ class OneLabel:
     def references(self, rows: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         import numpy as np
 
-        return {"reference": np.array([row["label"] for row in rows], dtype=np.int32)}
+        numbers = numbers_of(state["labels"])
+        return {"reference": np.array([numbers[row["label"]] for row in rows], dtype=np.int32)}
 
     def judge(self, config: Any, table: Table, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return row_columns(table)

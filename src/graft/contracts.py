@@ -8,7 +8,8 @@ says when it is not what the contract compiles to.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from graft.validation.section import ValidationConfig, contract_file, layered
 from graft.workspace import Workspace, read_json, write_json, write_text
 
 if TYPE_CHECKING:
+    from graft.privacy.section import PrivacyConfig
     from graft.tasks import TaskConfig
 
 FOLDER = "contracts"
@@ -219,6 +221,26 @@ def _refuse_wrong(text: str, name: str) -> None:
 
 
 # -- the compiled suite
+
+
+def private_arguments(validation: ValidationConfig, privacy: PrivacyConfig) -> Iterator[str]:
+    """Yield what is to be said of expectations that have private data in their arguments, without the data.
+
+    A contract is read by people and shown as it is, so no placeholder could stand there: it would mean something else.
+    """
+    for number, one in enumerate(validation.expectations):
+        for name, value in one.kwargs.items():
+            texts = [text for each in (value if isinstance(value, list) else [value]) for text in _readings(each)]
+            if kinds := ", ".join(dict.fromkeys(found.kind for text in texts for found in privacy.find(text))):
+                yield (
+                    f"validation.expectations.{number}.kwargs.{name}: private data ({kinds}), which the compiled "
+                    f"suite, the Data Docs and MLflow show as it stands; say what form it has instead (data.privacy)"
+                )
+
+
+def _readings(value: Any) -> tuple[str, ...]:
+    """Return a text as it is, and what it matches as a regular expression that escapes signs."""
+    return (value, re.sub(r"\\[A-Za-z]", " ", value).replace("\\", "")) if isinstance(value, str) else ()
 
 
 def suite_file(workspace: Workspace, task: str) -> Path:

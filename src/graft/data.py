@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from graft.reading import (
     NULL,
     Limits,
     Problem,
+    RawRow,
     RowError,
     describe,
     excerpt,
@@ -56,6 +58,7 @@ __all__ = [
     "content_digest",
     "data_digest",
     "data_digests",
+    "named_pictures",
     "part_files",
     "part_rows",
     "parts",
@@ -236,11 +239,24 @@ def data_digests(folder: Path) -> dict[str, str]:
 def pictures_among(digests: Mapping[str, str], fields: Sequence[Field]) -> dict[str, str]:
     """Return the pictures of a data folder with their digests, where rows have pictures; else nothing.
 
-    Which of them a part names is known only once it is read, so all of them decide what it holds.
+    Which of them a part names is known only once it is read (:func:`named_pictures`).
     """
     if all(one.type != "image" for one in fields):
         return {}
     return {name: digest for name, digest in digests.items() if name.startswith(f"{FILES}/")}
+
+
+def named_pictures(path: Path, root: Path, fields: Sequence[Field], config: DataConfig) -> Iterator[str]:
+    """Yield the pictures that the rows of a part name, by their paths in its data folder, be they there or not.
+
+    They stay closed. A part that cannot be read names those of the rows that can.
+    """
+    schema, folder = Schema.of(fields, config, path), path.parent.parent
+    for found in read_rows(path, root, config.limits, schema.images):
+        if isinstance(found, Problem):
+            continue
+        files = (schema.pictures.file_of(found[1].get(column)) for column in schema.images)
+        yield from (file.relative_to(folder).as_posix() for file in files if file and file.is_relative_to(folder))
 
 
 def rows_of(
@@ -312,13 +328,15 @@ def read_part(
 
 @dataclass
 class Schema:
-    """The fields of a task as the columns of one part, and which columns that part has shown so far."""
+    """The fields of a task as the columns of one part, and which columns that part is known to have."""
 
     fields: Sequence[Field]
     columns: Mapping[str, str]
     textual: bool
     named_id: bool
     pictures: Pictures
+    other_rows: Callable[[], Iterable[str]] = tuple
+    """The columns of all rows of the part: asked once, where a row lacks one that none before it has."""
     present: set[str] = dataclass_field(default_factory=set)
     absent: set[str] = dataclass_field(default_factory=set)
 
@@ -335,7 +353,10 @@ class Schema:
         textual = format_of(path) in TABLES_OF_TEXT
         folder, inside = (pictures, "") if pictures else (path.parent.parent, FILES)
         found = Pictures(folder, inside, config.max_image_pixels)
-        return cls(fields, _columns(fields, config), textual, "id" in config.columns, found)
+        columns, named_id = _columns(fields, config), "id" in config.columns
+        rows = partial(read_rows, path, path.parent, config.limits, _image_columns(fields, columns))
+        others = (lambda: _all_columns(rows())) if format_of(path) in ROWS_OF_OBJECTS else tuple
+        return cls(fields, columns, textual, named_id, found, others)
 
     @classmethod
     def of_values(cls, fields: Sequence[Field], config: DataConfig) -> Schema:
@@ -346,7 +367,7 @@ class Schema:
     @property
     def images(self) -> frozenset[str]:
         """The columns of pictures."""
-        return frozenset(self.columns[field.name] for field in self.fields if field.type == "image")
+        return _image_columns(self.fields, self.columns)
 
     def numbers_and_lists(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of ``values`` that hold a number or a list as text, with the value that ``row`` has."""
@@ -385,7 +406,9 @@ class Schema:
         return row, name, problems
 
     def missing(self, place: str, column: str, field: str, kind: str, values: Mapping[str, Any]) -> Iterator[Problem]:
-        """Yield the problem of a row that lacks a column; a column that no row has shown is named once."""
+        """Yield the problem of a row that lacks a column; a column that no row of the part has is named once."""
+        if column not in self.present | self.absent:
+            self.present.update(self.other_rows())
         if column in self.present:
             yield Problem(place, column, kind, LACKING)
         elif column not in self.absent:
@@ -401,11 +424,19 @@ def _columns(fields: Sequence[Field], config: DataConfig) -> dict[str, str]:
     return {name: config.columns.get(name, name) for name in [*known, "id"]}
 
 
+def _image_columns(fields: Sequence[Field], columns: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(columns[field.name] for field in fields if field.type == "image")
+
+
+def _all_columns(rows: Iterable[RawRow | Problem]) -> Iterator[str]:
+    return (column for row in rows if not isinstance(row, Problem) for column in row[1])
+
+
 def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> Problem:
     """Return the problem of a column that a part does not have, at the place where its columns are named."""
     file = file_of(place)
     kind = format_of(Path(file))
-    where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in (".jsonl", ".json") else file
+    where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in ROWS_OF_OBJECTS else file
     called = next((one for one in ALIKE.get(field, ()) if one in values), None)
     near = nearest(column, list(values), 0.75) or called or nearest(column, list(values))
     advice = f"; did you mean {excerpt(near)}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
@@ -430,6 +461,8 @@ ALIKE = {
 """What others call the columns of answers."""
 TABLES_OF_TEXT = (".csv", ".tsv")
 """Formats in which every value is text."""
+ROWS_OF_OBJECTS = (".jsonl", ".json")
+"""Formats in which each row names its columns."""
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"

@@ -1,8 +1,9 @@
 """One text, or a pair, as the tokens that a head on whole texts reads, with numeric columns beside them.
 
 What text classification, with one label or several, and regression share: the same rows go in, only the answers differ.
-Numeric columns are fields of type number; they are standardised with the mean and the standard deviation of the
-training rows, which are part of the task's state, and reach models that take them (output adapters).
+Numeric columns are fields of type number. Token tables hold them as they are; a batch has them standardised with the
+mean and the standard deviation of the training rows, which are part of the task's state. They reach models that take
+them (output adapters).
 """
 
 from __future__ import annotations
@@ -123,12 +124,12 @@ def standardised(value: float, moments: Mapping[str, float]) -> float:
 
 
 def encode_texts(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, state: Mapping[str, Any]
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, numeric: Sequence[str] = ()
 ) -> dict[str, pa.Array]:
     """Return the token columns of ``text`` (and ``text_pair``): one sequence a row, cut at ``max_length_tokens``.
 
     These are ``input_ids``, ``token_type_ids`` (null for a single text), ``length``, ``untruncated_length`` and
-    ``features`` (standardised numeric columns in the order of the state; null without any).
+    ``features`` (the columns ``numeric`` in the order of their names; null without any).
     """
     import numpy as np
     import pyarrow as pa
@@ -145,11 +146,11 @@ def encode_texts(
         ]
         order = pa.array(np.argsort(np.concatenate(groups)))
         columns = {name: pa.concat_arrays([one[name] for one in both]).take(order) for name in both[0]}
-    return columns | {"features": _features(rows, state)}
+    return columns | {"features": _features(rows, numeric)}
 
 
 def encode_apart(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, state: Mapping[str, Any]
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int, numeric: Sequence[str] = ()
 ) -> dict[str, pa.Array]:
     """Return the token columns of two texts encoded alone: two windows in ``input_ids``, each cut at the limit."""
     import numpy as np
@@ -166,7 +167,7 @@ def encode_apart(
         "windows": list_array(found.lengths, np.full(len(rows), 2)),
         "length": pa.array(lengths),
         "untruncated_length": pa.array(untruncated),
-        "features": _features(rows, state),
+        "features": _features(rows, numeric),
     }
 
 
@@ -178,13 +179,10 @@ class EncodedTexts:
         config: Any,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: Mapping[str, Any],
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
         whole: Any = self
-        found: list[dict[str, Any]] = whole.encode_columns(
-            config, rows, tokenizer, state, max_length_tokens
-        ).to_pylist()
+        found: list[dict[str, Any]] = whole.encode_columns(config, rows, tokenizer, max_length_tokens).to_pylist()
         return found
 
 
@@ -197,23 +195,20 @@ def as_batch(columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.RecordBat
     return pa.RecordBatch.from_arrays(list(given), schema=schema)
 
 
-def _features(rows: Sequence[Row], state: Mapping[str, Any]) -> pa.Array:
-    """Return the standardised numeric columns of each row, in the order of the state; null without any."""
+def _features(rows: Sequence[Row], numeric: Sequence[str]) -> pa.Array:
+    """Return the numeric columns of each row, in the order of their names; null without any."""
     import pyarrow as pa
 
-    columns: Mapping[str, Mapping[str, float]] = state.get(NUMERIC, {})
-    if not columns:
-        return pa.nulls(len(rows), pa.list_(pa.float32()))
-    values = [[standardised(row[name], moments) for name, moments in columns.items()] for row in rows]
-    return pa.array(values, pa.list_(pa.float32()))
+    values = [[float(row[name]) for name in sorted(numeric)] if numeric else None for row in rows]
+    return pa.array(values, pa.list_(pa.float64()))
 
 
-def collate_texts(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate_texts(rows: Sequence[Row], pad_token_id: int, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return the padded inputs of token rows, without targets.
 
     ``input_ids``, ``attention_mask`` int64 [B, T]; ``token_type_ids`` int64 [B, T] where a row has them; ``features``
-    float32 [B, F] where there are numeric columns; ``window_row`` int64 [2 B] where texts were encoded apart (then a
-    line is a text).
+    float32 [B, F], standardised by ``state``, where there are numeric columns; ``window_row`` int64 [2 B] where texts
+    were encoded apart (then a line is a text).
     """
     import torch
 
@@ -226,8 +221,10 @@ def collate_texts(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Ten
     if any(row.get("token_type_ids") is not None for row in rows):
         types = [row.get("token_type_ids") or [] for row in rows]
         batch["token_type_ids"] = padded(types, 0, width=batch["input_ids"].shape[1])
-    if all(row.get("features") is not None for row in rows):
-        batch["features"] = torch.tensor([row["features"] for row in rows], dtype=torch.float32)
+    if columns := sorted(state.get(NUMERIC, {}).items()):
+        moments = [one for _, one in columns]
+        features = [list(map(standardised, row["features"], moments)) for row in rows]
+        batch["features"] = torch.tensor(features, dtype=torch.float32)
     return batch
 
 

@@ -114,7 +114,7 @@ class SequenceToSequence:
         return pa.schema([("prompt_tokens", pa.int32()), ("labels", ids), ("references", texts)])
 
     def encode(
-        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: Any, max_length_tokens: int
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int
     ) -> list[dict[str, Any]]:
         end = tokenizer.eos_token_id
         if end is None:
@@ -140,7 +140,7 @@ class SequenceToSequence:
             )
         return found
 
-    def collate(self, rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Row], pad_token_id: int, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         read, targets = [row["input_ids"] for row in rows], [row["labels"] or [] for row in rows]
         if rows[0]["prompt_tokens"] is not None:
             pairs = list(zip(read, targets, strict=True))

@@ -220,7 +220,7 @@ class Pair:
         self.state = self.task.learn(self.config, iter(example.rows))
         self.adapter = adapter_of(method, example.family)
         self.processor = load_processor(self.task.processor, self.base)
-        encoded = self.task.encode(self.config, example.rows, self.processor, self.state, MAX_TOKENS)
+        encoded = self.task.encode(self.config, example.rows, self.processor, MAX_TOKENS)
         self.summary: Any = None
         self.untrained: Any = None
         self.base_outputs: Any = None
@@ -271,7 +271,7 @@ class Pair:
 
     def batch(self) -> dict[str, Any]:
         pad = pad_token_of(self.processor) if self.task.processor == "tokenizer" else 0
-        return self.task.collate(self.rows, pad)
+        return self.task.collate(self.rows, pad, self.state)
 
     def outputs(self, model: Any) -> Any:
         import torch

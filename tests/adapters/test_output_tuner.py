@@ -138,8 +138,8 @@ def test_linear_on_a_new_head_is_logistic_regression(tiny_base: Path, tiny_rows:
     from transformers import AutoTokenizer
 
     model = attached(tiny_base, method="output_linear")
-    rows = TASK.encode(CONFIG, tiny_rows, AutoTokenizer.from_pretrained(tiny_base), STATE, 32)
-    batch = TASK.collate(rows, 0)
+    rows = TASK.encode(CONFIG, tiny_rows, AutoTokenizer.from_pretrained(tiny_base), 32)
+    batch = TASK.collate(rows, 0, STATE)
     targets = batch["labels"].numpy()
     read = head_input(model, {name: value for name, value in batch.items() if name != "labels"})
     peer = LogisticRegression(C=1.0, tol=1e-8, max_iter=2000).fit(read, targets)

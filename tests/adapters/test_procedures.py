@@ -38,7 +38,7 @@ def inputs_of(tiny_base: Path, tiny_rows: list[dict[str, Any]]) -> Callable[...,
         model, new = TASK.load_model(str(tiny_base), CONFIG, STATE)
         wrapped = attach(model, AdapterConfig(**adapter), new)
         tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-        rows = TASK.encode(CONFIG, tiny_rows, tokenizer, STATE, 32)
+        rows = TASK.encode(CONFIG, tiny_rows, tokenizer, 32)
         rows = [{**row, "row": f"part:{line}"} for line, row in enumerate(rows, start=1)]
         settings = {"batch_rows": 8, "learning_rate": 1e-2, "seed": 7, "device": "cpu", "max_steps": 8, **training}
         return Inputs(
@@ -73,7 +73,9 @@ def outputs(inputs: Any) -> Any:
     import torch
 
     with torch.inference_mode():
-        return TASK.outputs(CONFIG, inputs.model.eval(), TASK.collate(inputs.train_rows[:5], inputs.pad_token_id))
+        return TASK.outputs(
+            CONFIG, inputs.model.eval(), TASK.collate(inputs.train_rows[:5], inputs.pad_token_id, STATE)
+        )
 
 
 @pytest.mark.parametrize("adapter", [ADALORA, PISSA])
@@ -108,7 +110,7 @@ def test_adalora_penalty_is_what_peft_adds_to_its_loss(inputs_of: Any) -> None:
 
     inputs = inputs_of(ADALORA)
     penalty = procedure_of(inputs.model).penalty()
-    batch = TASK.collate(inputs.train_rows[:5], inputs.pad_token_id)
+    batch = TASK.collate(inputs.train_rows[:5], inputs.pad_token_id, STATE)
     inputs.model.eval()
     with torch.no_grad():
         whole = inputs.model(**batch).loss
@@ -162,7 +164,7 @@ def test_start_from_the_base_is_off_when_the_adapter_is(inputs_of: Any, tiny_bas
     inputs = inputs_of(PISSA)
     torch.manual_seed(7)
     base = TASK.load_model(str(tiny_base), CONFIG, STATE)[0].eval()
-    batch = TASK.collate(inputs.train_rows[:5], inputs.pad_token_id)
+    batch = TASK.collate(inputs.train_rows[:5], inputs.pad_token_id, STATE)
     with torch.inference_mode(), inputs.model.eval().disable_adapter():
         assert TASK.outputs(CONFIG, inputs.model, batch).equal(TASK.outputs(CONFIG, base, batch))
 

@@ -71,7 +71,9 @@ def test_base_is_the_model_without_the_adapter(evaluated: Workspace) -> None:
     head = loaded.model.base_model.model.classifier.original_module
     own.classifier.load_state_dict(head.state_dict())
     rows = read_tokens(evaluated.tokens, "test").to_pylist()
-    outputs = artifact.raw_outputs(own, loaded.task, loaded.config, rows, pad_token_id=0, batch_rows=1, device="cpu")
+    outputs = artifact.raw_outputs(
+        own, loaded.task, loaded.config, loaded.state, rows, pad_token_id=0, batch_rows=1, device="cpu"
+    )
     expected = loaded.task.predictions(loaded.config, outputs, loaded.state)["probabilities"]
     found = read(evaluated.evaluation / "predictions" / "base.parquet")["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-6)

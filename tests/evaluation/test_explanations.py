@@ -139,8 +139,8 @@ def test_other_heads_and_bases_add_up_too(
     assert abs(found.output - found.baseline) > 0.001
     assert abs(found.gap) < 0.05 * abs(found.output - found.baseline) + 1e-4
     outputs = artifact.raw_outputs(
-        loaded.model, loaded.task, loaded.config,
-        loaded.task.encode(loaded.config, [row], loaded.processor, loaded.state, 32),
+        loaded.model, loaded.task, loaded.config, loaded.state,
+        loaded.task.encode(loaded.config, [row], loaded.processor, 32),
         pad_token_id=loaded.pad_token_id, batch_rows=1, device="cpu",
     )  # fmt: skip
     if task["name"] != "text_classification":

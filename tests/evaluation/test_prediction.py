@@ -108,7 +108,7 @@ def test_metrics_over_all_rows_do_not_depend_on_how_many_are_scored_together(bat
     from graft import tasks
 
     class Scored(type(tasks.get("text_classification"))):  # type: ignore[misc]
-        def collate(self, rows: Any, _pad: int) -> Any:
+        def collate(self, rows: Any, _pad: int, _state: Any) -> Any:
             return {"scores": torch.tensor([row["score"] for row in rows])}
 
         def outputs(self, _config: Any, _model: Any, batch: Any) -> Any:
@@ -117,12 +117,12 @@ def test_metrics_over_all_rows_do_not_depend_on_how_many_are_scored_together(bat
     drawn = np.random.default_rng(0)
     labels, scores = drawn.integers(0, 2, 100), drawn.normal(size=100)
     rows = [
-        {"row": str(number), "input_ids": [1], "label": int(label), "score": float(score + label * number / 50)}
+        {"row": str(number), "input_ids": [1], "label": str(label), "score": float(score + label * number / 50)}
         for number, (label, score) in enumerate(zip(labels, scores, strict=True))
     ]
     task = Scored()
     loaded: Any = SimpleNamespace(
-        model=None, task=task, config=None, state={}, processor=None, pad_token_id=0, device="cpu"
+        model=None, task=task, config=None, state={"labels": ["0", "1"]}, processor=None, pad_token_id=0, device="cpu"
     )
     table = prediction.score(loaded, pa.Table.from_pylist(rows), batch_rows=batch_rows)
     expected = roc_auc_score(labels, [row["score"] for row in rows])

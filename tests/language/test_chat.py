@@ -29,12 +29,12 @@ def model(chat_llama):
 
 
 def encoded(tokenizer, *rows, limit=100):
-    return [{**row, "length": len(row["input_ids"])} for row in TASK.encode(CONFIG, rows, tokenizer, {}, limit)]
+    return [{**row, "length": len(row["input_ids"])} for row in TASK.encode(CONFIG, rows, tokenizer, limit)]
 
 
 def test_every_answer_counts_and_nothing_else(model, chat_tokenizer):
     rows = encoded(chat_tokenizer, ROW, TALK)
-    found = TASK.outputs(CONFIG, model, TASK.collate(rows, chat_tokenizer.pad_token_id))
+    found = TASK.outputs(CONFIG, model, TASK.collate(rows, chat_tokenizer.pad_token_id, {}))
     for row, (nll, tokens), answers in zip(rows, found.tolist(), (["Grüße"], ["one", "two"]), strict=True):
         ids = torch.tensor(row["input_ids"])
         chances = log_softmax(model(ids[None]).logits[0], dim=1)
@@ -58,7 +58,7 @@ def test_end_is_learnt_where_it_is_the_padding_too(bos_tokenizer, chat_tokenizer
     )
     assert chat_tokenizer.pad_token_id == chat_tokenizer.eos_token_id == rows[0]["labels"][-1]
     batch = TASK.collate(
-        [rows[0], {**rows[0], "input_ids": rows[0]["input_ids"] * 2, "labels": rows[0]["labels"] * 2}], 2
+        [rows[0], {**rows[0], "input_ids": rows[0]["input_ids"] * 2, "labels": rows[0]["labels"] * 2}], 2, {}
     )
     end = len(rows[0]["input_ids"])
     assert batch["labels"][0, end - 1] == 2

@@ -28,7 +28,7 @@ def model(chat_llama):
 
 
 def batch_of(tokenizer, rows=ROWS, limit=100):
-    return TASK.collate(TASK.encode(CONFIG, rows, tokenizer, {}, limit), tokenizer.pad_token_id)
+    return TASK.collate(TASK.encode(CONFIG, rows, tokenizer, limit), tokenizer.pad_token_id, {})
 
 
 def losses_of(config):
@@ -130,7 +130,7 @@ def test_metrics_follow_from_the_likelihoods():
 
 def test_long_pairs_keep_one_prompt_and_say_so(chat_tokenizer):
     pair = {"prompt": "x" * 90, "chosen": "y" * 20, "rejected": "z"}
-    row = TASK.encode(CONFIG, [pair], chat_tokenizer, {}, 60)[0]
+    row = TASK.encode(CONFIG, [pair], chat_tokenizer, 60)[0]
     first, second = row["windows"]
     assert (first, row["prompts"][0]) == (60, row["prompts"][1])
     assert row["input_ids"][: row["prompts"][0]] == row["input_ids"][first : first + row["prompts"][1]]

@@ -26,7 +26,7 @@ def model(bos_llama):
 
 
 def encoded(tokenizer, limit):
-    rows = TASK.encode(CONFIG, TEXTS, tokenizer, {}, limit)
+    rows = TASK.encode(CONFIG, TEXTS, tokenizer, limit)
     return [{**row, "length": len(row["input_ids"])} for row in rows]
 
 
@@ -40,18 +40,18 @@ def test_windows_predict_every_token_once(tokens, limit):
 
 def test_text_stands_between_one_bos_and_one_end(bos_tokenizer):
     texts = [{"text": "ab"}, {"text": "<s>ab</s>"}]
-    rows = TASK.encode(CONFIG, texts, bos_tokenizer, {}, 50)
+    rows = TASK.encode(CONFIG, texts, bos_tokenizer, 50)
     assert [bos_tokenizer.decode(row["input_ids"]) for row in rows] == ["<s>ab</s>"] * 2
 
 
 def test_text_begins_with_the_end_token_where_there_is_no_bos(chat_tokenizer):
-    row = TASK.encode(CONFIG, [{"text": "ab"}], chat_tokenizer, {}, 50)[0]
+    row = TASK.encode(CONFIG, [{"text": "ab"}], chat_tokenizer, 50)[0]
     assert chat_tokenizer.decode(row["input_ids"]) == "</s>ab</s>"
 
 
 def test_outputs_equal_the_sum_over_the_text(model, bos_tokenizer):
     rows = encoded(bos_tokenizer, 100)
-    found = TASK.outputs(CONFIG, model, TASK.collate(rows, 0))
+    found = TASK.outputs(CONFIG, model, TASK.collate(rows, 0, {}))
     for row, (nll, tokens) in zip(rows, found.tolist(), strict=True):
         ids = torch.tensor(row["input_ids"])
         chances = log_softmax(model(ids[None]).logits[0, :-1], dim=1)
@@ -62,7 +62,7 @@ def test_outputs_equal_the_sum_over_the_text(model, bos_tokenizer):
 
 def test_windows_of_a_row_are_summed_in_any_number_of_passes(model, bos_tokenizer, monkeypatch):
     rows = encoded(bos_tokenizer, 8)
-    batch = TASK.collate(rows, 0)
+    batch = TASK.collate(rows, 0, {})
     assert len(batch["input_ids"]) > len(rows)
     together = TASK.outputs(CONFIG, model, batch)
     monkeypatch.setattr("graft.tasks.text_generation.WINDOWS_TOGETHER", 2)
@@ -104,7 +104,7 @@ def test_step_of_long_texts_takes_no_more_windows_at_once_than_rows(bos_llama, b
 
 
 def test_texts_of_one_window_stay_together(bos_tokenizer):
-    batch = TASK.collate(encoded(bos_tokenizer, 100), 0)
+    batch = TASK.collate(encoded(bos_tokenizer, 100), 0, {})
     (piece,) = TASK.pieces(batch, 2)
     assert all(piece[name].equal(batch[name]) for name in batch)
 
@@ -112,7 +112,7 @@ def test_texts_of_one_window_stay_together(bos_tokenizer):
 def test_padding_with_the_end_token_changes_nothing(model, bos_tokenizer):
     rows = encoded(bos_tokenizer, 100)
     torch.testing.assert_close(
-        TASK.outputs(CONFIG, model, TASK.collate(rows, 2)), TASK.outputs(CONFIG, model, TASK.collate(rows, 0))
+        TASK.outputs(CONFIG, model, TASK.collate(rows, 2, {})), TASK.outputs(CONFIG, model, TASK.collate(rows, 0, {}))
     )
 
 

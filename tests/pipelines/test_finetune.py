@@ -59,7 +59,7 @@ def test_bad_input_ends_the_chain_with_one_message(
     (clone.data / "train" / "a.txt").write_text("bad text\n")
     code, _, text = run()
     assert code == 2
-    assert "data/ differs from data.dvc (1 files)" in text
+    assert "data/ differs from data.dvc (1 file)" in text
     assert executed() == []
 
     code, failed, text = run("--add-data")

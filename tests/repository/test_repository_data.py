@@ -255,6 +255,21 @@ def test_outside_dvc_it_says_so(tmp_path: Path, git: Git, write: Write) -> None:
         Repository(Workspace(tmp_path)).add_data()
 
 
+def test_run_refuses_data_that_data_dvc_does_not_have_before_it_starts_anything(
+    repository: Repository, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.test_cli import invoke
+
+    monkeypatch.setattr("graft.cli.child.run_module", lambda *_: pytest.fail("the chain was started"))
+    monkeypatch.setattr("graft.checks.check", lambda *_, **__: pytest.fail("the base was looked at"))
+    write(repository.workspace.root, "data/train/new.txt", "more")
+    assert invoke("-C", str(repository.workspace.root), "run") == 2
+    err = capsys.readouterr().err
+    assert "data/ differs from data.dvc (1 file); `graft " in err
+    assert "run --add-data` records the change" in err
+    assert "  - data/train/new.txt: added" in err
+
+
 def test_check_says_that_data_differs_from_its_record(repository: Repository, write: Write) -> None:
     from graft.checks import _recorded
 

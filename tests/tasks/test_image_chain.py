@@ -60,7 +60,8 @@ def images(tmp_path: Path, tiny_vit: Path, picture_of: Any) -> Workspace:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, picture_of: Any) -> Workspace:
     """A project that went through the stages up to evaluate. Read it; do not change it."""
-    workspace = validated(write_image_project(tmp_path_factory.mktemp("images"), tiny_vit, picture_of), LABELS)
+    images = write_image_project(tmp_path_factory.mktemp("images"), tiny_vit, picture_of)
+    workspace = validated(images, {"labels": LABELS})
     for stage in ("tokenize", "train", "evaluate"):
         stages.run(stage, workspace)
     return workspace
@@ -100,7 +101,7 @@ def test_validate_names_a_bad_picture_and_counts_repeated_ones(images: Workspace
 
 def test_token_tables_hold_pixels_and_count_repeated_pictures(images: Workspace, capsys: Any) -> None:
     shutil.copyfile(picture_at(images, "train", 0), picture_at(images, "test", 0))
-    stages.run("tokenize", validated(images, LABELS))
+    stages.run("tokenize", validated(images, {"labels": LABELS}))
     manifest = tokenization.read_manifest(images.tokens)
     test = manifest["splits"]["test"]
     assert (test["rows"], test["tokens"], test["truncated"], test["unknown_tokens"]) == (15, 75, 0, 0)
@@ -113,7 +114,7 @@ def test_token_tables_hold_pixels_and_count_repeated_pictures(images: Workspace,
 
 
 def test_tokenize_twice_and_in_other_batches_gives_the_same_bytes(images: Workspace, monkeypatch: Any) -> None:
-    stages.run("tokenize", validated(images, LABELS))
+    stages.run("tokenize", validated(images, {"labels": LABELS}))
     first, rows = digest_folder(images.tokens), tokenization.read_tokens(images.tokens, "train").to_pylist()
     stages.run("tokenize", images)
     assert digest_folder(images.tokens) == first
@@ -128,8 +129,20 @@ def test_tokenize_twice_and_in_other_batches_gives_the_same_bytes(images: Worksp
         stored[60]
 
 
+def test_an_added_part_with_pictures_of_its_own_is_tokenized_alone(images: Workspace, picture_of: Any) -> None:
+    stages.run("tokenize", validated(images, {"labels": LABELS}))
+    before = {path.name for path in (images.store / "tokenize").iterdir()}
+    (images.data / "files" / "new.png").write_bytes(picture_of("top", 999))
+    write_rows(images.data / "train" / "part-0001.jsonl", [{"image": "files/new.png", "label": "a new one"}])
+    stages.run("tokenize", validated(images, {"labels": [*LABELS, "a new one"]}))
+    after = {path.name for path in (images.store / "tokenize").iterdir()}
+    assert before < after
+    assert len(after) == len(before) + 1 == 4
+    assert tokenization.read_tokens(images.tokens, "train")["label"].to_pylist()[-1] == "a new one"
+
+
 def test_a_picture_that_changed_after_validation_is_refused(images: Workspace, picture_of: Any) -> None:
-    validated(images, LABELS)
+    validated(images, {"labels": LABELS})
     picture_at(images, "train", 0).write_bytes(picture_of("top", 999))
     with pytest.raises(DataError, match="data: changed since it was validated"):
         stages.run("tokenize", images)

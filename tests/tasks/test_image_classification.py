@@ -24,7 +24,7 @@ def rows(picture_of: Any) -> list[dict[str, Any]]:
 
 
 def encoded(tiny_vit, rows):
-    return TASK.encode(CONFIG, rows, load_processor("image", tiny_vit), STATE, 128)
+    return TASK.encode(CONFIG, rows, load_processor("image", tiny_vit), 128)
 
 
 # -- metrics: the functions are those of text classification, whose tests hold them to scikit-learn
@@ -33,7 +33,10 @@ def encoded(tiny_vit, rows):
 def test_metrics_of_a_table_equal_scikit_learn():
     source = np.random.default_rng(0)
     columns = TASK.predictions(CONFIG, source.normal(size=(50, 3)).astype(np.float32), STATE)
-    table = {**columns, **TASK.references([{"label": int(one)} for one in source.integers(0, 3, 50)], STATE)}
+    table = {
+        **columns,
+        **TASK.references([{"label": STATE["labels"][one]} for one in source.integers(0, 3, 50)], STATE),
+    }
     table |= TASK.judge(CONFIG, table, STATE)
     actual, predicted = table["reference"], table["prediction"]
     areas = [reference.roc_auc_score(actual == one, table["probabilities"][:, one]) for one in range(3)]
@@ -71,7 +74,7 @@ def test_a_token_row_holds_the_picture_s_pixels_and_counts_patches(tiny_vit, row
         np.frombuffer(first["pixels"], np.uint8).reshape(3, 8, 8), np.asarray(resized).transpose(2, 0, 1)
     )
     assert (first["input_ids"], first["length"], first["untruncated_length"]) == ([], 5, 5)
-    assert (first["label"], second["label"]) == (0, 1)
+    assert (first["label"], second["label"]) == ("left", "right")
     assert TASK.content == "pixels"
     assert first["pixels"] != second["pixels"]
 
@@ -79,20 +82,20 @@ def test_a_token_row_holds_the_picture_s_pixels_and_counts_patches(tiny_vit, row
 def test_rows_without_a_label_are_encoded_for_prediction(tiny_vit, rows):
     [row] = encoded(tiny_vit, [{"image": rows[0]["image"]}])
     assert row["label"] is None
-    assert set(TASK.collate([row], 0)) == {"pixel_values"}
+    assert set(TASK.collate([row], 0, STATE)) == {"pixel_values"}
 
 
 def test_batches_are_float32_pictures_and_labels(tiny_vit, rows):
     import torch
 
-    batch = TASK.collate(encoded(tiny_vit, rows[:4]), 0)
+    batch = TASK.collate(encoded(tiny_vit, rows[:4]), 0, STATE)
     assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((4, 3, 8, 8), torch.float32)
     assert (batch["labels"].tolist(), batch["labels"].dtype) == ([0, 1, 2, 0], torch.int64)
 
 
 def test_the_example_is_the_probe_s_picture_in_base64(tiny_vit, rows):
     row = encoded(tiny_vit, rows[:1])
-    probe = {name: value.numpy() for name, value in TASK.collate(row, 0).items()}
+    probe = {name: value.numpy() for name, value in TASK.collate(row, 0, STATE).items()}
     found = TASK.example(CONFIG, probe, load_processor("image", tiny_vit))
     shown = Image.open(io.BytesIO(base64.b64decode(found["image"])))
     assert np.array_equal(np.asarray(shown).transpose(2, 0, 1).ravel(), np.frombuffer(row[0]["pixels"], np.uint8))
@@ -122,7 +125,7 @@ def test_a_text_base_is_refused(tiny_base):
 
 def test_loss_is_the_sum_of_what_transformers_averages(loaded, tiny_vit, rows):
     model, _ = loaded
-    batch = TASK.collate(encoded(tiny_vit, rows[:10]), 0)
+    batch = TASK.collate(encoded(tiny_vit, rows[:10]), 0, STATE)
     total, items = TASK.loss(CONFIG, model, batch)
     assert items == 10
     assert total.item() / 10 == pytest.approx(model(**batch).loss.item(), rel=1e-5)
@@ -133,8 +136,8 @@ def test_outputs_do_not_depend_on_the_other_rows_of_a_batch(loaded, tiny_vit, ro
 
     model, tokens = loaded[0].eval(), encoded(tiny_vit, rows[:6])
     with torch.no_grad():
-        together = TASK.outputs(CONFIG, model, TASK.collate(tokens, 0))
-        alone = torch.cat([TASK.outputs(CONFIG, model, TASK.collate([row], 0)) for row in tokens])
+        together = TASK.outputs(CONFIG, model, TASK.collate(tokens, 0, STATE))
+        alone = torch.cat([TASK.outputs(CONFIG, model, TASK.collate([row], 0, STATE)) for row in tokens])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
@@ -152,7 +155,7 @@ def test_a_bfloat16_base_gives_float32_outputs_and_trains(tiny_vit, rows):
 
     model, new = TASK.load_model(str(tiny_vit), CONFIG, STATE, dtype=torch.bfloat16)
     wrapped = attach(model, AdapterConfig(method="lora", r=2, target_modules=["q_proj"]), new)
-    loss, _ = TASK.loss(CONFIG, wrapped, TASK.collate(encoded(tiny_vit, rows[:4]), 0))
+    loss, _ = TASK.loss(CONFIG, wrapped, TASK.collate(encoded(tiny_vit, rows[:4]), 0, STATE))
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(one.grad is not None for one in wrapped.parameters() if one.requires_grad)
@@ -163,7 +166,7 @@ def test_a_bfloat16_base_gives_float32_outputs_and_trains(tiny_vit, rows):
 
 def scored(name, train, test):
     columns = TASK.baselines()[name](CONFIG, train, test, STATE, 0)
-    return {**columns, **TASK.references([{"label": STATE["labels"].index(row["label"])} for row in test], STATE)}
+    return {**columns, **TASK.references(test, STATE)}
 
 
 def test_majority_predicts_the_shares_of_the_training_rows(rows):

@@ -14,7 +14,8 @@ STATE = {"labels": LABELS}
 
 def table_of(truth, logits, config=CONFIG, labels=None):
     state = {"labels": labels or [f"l{number}" for number in range(truth.shape[1])]}
-    columns = TASK.references([{"labels": row} for row in truth.tolist()], state)
+    rows = [{"labels": [state["labels"][number] for number in np.flatnonzero(row)]} for row in truth]
+    columns = TASK.references(rows, state)
     columns |= TASK.predictions(config, logits.astype(np.float32), state)
     return {**columns, **TASK.judge(config, columns, state)}
 
@@ -158,8 +159,8 @@ def test_loss_is_transformers_own_times_the_labels(tiny_base):
     model, new = TASK.load_model(str(tiny_base), CONFIG, STATE)
     assert new == ["classifier"]
     rows = [{"text": "the cat", "labels": ["animals", "weather"]}, {"text": "soup and bread", "labels": []}]
-    encoded = TASK.encode(CONFIG, rows, load_tokenizer(tiny_base), STATE, 16)
-    batch = TASK.collate(encoded, 0)
+    encoded = TASK.encode(CONFIG, rows, load_tokenizer(tiny_base), 16)
+    batch = TASK.collate(encoded, 0, STATE)
     assert batch["labels"].tolist() == [[1, 0, 1], [0, 0, 0]]
     total, items = TASK.loss(CONFIG, model.eval(), batch)
     assert items == 2
@@ -167,9 +168,9 @@ def test_loss_is_transformers_own_times_the_labels(tiny_base):
 
 
 def test_rows_without_labels_are_encoded_for_prediction(tiny_base):
-    [row] = TASK.encode(CONFIG, [{"text": "the cat"}], load_tokenizer(tiny_base), STATE, 16)
+    [row] = TASK.encode(CONFIG, [{"text": "the cat"}], load_tokenizer(tiny_base), 16)
     assert row["labels"] is None
-    assert "labels" not in TASK.collate([row], 0)
+    assert "labels" not in TASK.collate([row], 0, STATE)
 
 
 def test_answers_list_the_labels_and_every_score():

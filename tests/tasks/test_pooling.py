@@ -30,9 +30,9 @@ def loaded(folder: Path, pooling: str) -> tuple[Any, list[str], Config]:
 def batches(folder: Path, filler: int | None = None) -> tuple[Any, list[Any]]:
     """Return one batch of all texts, and one of each text alone."""
     tokenizer = load_tokenizer(folder)
-    rows = TASK.encode(Config(), [{"text": text} for text in TEXTS], tokenizer, STATE, 32)
+    rows = TASK.encode(Config(), [{"text": text} for text in TEXTS], tokenizer, 32)
     pad = pad_token_of(tokenizer) if filler is None else filler
-    return TASK.collate(rows, pad), [TASK.collate([row], pad) for row in rows]
+    return TASK.collate(rows, pad, STATE), [TASK.collate([row], pad, STATE) for row in rows]
 
 
 def test_mean_and_last_leave_padding_out() -> None:
@@ -80,8 +80,8 @@ def test_singles_and_pairs_of_an_encoder_decoder_share_a_batch(tiny_t5: Path) ->
 
     model, _, config = loaded(tiny_t5, "model")
     rows = [{"text": "the cat"}, {"text": "the cat", "text_pair": "a dog"}]
-    encoded = TASK.encode(config, rows, load_tokenizer(tiny_t5), STATE, 32)
-    batch = TASK.collate(encoded, 0)
+    encoded = TASK.encode(config, rows, load_tokenizer(tiny_t5), 32)
+    batch = TASK.collate(encoded, 0, STATE)
     assert (batch["input_ids"] == 1).sum(1).tolist() == [1, 2]
     with torch.no_grad():
         assert TASK.outputs(config, model, batch).isfinite().all()

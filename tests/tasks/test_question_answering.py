@@ -33,7 +33,7 @@ def asked_rows(count, seed, longest=12):
 
 
 def encoded(base, rows, limit=12, config=CONFIG):
-    return TASK.encode(config, rows, load_tokenizer(base), {}, limit)
+    return TASK.encode(config, rows, load_tokenizer(base), limit)
 
 
 def windows(row):
@@ -165,11 +165,11 @@ def test_loss_is_the_cross_entropy_over_what_can_answer(loaded, tiny_base):
 
     model, _ = loaded
     rows = encoded(tiny_base, asked_rows(5, 1), 10)
-    total, items = TASK.loss(CONFIG, model, TASK.collate(rows, 0))
+    total, items = TASK.loss(CONFIG, model, TASK.collate(rows, 0, {}))
     expected = 0.0
     for row in rows:
         with torch.no_grad():
-            outputs = TASK.outputs(CONFIG, model, TASK.collate([row], 0))[0].double().numpy()
+            outputs = TASK.outputs(CONFIG, model, TASK.collate([row], 0, {}))[0].double().numpy()
         begin = 0
         for number, length in enumerate(row["windows"]):
             part = outputs[begin : begin + length]
@@ -188,7 +188,7 @@ def test_outputs_hold_the_model_s_scores_and_the_characters(loaded, tiny_base):
     model, _ = loaded
     [row] = encoded(tiny_base, asked_rows(1, 2), 40)
     with torch.no_grad():
-        found = TASK.outputs(CONFIG, model, TASK.collate([row], 0))[0]
+        found = TASK.outputs(CONFIG, model, TASK.collate([row], 0, {}))[0]
         ids, types = (torch.tensor([row[name]]) for name in ("input_ids", "token_type_ids"))
         expected = model(input_ids=ids, token_type_ids=types)
     torch.testing.assert_close(found[:, 0], expected.start_logits[0])
@@ -200,8 +200,8 @@ def test_outputs_do_not_depend_on_the_batch(loaded, tiny_base):
     model, _ = loaded
     rows = [row for longest in (4, 30, 11) for row in encoded(tiny_base, asked_rows(3, longest, longest))]
     settings = {"pad_token_id": 0, "device": "cpu"}
-    together = raw_outputs(model, TASK, CONFIG, rows, batch_rows=9, **settings)
-    alone = raw_outputs(model, TASK, CONFIG, rows, batch_rows=1, **settings)
+    together = raw_outputs(model, TASK, CONFIG, {}, rows, batch_rows=9, **settings)
+    alone = raw_outputs(model, TASK, CONFIG, {}, rows, batch_rows=1, **settings)
     assert together.dtype == np.float32
     for found, expected, row in zip(together, alone, rows, strict=True):
         np.testing.assert_allclose(found[: len(row["input_ids"])], expected[: len(row["input_ids"])], atol=1e-5)
@@ -214,7 +214,7 @@ def test_windows_go_through_the_model_in_any_number_of_passes(loaded, tiny_base,
     import torch
 
     model, _ = loaded
-    batch = TASK.collate(encoded(tiny_base, asked_rows(4, 1, 40)), 0)
+    batch = TASK.collate(encoded(tiny_base, asked_rows(4, 1, 40)), 0, {})
     lines = []
     hook = model.register_forward_pre_hook(lambda _, __, named: lines.append(len(named["input_ids"])), with_kwargs=True)
     try:
@@ -238,7 +238,7 @@ def test_virtual_tokens_in_front_move_no_answer(tiny_base):
 
     model, _ = TASK.load_model(str(tiny_base), CONFIG, {})
     prompted = get_peft_model(model, PromptTuningConfig(task_type="QUESTION_ANS", num_virtual_tokens=5)).eval()
-    batch = TASK.collate(encoded(tiny_base, asked_rows(3, 2), 40), 0)
+    batch = TASK.collate(encoded(tiny_base, asked_rows(3, 2), 40), 0, {})
     with torch.no_grad():
         found = TASK.outputs(CONFIG, prompted, batch)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}

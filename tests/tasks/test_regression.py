@@ -94,7 +94,7 @@ def test_a_row_without_a_second_text_is_refused_where_texts_are_read_apart(tiny_
     assert (problem.field, problem.found) == ("text_pair", "nothing")
     assert list(TASK.check_row(CONFIG, {"text": "x", "text_pair": None, "target": 1}, STATE)) == []
     with pytest.raises(DataError, match=r"row 2: text_pair: expected a second text"):
-        TASK.encode(BI, [PAIRS[0], {"text": "x"}], load_tokenizer(tiny_base), STATE, 16)
+        TASK.encode(BI, [PAIRS[0], {"text": "x"}], load_tokenizer(tiny_base), 16)
 
 
 # -- model
@@ -105,14 +105,14 @@ def loaded(folder, config):
 
     torch.manual_seed(0)
     model, new = TASK.load_model(str(folder), config, STATE)
-    rows = TASK.encode(config, PAIRS, load_tokenizer(folder), STATE, 32)
+    rows = TASK.encode(config, PAIRS, load_tokenizer(folder), 32)
     return model.eval(), new, rows
 
 
 def test_loss_is_transformers_own(tiny_base):
     model, new, rows = loaded(tiny_base, CONFIG)
     assert new == ["classifier"]
-    batch = TASK.collate(rows, 0)
+    batch = TASK.collate(rows, 0, STATE)
     assert batch["labels"].tolist() == pytest.approx([(row["target"] - 2) / 1.5 for row in PAIRS])
     total, items = TASK.loss(CONFIG, model, batch)
     assert items == 3
@@ -121,7 +121,7 @@ def test_loss_is_transformers_own(tiny_base):
 
 def test_predictions_are_in_the_unit_of_the_data(tiny_base):
     _, _, rows = loaded(tiny_base, CONFIG)
-    outputs = np.array([[row["standardised"]] for row in rows], np.float32)
+    outputs = TASK.collate(rows, 0, STATE)["labels"].numpy()[:, None]
     found = TASK.predictions(CONFIG, outputs, STATE)["prediction"]
     assert found == pytest.approx([row["target"] for row in PAIRS])
     assert TASK.references(rows, STATE)["reference"].tolist() == [row["target"] for row in PAIRS]
@@ -143,7 +143,7 @@ def test_the_untouched_base_apart_gives_the_cosine_on_the_range_of_the_targets(t
                 states.append(mean_of(model.bert(**one).last_hidden_state, one["attention_mask"])[0])
             cosines.append(float(torch.cosine_similarity(*states, dim=0)))
     with torch.no_grad():
-        outputs = TASK.outputs(BI, model, TASK.collate(rows, 0)).numpy()
+        outputs = TASK.outputs(BI, model, TASK.collate(rows, 0, STATE)).numpy()
     found = TASK.predictions(BI, outputs, STATE)["prediction"]
     assert found == pytest.approx([5 * one for one in cosines], abs=1e-4)
 
@@ -155,8 +155,8 @@ def test_outputs_do_not_depend_on_the_batch(request, base, config):
 
     model, _, rows = loaded(request.getfixturevalue(base), config)
     with torch.no_grad():
-        together = TASK.outputs(config, model, TASK.collate(rows, 0))
-        alone = torch.cat([TASK.outputs(config, model, TASK.collate([row], 0)) for row in rows])
+        together = TASK.outputs(config, model, TASK.collate(rows, 0, STATE))
+        alone = torch.cat([TASK.outputs(config, model, TASK.collate([row], 0, STATE)) for row in rows])
     assert together.shape == (3, 1)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
@@ -168,7 +168,7 @@ def test_an_adapter_learns_three_rows(tiny_base, config):
     model, new, rows = loaded(tiny_base, config)
     wrapped = attach(model, AdapterConfig(r=4, target_modules=["query", "value"]), new)
     weights = [value for value in wrapped.parameters() if value.requires_grad]
-    optimizer, batch = torch.optim.Adam(weights, lr=2e-2), TASK.collate(rows, 0)
+    optimizer, batch = torch.optim.Adam(weights, lr=2e-2), TASK.collate(rows, 0, STATE)
     losses = []
     for _ in range(60):
         loss, _ = TASK.loss(config, wrapped, batch)

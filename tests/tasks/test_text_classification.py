@@ -199,7 +199,7 @@ def test_pairs_are_encoded_as_the_tokenizer_does(tiny_base):
         {"text": "rain today", "text_pair": None, "label": "weather"},
         {"text": "soup " * 20, "text_pair": "bread " * 4, "label": "cooking"},
     ]
-    pair, single, long = TASK.encode(CONFIG, rows, tokenizer, STATE, 16)
+    pair, single, long = TASK.encode(CONFIG, rows, tokenizer, 16)
     expected = tokenizer("the cat", "a dog barks")
     assert pair["input_ids"] == expected["input_ids"]
     assert pair["token_type_ids"] == expected["token_type_ids"]
@@ -207,23 +207,23 @@ def test_pairs_are_encoded_as_the_tokenizer_does(tiny_base):
     assert (single["input_ids"], single["token_type_ids"]) == (tokenizer("rain today")["input_ids"], None)
     assert (len(long["input_ids"]), len(long["token_type_ids"]), long["untruncated_length"]) == (16, 16, 27)
     assert long["token_type_ids"].count(1) == 5  # the shorter text stays whole, with its separator
-    assert [row["label"] for row in (pair, single, long)] == [0, 2, 1]
+    assert [row["label"] for row in (pair, single, long)] == ["animals", "weather", "cooking"]
 
 
 def test_rows_without_a_label_are_encoded_for_prediction(tiny_base):
-    [row] = TASK.encode(CONFIG, [{"text": "the cat"}], load_tokenizer(tiny_base), STATE, 16)
+    [row] = TASK.encode(CONFIG, [{"text": "the cat"}], load_tokenizer(tiny_base), 16)
     assert row["label"] is None
-    assert "labels" not in TASK.collate([row], 0)
+    assert "labels" not in TASK.collate([row], 0, STATE)
 
 
 def test_collate_pads_to_the_longest_row():
     import torch
 
     rows = [
-        {"input_ids": [2, 9, 3], "token_type_ids": None, "label": 1},
-        {"input_ids": [2, 9, 3, 8, 3], "token_type_ids": [0, 0, 0, 1, 1], "label": 0},
+        {"input_ids": [2, 9, 3], "token_type_ids": None, "label": "cooking"},
+        {"input_ids": [2, 9, 3, 8, 3], "token_type_ids": [0, 0, 0, 1, 1], "label": "animals"},
     ]
-    batch = TASK.collate(rows, 7)
+    batch = TASK.collate(rows, 7, STATE)
     assert batch["input_ids"].tolist() == [[2, 9, 3, 7, 7], [2, 9, 3, 8, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]
@@ -243,7 +243,7 @@ def loaded(tiny_base):
 
 
 def encoded(tiny_base, rows):
-    return TASK.encode(CONFIG, rows, load_tokenizer(tiny_base), STATE, 32)
+    return TASK.encode(CONFIG, rows, load_tokenizer(tiny_base), 32)
 
 
 def test_the_head_is_new_and_carries_the_labels(loaded):
@@ -289,7 +289,7 @@ def test_a_base_that_lacks_weights_is_refused(tiny_base, tmp_path):
 
 def test_loss_is_the_sum_of_what_transformers_averages(loaded, tiny_base, tiny_rows):
     model, _ = loaded
-    batch = TASK.collate(encoded(tiny_base, tiny_rows[:10]), 0)
+    batch = TASK.collate(encoded(tiny_base, tiny_rows[:10]), 0, STATE)
     total, items = TASK.loss(CONFIG, model, batch)
     assert items == 10
     assert total.item() / 10 == pytest.approx(model(**batch).loss.item(), rel=1e-5)
@@ -301,8 +301,8 @@ def test_outputs_do_not_depend_on_padding(loaded, tiny_base, tiny_rows):
     model, _ = loaded
     rows = encoded(tiny_base, tiny_rows[:8])
     with torch.no_grad():
-        together = TASK.outputs(CONFIG, model, TASK.collate(rows, 0))
-        alone = torch.cat([TASK.outputs(CONFIG, model, TASK.collate([row], 0)) for row in rows])
+        together = TASK.outputs(CONFIG, model, TASK.collate(rows, 0, STATE))
+        alone = torch.cat([TASK.outputs(CONFIG, model, TASK.collate([row], 0, STATE)) for row in rows])
     assert together.dtype == torch.float32
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
@@ -311,7 +311,7 @@ def test_outputs_of_a_bfloat16_base_are_float32(tiny_base, tiny_rows):
     import torch
 
     model, _ = TASK.load_model(str(tiny_base), CONFIG, STATE, dtype=torch.bfloat16)
-    assert TASK.outputs(CONFIG, model, TASK.collate(encoded(tiny_base, tiny_rows[:2]), 0)).dtype == torch.float32
+    assert TASK.outputs(CONFIG, model, TASK.collate(encoded(tiny_base, tiny_rows[:2]), 0, STATE)).dtype == torch.float32
 
 
 def test_predictions_are_the_softmax_of_the_outputs():
@@ -336,7 +336,7 @@ def test_answers_name_the_label_and_every_score():
 
 
 def test_references_are_label_numbers():
-    assert TASK.references([{"label": 2}, {"label": 0}], STATE)["reference"].tolist() == [2, 0]
+    assert TASK.references([{"label": "weather"}, {"label": "animals"}], STATE)["reference"].tolist() == [2, 0]
 
 
 # -- baselines

@@ -22,7 +22,7 @@ SHORT = GenerationConfig(max_new_tokens=8, batch_rows=2)
 
 
 def encode(config, folder, rows, limit=64):
-    return TASK.encode(config, rows, load_tokenizer(folder), {}, limit)
+    return TASK.encode(config, rows, load_tokenizer(folder), limit)
 
 
 @pytest.fixture(params=["sequence_t5", "sequence_llama"])
@@ -144,7 +144,7 @@ def test_tokenizer_without_end_token_is_refused(sequence_t5) -> None:
     tokenizer = load_tokenizer(sequence_t5)
     tokenizer.eos_token = None
     with pytest.raises(ConfigError, match="no end token"):
-        TASK.encode(CONFIG, [{"source": "a", "target": "b"}], tokenizer, {}, 64)
+        TASK.encode(CONFIG, [{"source": "a", "target": "b"}], tokenizer, 64)
 
 
 def test_several_references_stand_beside_the_target(sequence_t5) -> None:
@@ -161,7 +161,7 @@ def test_several_references_stand_beside_the_target(sequence_t5) -> None:
 
 def test_loss_is_the_sum_of_what_transformers_averages(loaded) -> None:
     model, config, folder = loaded
-    batch = TASK.collate(encode(config, folder, parallel_rows(7, 3)), 0)
+    batch = TASK.collate(encode(config, folder, parallel_rows(7, 3)), 0, {})
     total, items = TASK.loss(config, model, batch)
     assert items == int((batch["labels"] != IGNORED).sum())
     assert total.item() / items == pytest.approx(model(**batch).loss.item(), rel=1e-5)
@@ -173,8 +173,8 @@ def test_outputs_do_not_depend_on_padding(loaded) -> None:
     model, config, folder = loaded
     rows = encode(config, folder, parallel_rows(6, 4))
     with torch.no_grad():
-        together = TASK.outputs(config, model, TASK.collate(rows, 0))
-        alone = torch.cat([TASK.outputs(config, model, TASK.collate([row], 0)) for row in rows])
+        together = TASK.outputs(config, model, TASK.collate(rows, 0, {}))
+        alone = torch.cat([TASK.outputs(config, model, TASK.collate([row], 0, {})) for row in rows])
     assert (together.dtype, together.shape) == (torch.float32, (6, 2))
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
     assert together[:, 1].tolist() == [len(row["labels"]) for row in rows]
@@ -182,7 +182,7 @@ def test_outputs_do_not_depend_on_padding(loaded) -> None:
 
 def test_decoder_is_supervised_on_the_target_alone(sequence_llama) -> None:
     rows = encode(PROMPTED, sequence_llama, parallel_rows(3, 5))
-    batch = TASK.collate(rows, 0)
+    batch = TASK.collate(rows, 0, {})
     for line, labels, row in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), rows, strict=True):
         target = row["labels"]
         assert labels[: row["prompt_tokens"]] == [IGNORED] * row["prompt_tokens"]
@@ -269,7 +269,7 @@ def test_example_is_a_source_without_its_template(kind) -> None:
     folder, config = kind
     source = {"source": "我 喜欢 猫"}
     rows = encode(config, folder, [{**source, "target": "ich mag"}, *parallel_rows(2, 8)])
-    probe = {name: value.numpy() for name, value in TASK.collate(rows, 0).items()}
+    probe = {name: value.numpy() for name, value in TASK.collate(rows, 0, {}).items()}
     assert TASK.example(config, probe, load_tokenizer(folder)) == source
 
 

@@ -55,7 +55,7 @@ def make_inputs(tiny_base: Path, tiny_rows: list[dict[str, Any]]) -> Callable[..
         model, new = task.load_model(str(tiny_base), config, STATE, dtype=getattr(torch, dtype), **rates)
         wrapped = attach(model, AdapterConfig(r=4, lora_alpha=8, target_modules=["query", "value"]), new)
         tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-        rows = task.encode(config, tiny_rows, tokenizer, STATE, 32)
+        rows = task.encode(config, tiny_rows, tokenizer, 32)
         rows = [{**row, "row": f"data/train/part-0000.jsonl:{line}"} for line, row in enumerate(rows, start=1)]
         return Inputs(
             model=wrapped,

@@ -424,7 +424,7 @@ def test_step_without_a_finite_loss_moves_nothing(
     optimizer = torch.optim.AdamW(groups, fused=False, foreach=False)
     plain.model.train()
     for step in range(1, plan.steps + 1):
-        batch = plain.task.collate([plain.train_rows[one] for one in plan.rows(step)], plain.pad_token_id)
+        batch = plain.task.collate([plain.train_rows[one] for one in plan.rows(step)], plain.pad_token_id, plain.state)
         labels = batch.pop("labels")
         cross_entropy(plain.model(**batch).logits, labels).backward()
         norm = torch.nn.utils.clip_grad_norm_(weights.values(), 0.5)

@@ -35,7 +35,7 @@ class Whole:
     def __init__(self, *, decodes: bool = False, starts_and_ends: bool = False) -> None:
         self.decodes, self.starts_and_ends = decodes, starts_and_ends
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: Any) -> dict[str, Any]:
         import torch
 
         from graft.padding import mask_of, padded
@@ -116,6 +116,7 @@ def inputs_of(kind: str, method: str, **training: Any) -> Any:
         train_rows=rows[:4],
         validation_rows=rows[4:],
         pad_token_id=PAD,
+        state={},
         config=TrainingConfig(batch_rows=4, **training),
         device="cpu",
     )
@@ -143,7 +144,7 @@ def test_fed_model_gives_what_the_model_gives(kind: str, method: str, tmp_path: 
     from graft.training.frozen import starting_at_the_head
 
     inputs = inputs_of(kind, method)
-    batch = inputs.task.collate([*inputs.train_rows, *inputs.validation_rows], PAD)
+    batch = inputs.task.collate([*inputs.train_rows, *inputs.validation_rows], PAD, inputs.state)
     wanted = inputs.task.outputs(None, inputs.model, batch)
     runs = count_runs(inputs)
     with starting_at_the_head(inputs, tmp_path, {"test": kind}) as feed:
@@ -173,7 +174,7 @@ def test_line_alone_gives_the_same_bytes_in_every_batch(tmp_path: Path) -> None:
         with starting_at_the_head(inputs, tmp_path, {}) as feed:
             assert (feed.store is None) == (limit == 0)
             for rows in (inputs.train_rows[:2], inputs.train_rows[1:4]):
-                batch = inputs.task.collate(rows, PAD)
+                batch = inputs.task.collate(rows, PAD, inputs.state)
                 found.append(inputs.task.outputs(None, inputs.model, batch))
     assert all(torch.equal(one, two) for one, two in zip(found[:2], found[2:], strict=True))
     shared = inputs.train_rows[1]["input_ids"]
@@ -186,7 +187,7 @@ def test_base_answers_are_fed_too(tmp_path: Path) -> None:
     from graft.training.frozen import starting_at_the_head
 
     inputs = inputs_of("language model", "output_mlp")
-    batch = inputs.task.collate(inputs.train_rows, PAD)
+    batch = inputs.task.collate(inputs.train_rows, PAD, inputs.state)
     with inputs.model.disable_adapter():
         wanted = inputs.task.outputs(None, inputs.model, batch)
     runs = count_runs(inputs)

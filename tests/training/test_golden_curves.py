@@ -49,7 +49,7 @@ def curve_of(name: str, *, packed: bool) -> list[float]:
         write_base(base, example.family)
         processor = load_processor(task.processor, base, trust_remote_code=False)
         state = task.learn(config, iter(example.rows))
-        encoded = task.encode(config, example.rows, processor, state, 32)
+        encoded = task.encode(config, example.rows, processor, 32)
         rows = [{**row, "row": f"data/train/part.jsonl:{line}"} for line, row in enumerate(encoded, start=1)]
         torch.manual_seed(SEED)
         model, new = task.load_model(str(base), config, state)

@@ -65,7 +65,7 @@ def test_steps_are_those_of_a_plain_loop(make_inputs: Make, tmp_path: Path) -> N
     for step in range(1, plan.steps + 1):
         optimizer.step()  # nothing to do yet: sets the schedule going without a warning
         schedule.step()
-        batch = plain.task.collate([plain.train_rows[row] for row in plan.rows(step)], plain.pad_token_id)
+        batch = plain.task.collate([plain.train_rows[row] for row in plan.rows(step)], plain.pad_token_id, plain.state)
         labels = batch.pop("labels")
         loss = cross_entropy(plain.model(**batch).logits, labels)
         loss.backward()
@@ -298,7 +298,7 @@ def test_steps_are_those_of_transformers_trainer(make_inputs: Make, tmp_path: Pa
         theirs.model,
         arguments,
         train_dataset=Batches(),
-        data_collator=lambda batches: theirs.task.collate(batches[0], theirs.pad_token_id),
+        data_collator=lambda batches: theirs.task.collate(batches[0], theirs.pad_token_id, theirs.state),
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

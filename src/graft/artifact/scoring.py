@@ -20,6 +20,7 @@ def raw_outputs(
     model: nn.Module,
     task: Task,
     config: TaskConfig,
+    state: State,
     rows: Sequence[Mapping[str, Any]],
     *,
     pad_token_id: int,
@@ -37,7 +38,7 @@ def raw_outputs(
     with torch.inference_mode():
         for start in range(0, len(order), batch_rows):
             chosen = [rows[index] for index in order[start : start + batch_rows]]
-            batch = {name: value.to(device) for name, value in task.collate(chosen, pad_token_id).items()}
+            batch = {name: value.to(device) for name, value in task.collate(chosen, pad_token_id, state).items()}
             found.append(task.outputs(config, model, batch).float().cpu().numpy())
     return _together(found, order)
 
@@ -74,7 +75,9 @@ def answer_columns(
     """
     import numpy as np
 
-    outputs = raw_outputs(model, task, config, rows, pad_token_id=pad_token_id, batch_rows=batch_rows, device=device)
+    outputs = raw_outputs(
+        model, task, config, state, rows, pad_token_id=pad_token_id, batch_rows=batch_rows, device=device
+    )
     table = {**task.references(rows, state), **task.predicted(config, outputs, rows, state)}
     if processor is not None and any(metric.generated for metric in task.metrics):
         table["prediction"] = np.array(task.generate(config, model, rows, processor, pad_token_id), dtype=object)
@@ -116,7 +119,7 @@ def predict(
     if on_ready:
         for number, pair in enumerate(zip(given, ready, strict=True)):
             on_ready(number, *pair)
-    encoded = task.encode(config, ready, loaded.processor, state, loaded.identity["max_length_tokens"])
+    encoded = task.encode(config, ready, loaded.processor, loaded.identity["max_length_tokens"])
     if task.generates:
         texts = task.generate(config, loaded.model, encoded, loaded.processor, loaded.pad_token_id)
         return task.answers({"prediction": np.array(texts, dtype=object)}, state)
@@ -124,6 +127,7 @@ def predict(
         loaded.model,
         task,
         config,
+        state,
         encoded,
         pad_token_id=loaded.pad_token_id,
         batch_rows=batch_rows,

@@ -326,44 +326,52 @@ def contract(
         if source or write or to:
             raise InputError("--compile: compiles the contract that is there; leave out --from, --write and --to")
         print(f"wrote {_relative(contracts.write_suite(place))}")
+        loaded = params.load(place.params)
+        for line in contracts.private_arguments(loaded.validation, loaded.data.privacy):
+            print(f"warning: {line}")
         return
     loaded = params.load_alone(place.params) if to else params.load(place.params)
     if source:
-        _refuse_unsplit(source)
+        _refuse_unsplit(source, place.root)
     proposal = profiled((source or place.data).resolve(), loaded.task, loaded.data)
     change = contracts.change(place, proposal.section, to)
+    mark = "" if write or to else "# "  # what is only proposed is YAML to take over, with comments
+    print(f"{mark}profiled: {_relative(source or place.data)}")
     for line in proposal.seen:
-        print(f"# {line}")
+        print(f"{mark}{line}")
     for path, line in proposal.broken:
         value, proposed = change.kept.get(path, (None, None))
         if value == proposed:
-            print(f"# {line}")
+            print(f"{mark}{line}")
     for path, (value, proposed) in change.kept.items():
         other = "" if value == proposed else f" (the data would give {_short(proposed)})"
-        print(f"# kept {path}: {_short(value)}{other}")
+        print(f"{mark}kept {path}: {_short(value)}{other}")
     if not (write or to):
         text = overridden("", {"validation": change.added}) if change.added else "# nothing to add\n"
         print(text, end="")
         return
     for path, value in contracts.paths(change.added).items():
-        print(f"# added {path}: {_short(value)}")
+        print(f"added {path}: {_short(value)}")
     for path, (value, theirs) in (contracts.differing(place, to) if to else {}).items():
-        print(f"# kept in params.yaml, over the file's {_short(theirs)}: {path}: {_short(value)}")
+        print(f"kept in params.yaml, over the file's {_short(theirs)}: {path}: {_short(value)}")
     written = contracts.write(place, change.added, to)
     if not written:
         print("nothing to add: the contract says all of this already")
         return
-    others = f", and {' and '.join(_relative(one) for one in written[1:])}" if written[1:] else ""
-    print(f"wrote the section validation of {_relative(written[0])}{others}; docs/contract.md says what its keys mean")
+    others = f"; {' and '.join(_relative(one) for one in written[1:])} name it" if to else ""
+    print(f"wrote the contract to {' and '.join(map(_relative, written[:1] if to else written))}{others}")
+    print("docs/contract.md says what its keys mean")
 
 
-def _refuse_unsplit(source: Path) -> None:
-    """Refuse a folder that is none of data, in words for who has just named it."""
+def _refuse_unsplit(source: Path, project: Path) -> None:
+    """Refuse a folder that is none of data, in words for who has just named it, perhaps as below the project."""
     from graft.errors import DataError
     from graft.workspace import SPLITS
 
     if not source.is_dir():
-        raise DataError(f"--from {source}: no such folder")
+        inside = _relative(project / source)
+        advice = f"; did you mean {inside}? Files are named from the current folder, also with -C"
+        raise DataError(f"--from {source}: no such folder{advice if Path(inside).is_dir() else ''}")
     missing = [split for split in SPLITS if not (source / split).is_dir()]
     if missing:
         raise DataError(
@@ -457,12 +465,15 @@ def check(
     from graft.cli import printing
     from graft.workspace import suggested
 
-    report = checks.check(workspace(), adapter=not quick)
+    found = list[checks.Finding]()
+    for one in checks.findings(workspace(), adapter=not quick):
+        found.append(one)
+        if not as_json:  # as they come: the last ones take seconds of imports
+            printing.finding(one.state, f"{one.check:13}", one.text)
+    report = checks.Report(tuple(found))
     if as_json:
         printing.as_json(report.as_json())
     else:
-        for one in report.findings:
-            printing.finding(one.state, f"{one.check:13}", one.text)
         failures = len(report.failures)
         problems = f"{failures} problem{'s' if failures > 1 else ''} to mend"
         print(problems if failures else suggested("ready: `graft run`"))

@@ -67,6 +67,8 @@ def run(
                 print(line)
             print("nothing to do: data, parameters, code and base are those of this version")
             return
+    if not (commit or values or add_data):
+        _refuse_changed_data(place)
     if not commit:
         refuse_problems(place)
     arguments = ["--project", str(place.root), *(f"--set={one}" for one in overrides or [])]
@@ -75,6 +77,14 @@ def run(
     flags["--no-publish"] = not publish
     arguments += [name for name, wanted in flags.items() if wanted]
     raise typer.Exit(run_module(place, "pipelines.finetune", arguments))
+
+
+def _refuse_changed_data(place: Workspace) -> None:
+    """Refuse a changed data folder before anything is imported for the run, which would refuse it too."""
+    from graft.repository import Repository
+
+    if place.data.is_dir() and place.data_dvc.is_file():
+        Repository(place).refuse_changed_data()
 
 
 def _run_each(place: Workspace, pattern: str, unfit: dict[str, Any], *wanted: bool) -> None:

@@ -185,7 +185,7 @@ def score_adapter(
     _check_answers(loaded, records, data.privacy)
     rows = [record.row for record in records]
     longest = loaded.identity["max_length_tokens"]
-    encoded = loaded.task.encode(loaded.config, rows, loaded.processor, loaded.state, longest)
+    encoded = loaded.task.encode(loaded.config, rows, loaded.processor, longest)
     tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
     with artifact.reproducible(loaded.identity["threads"]):
         table = score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)

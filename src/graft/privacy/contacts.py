@@ -4,7 +4,8 @@ Phone numbers are judged by ``phonenumbers`` (Google's metadata). Its own matche
 takes a plain 2125551234 for a number wherever it stands, so the candidates are found here: one is a phone number if it
 is valid and written as one (``+`` and country code, the country's groups, a trunk prefix), if it is plain and can
 hardly be anything else (a mobile number with trunk prefix; in Chinese text, a Chinese one), or if a word beside it says
-so.
+so. Validity alone says nothing of plain digits: of random numbers of 9 to 11 digits 70 to 99 % are valid in one of five
+countries.
 
 An IP address that names no machine (loopback, unspecified, netmask, multicast) or reads like a version number is left
 out. Private ranges count: the addresses of a company's network are its own affair.
@@ -41,7 +42,8 @@ def emails(text: str) -> Iterator[Span]:
         domain = match["domain"].lower()
         repository = match["local"] == "git" and text[match.end() :][:1] == ":"
         in_url = _USERINFO.search(text, max(0, match.start() - 80), match.start())
-        if domain.rpartition(".")[2] not in _FILES and not repository and not in_url:
+        named = any(map(str.isalnum, match["local"]))
+        if named and domain.rpartition(".")[2] not in _FILES and not repository and not in_url:
             yield "email", *match.span()
 
 
@@ -73,7 +75,11 @@ _PHONE_WORDS = words(
     other="电话|電話|手机|手機|号码|联系|聯絡|致电|拨打|热线|微信|телефон|전화|फ़ोन|هاتف",
 )
 _NAMED_PHONE = re.compile(
-    r"(?:phone|mobile|cell|whats ?app|fax|telefon\w*|téléphone|teléfono|手机|手機|电话|電話)"
+    r"(?:phone|mobile|cell|whats ?app|fax|telefon\w*|téléphone|teléfono|手机|手機|电话|電話"
+    r"|\b(?:call|text|ring|reach|dial|contact|message) (?:(?:me|us|him|her|them)(?: back)? )?(?:at|on)"
+    r"|\b(?:my|our|his|her|their)(?: new| home| work)? number"
+    r"|\b(?:meine|unsere|seine|ihre|deine) (?:neue )?nummer|erreichbar unter|\bmon numéro|\bmi número"
+    r"|我的?号码|我的?號碼)"
     r"(?:[ _]?(?:numbers?|nos?\.?|num|nr\.?))?"
     r"(?:号码?|號碼?)?[\"']?\s{0,2}(?:is|are|was|[:：=,，是为])?\s{0,2}[\"']?$",
     re.IGNORECASE,

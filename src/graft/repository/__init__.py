@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from graft.errors import DataError
 from graft.repository.git import Git
 from graft.repository.provenance import provenance
 from graft.workspace import Workspace, locked
@@ -169,6 +170,19 @@ class Repository:
             ConfigError: data.dvc names a remote inside the repository that does not hold its data.
         """
         return self.dvc.data_changes(cache=cache)
+
+    def refuse_changed_data(self) -> None:
+        """Refuse data that is not what data.dvc records.
+
+        Raises:
+            DataError: with each file that was changed, added or deleted.
+        """
+        if changes := self.data_changes():
+            raise DataError.from_problems(
+                f"data/ differs from data.dvc ({len(changes)} file{'s' if len(changes) > 1 else ''}); `graft run "
+                f"--add-data` records the change, `dvc checkout data.dvc` undoes it",
+                changes,
+            )
 
     def add_data(self, provenance: Mapping[str, Any] | None = None) -> bool:
         """Record data/ in data.dvc where they differ (and drop its ``remote:``); return whether it says anything new.

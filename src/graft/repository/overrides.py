@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def alone(text: str, section: str, *, without: str) -> str:
     if not found:
         return ""
     found.fa.set_block_style()
-    return _written(editor, found)
+    inside = _written(editor, {section: found}).split("\n", 1)[1]  # comments stay at the keys that they stand above
+    return textwrap.dedent(inside).strip() + "\n"
 
 
 def _editor() -> Any:

@@ -182,7 +182,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def encode(
-        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int
     ) -> list[dict[str, Any]]:
         """Return one token row per row: ``input_ids``, the task's columns, and ``untruncated_length`` (int).
 
@@ -193,10 +193,13 @@ class Task(abc.ABC):
         Where they say something, a row also has ``supervised`` (int, how many tokens, words or windows are learnt; 0:
         the row is of no use), ``ended`` (bool, whether the last of them is an end token), ``lost_prompt`` and
         ``lost_target`` (int, how many tokens of them are cut; what else is cut is of the context).
+
+        A row says what it says of itself: labels by name, numbers as they are. What the training rows taught
+        (:data:`State`) comes in where rows are read, so that a token table depends on its own part alone.
         """
 
     def encode_columns(
-        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, state: State, max_length_tokens: int
+        self, config: Any, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int
     ) -> pa.RecordBatch:
         """Return the token rows of :meth:`encode` as columns (:meth:`encoded_schema`): what tables are made of.
 
@@ -204,7 +207,7 @@ class Task(abc.ABC):
         """
         import pyarrow as pa
 
-        encoded = self.encode(config, rows, tokenizer, state, max_length_tokens)
+        encoded = self.encode(config, rows, tokenizer, max_length_tokens)
         for row in encoded:
             row["length"] = length_of(row)
         return pa.RecordBatch.from_pylist(encoded, schema=self.encoded_schema())
@@ -218,8 +221,11 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-        """Return padded tensors: ``input_ids``, ``attention_mask`` int64 [B, T] and the targets."""
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
+        """Return padded tensors: ``input_ids``, ``attention_mask`` int64 [B, T] and the targets.
+
+        What ``state`` is about is put in its terms here: labels become their numbers, numbers are standardised.
+        """
 
     def pieces(self, batch: Mapping[str, torch.Tensor], most: int) -> Iterator[Mapping[str, torch.Tensor]]:
         """Yield the batch in pieces whose losses add up to its own, each of ``most`` lines at most.

@@ -184,7 +184,6 @@ class Chat(Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
         chat = ChatFormat(tokenizer, config.template)
@@ -198,7 +197,7 @@ class Chat(Task):
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForCausalLM", folder, self.families, **kwargs)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         lines = [row["input_ids"] for row in rows]
         return {
             "input_ids": padded(lines, pad_token_id),

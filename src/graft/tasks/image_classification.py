@@ -113,14 +113,13 @@ class ImageClassification(OneLabel, Task):
                 ("rescale_factor", pa.float64()),
                 ("image_mean", pa.list_(pa.float64())),
                 ("image_std", pa.list_(pa.float64())),
-                ("label", pa.int32()),
+                ("label", pa.string()),
             ]
         )
 
     def encode(
-        self, config: Config, rows: Sequence[Row], tokenizer: Any, state: State, max_length_tokens: int
+        self, config: Config, rows: Sequence[Row], tokenizer: Any, max_length_tokens: int
     ) -> list[dict[str, Any]]:
-        numbers = numbers_of(state["labels"])
         normal = {name: getattr(tokenizer, name) for name in ("rescale_factor", "image_mean", "image_std")}
         encoded = []
         for row in rows:
@@ -133,7 +132,7 @@ class ImageClassification(OneLabel, Task):
                     "pixels": pixels.tobytes(),
                     "shape": pixels.shape,
                     **normal,
-                    "label": numbers.get(row.get("label")),
+                    "label": row.get("label"),
                 }
             )
         return encoded
@@ -148,12 +147,12 @@ class ImageClassification(OneLabel, Task):
             **kwargs,
         )
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         import numpy as np
         import torch
 
         pictures = torch.from_numpy(np.stack([_pixel_values(row) for row in rows]))
-        return add_labels({"pixel_values": pictures}, rows)
+        return add_labels({"pixel_values": pictures}, rows, state["labels"])
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         return cross_entropy(self.outputs(config, model, batch), batch["labels"])

@@ -24,7 +24,6 @@ from graft.classification import (
     label_names,
     label_scores,
     listed,
-    numbers_of,
     reliability,
 )
 from graft.errors import DataError, shown
@@ -190,7 +189,8 @@ def presence(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
     """Return which row has which label: bool [N, C]."""
     import numpy as np
 
-    return np.array([[label in row["labels"] for label in labels] for row in rows], dtype=bool)
+    given = (set(row["labels"]) for row in rows)
+    return np.array([[label in one for label in labels] for one in given], dtype=bool)
 
 
 def majority(
@@ -265,23 +265,24 @@ class MultiLabelClassification(EncodedTexts, Task):
     def token_schema(self) -> pa.Schema:
         import pyarrow as pa
 
-        numbers = pa.list_(pa.int32())
-        return pa.schema([("token_type_ids", numbers), ("features", pa.list_(pa.float32())), ("labels", numbers)])
+        columns = [
+            ("token_type_ids", pa.list_(pa.int32())),
+            ("features", pa.list_(pa.float64())),
+            ("labels", pa.list_(pa.string())),
+        ]
+        return pa.schema(columns)
 
     def encode_columns(
         self,
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> pa.RecordBatch:
         import pyarrow as pa
 
-        numbers = numbers_of(state["labels"])
-        marks = [None if row.get("labels") is None else _marks(row["labels"], numbers) for row in rows]
-        columns = encode_texts(rows, tokenizer, max_length_tokens, state)
-        columns["labels"] = pa.array(marks, pa.list_(pa.int32()))
+        columns = encode_texts(rows, tokenizer, max_length_tokens, config.numeric_columns)
+        columns["labels"] = pa.array([row.get("labels") for row in rows], pa.list_(pa.string()))
         return as_batch(columns, self.encoded_schema())
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -296,12 +297,12 @@ class MultiLabelClassification(EncodedTexts, Task):
         )
         return model, pool(model, config.pooling, family_of(model.config), len(labels), new_modules)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         import torch
 
-        batch = collate_texts(rows, pad_token_id)
+        batch = collate_texts(rows, pad_token_id, state)
         if all(row.get("labels") is not None for row in rows):
-            batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.float32)
+            batch["labels"] = torch.from_numpy(presence(rows, state["labels"])).float()
         return batch
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -322,7 +323,7 @@ class MultiLabelClassification(EncodedTexts, Task):
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
         import numpy as np
 
-        truth = np.array([row["labels"] for row in rows], dtype=np.uint8)
+        truth = presence(rows, state["labels"]).astype(np.uint8)
         return {"reference": np.array(_names(truth, state["labels"]), dtype=object), "truth": truth}
 
     def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
@@ -355,15 +356,6 @@ class MultiLabelClassification(EncodedTexts, Task):
             for values in (probabilities * 0 + 1, probabilities, table["truth"].astype("float64"))
         )
         return {"reliability": reliability(rows, summed, present)}
-
-
-def _marks(labels: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
-    """Return 1 at each label of a row, else 0; a label that is not known has no place."""
-    marks = [0] * len(numbers)
-    for label in labels:
-        if label in numbers:
-            marks[numbers[label]] = 1
-    return marks
 
 
 def _names(marks: np.ndarray, labels: Sequence[str]) -> list[str]:

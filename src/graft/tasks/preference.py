@@ -214,7 +214,6 @@ class Preference(Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
         chat = ChatFormat(tokenizer, config.template)
@@ -227,7 +226,7 @@ class Preference(Task):
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForCausalLM", folder, self.families, **kwargs)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         """Return lines [2B, T]: each row's chosen answer, then its rejected one."""
         lines = [line for row in rows for line in split_windows(row["input_ids"], row["windows"])]
         prompts = [prompt for row in rows for prompt in row["prompts"]]

@@ -164,7 +164,6 @@ class QuestionAnswering(Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
         """Return token rows with, per token, the characters of the context that it stands for, or ``OUTSIDE``.
@@ -189,7 +188,7 @@ class QuestionAnswering(Task):
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForQuestionAnswering", folder, self.families, **kwargs)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         """Return a line per window with ``window_row`` [L], ``begins`` and ``ends`` [L, T]; by row ``tokens`` [B, S].
 
         ``tokens``: where in the L x T tokens of the batch each of a row's S tokens stands, -1 beyond its own.

@@ -196,9 +196,8 @@ class Regression(EncodedTexts, Task):
             [
                 ("token_type_ids", numbers),
                 ("windows", numbers),
-                ("features", pa.list_(pa.float32())),
+                ("features", pa.list_(pa.float64())),
                 ("target", pa.float64()),
-                ("standardised", pa.float32()),
             ]
         )
 
@@ -207,23 +206,19 @@ class Regression(EncodedTexts, Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> pa.RecordBatch:
         import pyarrow as pa
 
         for number, row in enumerate(rows, start=1):
-            for problem in self.check_row(config, row, state):
+            for problem in self.check_row(config, row, {}):
                 raise DataError(f"row {number}: {problem.field}: expected {problem.expected}, found {problem.found}")
         encode = encode_apart if config.pair == "bi" else encode_texts
-        columns = encode(rows, tokenizer, max_length_tokens, state)
+        columns = encode(rows, tokenizer, max_length_tokens, config.numeric_columns)
         targets = [None if row.get(TARGET) is None else float(row[TARGET]) for row in rows]
         columns |= {
             "windows": columns.get("windows", pa.nulls(len(rows), pa.list_(pa.int32()))),
             "target": pa.array(targets, pa.float64()),
-            "standardised": pa.array(
-                [None if one is None else standardised(one, state[TARGET]) for one in targets], pa.float32()
-            ),
         }
         return as_batch(columns, self.encoded_schema())
 
@@ -243,12 +238,13 @@ class Regression(EncodedTexts, Task):
         low, high = (standardised(target[end], target) for end in ("min", "max"))
         return model, pool_pairs(model, config.pooling, family, new_modules, weight=high - low, bias=low)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         import torch
 
-        batch = collate_texts(rows, pad_token_id)
-        if all(row.get("standardised") is not None for row in rows):
-            batch["labels"] = torch.tensor([row["standardised"] for row in rows], dtype=torch.float32)
+        batch = collate_texts(rows, pad_token_id, state)
+        if all(row.get(TARGET) is not None for row in rows):
+            targets = [standardised(row[TARGET], state[TARGET]) for row in rows]
+            batch["labels"] = torch.tensor(targets, dtype=torch.float32)
         return batch
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:

@@ -121,8 +121,8 @@ class TextClassification(OneLabel, EncodedTexts, Task):
 
         columns = [
             ("token_type_ids", pa.list_(pa.int32())),
-            ("features", pa.list_(pa.float32())),
-            ("label", pa.int32()),
+            ("features", pa.list_(pa.float64())),
+            ("label", pa.string()),
         ]
         return pa.schema(columns)
 
@@ -131,14 +131,12 @@ class TextClassification(OneLabel, EncodedTexts, Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> pa.RecordBatch:
         import pyarrow as pa
 
-        numbers = numbers_of(state["labels"])
-        columns = encode_texts(rows, tokenizer, max_length_tokens, state)
-        columns["label"] = pa.array([numbers.get(row.get("label")) for row in rows], pa.int32())
+        columns = encode_texts(rows, tokenizer, max_length_tokens, config.numeric_columns)
+        columns["label"] = pa.array([row.get("label") for row in rows], pa.string())
         return as_batch(columns, self.encoded_schema())
 
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -153,8 +151,8 @@ class TextClassification(OneLabel, EncodedTexts, Task):
         )
         return model, pool(model, config.pooling, family_of(model.config), len(labels), new_modules)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-        return add_labels(collate_texts(rows, pad_token_id), rows)
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
+        return add_labels(collate_texts(rows, pad_token_id, state), rows, state["labels"])
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         return cross_entropy(self.outputs(config, model, batch), batch["labels"])

@@ -110,7 +110,6 @@ class TextGeneration(Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
         end = end_of_text(tokenizer)
@@ -125,7 +124,7 @@ class TextGeneration(Task):
     def load_model(self, folder: str, config: Config, state: State, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
         return load_with_head("AutoModelForCausalLM", folder, self.families, **kwargs)
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         import torch
 
         windows = [list(split_windows(row["input_ids"], row["windows"])) for row in rows]

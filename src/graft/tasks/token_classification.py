@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Limit
 
-from graft.classification import confusion_curve, share
+from graft.classification import confusion_curve, numbers_of, share
 from graft.errors import DataError, shown
 from graft.filler import CELLS
 from graft.likelihood import IGNORED
@@ -208,7 +208,12 @@ class TokenClassification(Task):
 
         numbers = pa.list_(pa.int32())
         return pa.schema(
-            [("tokens", pa.list_(pa.string())), ("words", numbers), ("windows", numbers), ("tags", numbers)]
+            [
+                ("tokens", pa.list_(pa.string())),
+                ("words", numbers),
+                ("windows", numbers),
+                ("tags", pa.list_(pa.string())),
+            ]
         )
 
     def encode(
@@ -216,7 +221,6 @@ class TokenClassification(Task):
         config: Config,
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
-        state: State,
         max_length_tokens: int,
     ) -> list[dict[str, Any]]:
         """Return token rows with, beside the contract's columns, ``words``: where in ``input_ids`` each word is read.
@@ -224,7 +228,6 @@ class TokenClassification(Task):
         Words are joined by spaces and found again by their characters, which any fast tokenizer tells, so that a
         byte-level vocabulary sees the spaces that it was trained with.
         """
-        numbers = {tag: number for number, tag in enumerate(state["tags"])}
         found = tokenizer(
             [" ".join(row["tokens"]) for row in rows],
             return_offsets_mapping=True,
@@ -239,8 +242,7 @@ class TokenClassification(Task):
             ids, words, windows = _cut(
                 found["input_ids"][place], special, firsts, max_length_tokens, config.stride_tokens
             )
-            tags = [numbers[tag] for tag in row["tags"]] if row.get("tags") is not None else None
-            whole = {"tokens": list(row["tokens"]), "words": words, "windows": windows, "tags": tags}
+            whole = {"tokens": list(row["tokens"]), "words": words, "windows": windows, "tags": row.get("tags")}
             read = sum(word != UNREAD for word in words)
             result.append({"input_ids": ids, **whole, "supervised": read, "untruncated_length": len(ids)})
         return result
@@ -253,11 +255,11 @@ class TokenClassification(Task):
             self.families,
             num_labels=len(tags),
             id2label=dict(enumerate(tags)),
-            label2id={tag: number for number, tag in enumerate(tags)},
+            label2id=numbers_of(tags),
             **kwargs,
         )
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: State) -> dict[str, torch.Tensor]:
         """Return a line per window, ``window_row`` [L], and by row ``words`` and ``labels`` [B, W].
 
         ``words``: each word's position in the batch's L x T tokens, or ``UNREAD`` or ``ABSENT``.
@@ -281,7 +283,8 @@ class TokenClassification(Task):
             "words": padded(words, ABSENT),
         }
         if all(row.get("tags") is not None for row in rows):
-            batch["labels"] = padded([_supervised(row) for row in rows], IGNORED)
+            numbers = numbers_of(state["tags"])
+            batch["labels"] = padded([_supervised(row, numbers) for row in rows], IGNORED)
         return batch
 
     def loss(self, config: Config, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -326,7 +329,7 @@ class TokenClassification(Task):
         return {**self.predictions(config, outputs, state), "tokens": words}
 
     def references(self, rows: Sequence[Mapping[str, Any]], state: State) -> dict[str, np.ndarray]:
-        return {"reference": _texts([state["tags"][tag] for tag in row["tags"]] for row in rows)}
+        return {"reference": _texts(row["tags"] for row in rows)}
 
     def judge(self, config: Config, table: Table, state: State) -> dict[str, np.ndarray]:
         import numpy as np
@@ -450,8 +453,8 @@ def _seen_best(at: int, spans: Sequence[range], starts: Sequence[int]) -> int:
     return starts[-chosen[1]] + at
 
 
-def _supervised(row: Mapping[str, Any]) -> list[int]:
-    return [IGNORED if at < 0 else tag for at, tag in zip(row["words"], row["tags"], strict=True)]
+def _supervised(row: Mapping[str, Any], numbers: Mapping[str, int]) -> list[int]:
+    return [IGNORED if at < 0 else numbers[tag] for at, tag in zip(row["words"], row["tags"], strict=True)]
 
 
 def _joined(words: Sequence[str]) -> str:

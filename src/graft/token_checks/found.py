@@ -49,22 +49,22 @@ class Found:
     broken: dict[str, Rows] = field(default_factory=dict)
     aside: dict[str, list[Problem]] = field(default_factory=dict)
     """The reasons of each row in quarantine, by its place: of a batch or a part, since sums only count them."""
-    label_of: dict[str, int] = field(default_factory=dict)
-    """The number of the label of each row in quarantine, by its place, as in ``aside``; where a row has one label."""
+    label_of: dict[str, str] = field(default_factory=dict)
+    """The label of each row in quarantine, by its place, as in ``aside``; where a row has one label."""
     lines: Counter[int] = field(default_factory=Counter)
     """How many lines of each length there are: rows, or the windows of a row."""
     longest: int = 0
     """The most tokens that a row had before it was cut."""
-    labels: dict[str, set[int]] = field(default_factory=lambda: {"kept": set(), "aside": set()})
-    """The numbers of the labels of the rows that stay, and of those in quarantine, where a row has one label."""
+    labels: dict[str, set[str]] = field(default_factory=lambda: {"kept": set(), "aside": set()})
+    """The labels of the rows that stay, and of those in quarantine, where a row has one label."""
 
     def add(self, other: Found) -> None:
         """Add what is found of a later part."""
         self.counts.update(other.counts)
         self.lines.update(other.lines)
         self.longest = max(self.longest, other.longest)
-        for name, numbers in other.labels.items():
-            self.labels[name] |= numbers
+        for name, labels in other.labels.items():
+            self.labels[name] |= labels
         for name, rows in other.broken.items():
             self.broken.setdefault(name, Rows()).add(rows)
 
@@ -77,15 +77,15 @@ class Found:
             "label_of": self.label_of,
             "lines": sorted(self.lines.items()),
             "longest": self.longest,
-            "labels": {name: sorted(numbers) for name, numbers in self.labels.items()},
+            "labels": {name: sorted(labels) for name, labels in self.labels.items()},
         }
 
     @classmethod
     def of_json(cls, value: Mapping[str, Any], file: str) -> Found:
         """Return what :meth:`as_json` wrote of a part that is called ``file`` now: places are ``file:line``."""
         found = cls(Counter(value["counts"]), lines=Counter(dict(value["lines"])), longest=value["longest"])
-        found.labels = {name: set(numbers) for name, numbers in value["labels"].items()}
-        found.label_of = {f"{file}:{place}": number for place, number in value["label_of"].items()}
+        found.labels = {name: set(labels) for name, labels in value["labels"].items()}
+        found.label_of = {f"{file}:{place}": label for place, label in value["label_of"].items()}
         for name, (count, problems) in value["broken"].items():
             found.broken[name] = Rows(count, [_problem(file, *one) for one in problems])
         for one in value["aside"]:
@@ -108,8 +108,8 @@ class Found:
         """How many rows there are, those in quarantine included."""
         return self.counts["rows"] + self.counts["quarantined"]
 
-    def aside_with(self, label: int) -> dict[str, list[Problem]]:
-        """Return those of the rows in quarantine that have a label, by its number."""
+    def aside_with(self, label: str) -> dict[str, list[Problem]]:
+        """Return those of the rows in quarantine that have a label."""
         return {place: reasons for place, reasons in self.aside.items() if self.label_of.get(place) == label}
 
     @property

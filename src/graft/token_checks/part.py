@@ -98,11 +98,11 @@ class PartChecks:
         self.found.counts.update(rows.counts(~aside))
         self.found.counts["quarantined"] += int(aside.sum())
         self.found.lines.update(rows.lines(~aside))
-        if "label" in batch.schema.names and pa.types.is_integer(batch.schema.field("label").type):
-            labels = batch["label"].to_numpy(zero_copy_only=False)
-            self.found.label_of |= {rows.place(row): int(labels[row]) for row in np.flatnonzero(aside).tolist()}
-            self.found.labels["kept"].update(labels[~aside].tolist())
-            self.found.labels["aside"].update(labels[aside].tolist())
+        if "label" in batch.schema.names:
+            labels = batch["label"]
+            self.found.label_of |= {rows.place(row): labels[row].as_py() for row in np.flatnonzero(aside).tolist()}
+            for name, mask in (("kept", ~aside), ("aside", aside)):
+                self.found.labels[name].update(labels.filter(pa.array(mask)).unique().to_pylist())
         self.found.longest = int(rows.untruncated[~aside].max(initial=self.found.longest))
         return batch.filter(pa.array(~aside)) if aside.any() else batch
 

@@ -127,8 +127,6 @@ class Judgement:
 
     contract: TokenContract
     quarantine: Quarantine
-    labels: Sequence[str] = ()
-    """What the label numbers of rows stand for."""
     of_text: bool = True
     """Whether rows are tokens of text; pictures are only counted."""
     verdicts: list[Verdict] = field(default_factory=list)
@@ -189,9 +187,9 @@ class Judgement:
         if not kept:
             found = f"none: all are in quarantine {why(read().aside for read in parts)}" if aside else "none"
             yield Problem(split, "", "a row that stays", found)
-        for number in sorted(whole.labels["aside"] - whole.labels["kept"]) if name == "train" else ():
-            expected = f"a row with the label {shown(self.labels[number])} that stays"
-            found = why(read().aside_with(number) for read in parts)
+        for label in sorted(whole.labels["aside"] - whole.labels["kept"]) if name == "train" else ():
+            expected = f"a row with the label {shown(label)} that stays"
+            found = why(read().aside_with(label) for read in parts)
             yield Problem(split, "", expected, f"none: all are in quarantine {found}; mend them, or remove them")
         most, setting = self.contract.max_quarantined_share, "tokenization.max_quarantined_share"
         yield from too_many(split, (read().aside for read in parts), aside, kept, most, setting)

@@ -20,9 +20,10 @@ from typing import Any
 
 from graft import tasks
 from graft.base import BaseConfig, LockedBase, locked
-from graft.data import DataConfig, content_digest, data_digests, parts, pictures_among
+from graft.data import DataConfig, content_digest, data_digests, parts
 from graft.errors import ConfigError, DataError
 from graft.identity import digest_json
+from graft.part_pictures import picture_digests
 from graft.part_results import Job, PartResults, Round, key_of
 from graft.quarantine import Quarantine, in_words
 from graft.reading import by_file, names_of, order_of
@@ -73,7 +74,7 @@ def tokenize(
     results = splits[0].results
     results.make([job for split in splits for job in split.jobs], encoder, rows=_rows(results, splits, verdict))
     one = splits[0].facts(workspace, splits[0].jobs[0])
-    judgement = _judgement(workspace, encoder, verdict)
+    judgement = _judgement(workspace, encoder)
     if encoder.task.chats and getattr(task, "template", None) is None:
         judgement.template(pinned.chat_template, one.chat_template)
     found = {split.name: judgement.split(split.name, split.found(workspace)) for split in splits}
@@ -110,7 +111,7 @@ def _planned(
     if tasks.get(task.name).processor == "tokenizer":
         _check_limit(tokenization, pinned)
     folder = pinned.folder(workspace.root, weights=False)
-    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code, verdict["state"])
+    encoder = PartEncoder(task, data, tokenization, folder, base.trust_remote_code)
     results = PartResults.of(workspace, "tokenize")
     jobs = {name: tuple(_jobs(workspace, name, encoder, verdict, pinned, digests)) for name in SPLITS}
     return encoder, verdict, pinned, [_Split(name, results, jobs[name]) for name in SPLITS]
@@ -151,12 +152,11 @@ def _check_limit(config: TokenizationConfig, base: LockedBase) -> None:
         )
 
 
-def _judgement(workspace: Workspace, encoder: PartEncoder, verdict: Mapping[str, Any]) -> Judgement:
+def _judgement(workspace: Workspace, encoder: PartEncoder) -> Judgement:
     """Return what judges the splits."""
     task = encoder.task
     aside = Quarantine(workspace.root, task.fields_of(encoder.task_config), encoder.data)
-    labels = verdict["state"].get("labels") or ()
-    return Judgement(encoder.config, aside, labels, of_text=task.processor == "tokenizer")
+    return Judgement(encoder.config, aside, of_text=task.processor == "tokenizer")
 
 
 # -- parts
@@ -177,16 +177,16 @@ def _jobs(
             *(one.model_dump(mode="json") for one in (encoder.task_config, encoder.data)),
             encoder.config.model_dump(mode="json", exclude=OF_SPLITS),
         ],
-        "state": encoder.state,
         "base": base.digest,
         "trust_remote_code": encoder.trust_remote_code,
-        "pictures": digest_json(pictures_among(digests, encoder.fields)),
     }
-    for path in parts(workspace.data)[split]:
+    files = parts(workspace.data)[split]
+    pictures = picture_digests(workspace, encoder.fields, encoder.data, digests, files)
+    for path in files:
         without = frozenset(aside.get(path.relative_to(workspace.root).as_posix(), ()))
         lines = sorted(order_of(place) for place in without)
         digest = digests[path.relative_to(workspace.data).as_posix()]
-        key = key_of(path, digest, {**made_of, "without": lines})
+        key = key_of(path, digest, {**made_of, "pictures": pictures[path], "without": lines})
         yield Job(key, path, Part(path, workspace.root, without))
 
 

@@ -60,7 +60,6 @@ class PartEncoder:
     base: Path
     """The folder of the base, for its tokenizer or image processor."""
     trust_remote_code: bool
-    state: Mapping[str, Any]
 
     def __call__(self, part: Part, folder: Path, add: Callable[[int], None]) -> None:
         """Write the result of ``part`` into ``folder``; ``add`` counts rows while they are written.
@@ -93,7 +92,7 @@ class PartEncoder:
         import pyarrow as pa
 
         rows = [record.row for record in records]
-        encoded = self.task.encode_columns(self.task_config, rows, self.processor, self.state, self.longest)
+        encoded = self.task.encode_columns(self.task_config, rows, self.processor, self.longest)
         line, column = (pa.array(numbers, pa.int32()) for numbers in _lines_and_columns(records))
         names = pa.array([record.id for record in records], pa.string())
         return pa.RecordBatch.from_arrays([line, column, names, *encoded.columns], schema=token_schema(self.task))

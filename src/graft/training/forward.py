@@ -39,7 +39,8 @@ class Forward:
 def efficient(inputs: Inputs) -> Iterator[Forward]:
     """Run a block, a training, with the model of ``inputs`` computing no more than is needed."""
     rows = inputs.train_rows[:: max(1, len(inputs.train_rows) // TRIED_ROWS)][:TRIED_ROWS]
-    batch = {name: one.to(inputs.device) for name, one in inputs.task.collate(rows, inputs.pad_token_id).items()}
+    collated = inputs.task.collate(rows, inputs.pad_token_id, inputs.state)
+    batch = {name: one.to(inputs.device) for name, one in collated.items()}
 
     def run() -> None:
         inputs.task.outputs(inputs.task_config, inputs.model, batch)

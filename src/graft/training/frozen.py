@@ -400,7 +400,7 @@ def _agree(fed: torch.Tensor, real: torch.Tensor) -> bool:
 
 
 def _batch(inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    found = inputs.task.collate(rows, inputs.pad_token_id)
+    found = inputs.task.collate(rows, inputs.pad_token_id, inputs.state)
     return {name: value.to(inputs.device) for name, value in found.items()}
 
 

@@ -226,7 +226,7 @@ def _backward(inputs: Inputs, plan: Plan, step: int, halvings: int = 0) -> tuple
     most = _most(inputs.config, halvings)
     for rows in halved(plan.micro_batches(step), halvings):
         with noticed(rows):
-            batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id)
+            batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id, inputs.state)
             for piece in inputs.task.pieces(batch, most):
                 here = {name: value.to(inputs.device) for name, value in piece.items()}
                 loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)

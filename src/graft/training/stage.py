@@ -242,7 +242,7 @@ def _probe(inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch
     """
     import torch
 
-    batch = inputs.task.collate(rows, inputs.pad_token_id)
+    batch = inputs.task.collate(rows, inputs.pad_token_id, inputs.state)
     model = inputs.model.to("cpu").float().eval()
     with torch.inference_mode():
         found = {"adapter_outputs": inputs.task.outputs(inputs.task_config, model, batch)}

@@ -24,8 +24,9 @@ from graft.validation.data_profile import DataProfile
 from graft.validation.documents import Documents
 from graft.validation.drawing import drawn, listed
 from graft.validation.inspecting import Inspected
-from graft.validation.label_errors import LabelErrors, can_judge
+from graft.validation.label_errors import LabelErrors
 from graft.validation.label_errors import find as find_label_errors
+from graft.validation.label_errors import judged as judged_field
 from graft.validation.outliers import odd
 from graft.validation.pages import Index, Part
 from graft.validation.pages import masked as masked_values
@@ -224,7 +225,7 @@ class Assembly:
 
     def look_for_label_errors(self) -> None:
         """Look for training rows whose label is likely wrong, where the contract asks for them."""
-        if self.validation.severity.label_errors == "ignore" or not can_judge(self.fields):
+        if self.validation.severity.label_errors == "ignore" or judged_field(self.fields) is None:
             return
         print("validate: looking for training rows whose label is likely wrong", flush=True)
         self.label_errors = find_label_errors(

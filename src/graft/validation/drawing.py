@@ -175,6 +175,7 @@ def listed(errors: LabelErrors, privacy: PrivacyConfig) -> dict[str, Any]:
         "rows": [
             {
                 "place": one.place,
+                "word": one.word,
                 "given": shown(one.given),
                 "suggested": shown(one.suggested),
                 "score": one.score,

@@ -114,8 +114,8 @@ class Severities(Section):
     """Among the training rows, no label rarer than ``validation.balance`` allows."""
 
     label_errors: Literal["warn", "ignore"] = "ignore"
-    """A list of training rows whose label other rows speak against (``validation.label_errors``), for people to look
-    at. Takes half a minute for 20,000 rows."""
+    """A list of training rows whose label, tag or number other rows speak against (``validation.label_errors``), for
+    people to look at. Takes half a minute for 20,000 rows."""
 
     def of_reading(self, problem: Problem) -> Literal["fail", "quarantine"]:
         """Return what follows from a row that the reader refused: for a value that is not there, or for anything else.
@@ -162,7 +162,8 @@ class LabelErrorsConfig(Section):
     """The search for label errors, which learns to predict each row's label from the others."""
 
     max_rows: int = Limit(default=20_000, ge=100)
-    """The most training rows that are looked at; of more the same ones are drawn each time."""
+    """The most training rows that are looked at, of tagged rows the most words; of more the same ones are drawn each
+    time."""
 
     max_listed: int = Limit(default=500, ge=1)
     """The most rows that the list has."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import DataConfig, Problem, Record, data_digests, parts, pictures_among, read_part
+from graft.data import DataConfig, Problem, Record, data_digests, parts, read_part
 from graft.errors import DataError
-from graft.identity import digest_json
+from graft.part_pictures import picture_digests
 from graft.part_results import Job, PartResults, Round, key_of
 from graft.quarantine import in_words
 from graft.reading import by_file
@@ -65,9 +65,10 @@ class Sources:
         return self.digests[path.relative_to(self.workspace.data).as_posix()]
 
     @cached_property
-    def _pictures(self) -> str:
-        """One digest of all pictures."""
-        return digest_json(pictures_among(self.digests, tasks.get(self.task.name).fields_of(self.task)))
+    def _pictures(self) -> dict[Path, str]:
+        """For each part one digest of the pictures that it names."""
+        fields, files = tasks.get(self.task.name).fields_of(self.task), [*chain.from_iterable(self.files.values())]
+        return picture_digests(self.workspace, fields, self.data, self.digests, files)
 
     def learning(self, without: Collection[str] = ()) -> Round:
         """Return what is to be done for the task to learn, ``without`` the rows in quarantine."""
@@ -80,7 +81,7 @@ class Sources:
                 made_of = {
                     "task": self.task.model_dump(mode="json"),
                     "data": self.data.model_dump(mode="json"),
-                    "pictures": self._pictures,
+                    "pictures": self._pictures[path],
                     "without": [place.removeprefix(file) for place in aside],
                 }
                 jobs.append(Job(key_of(path, self.digest(path), made_of), path, (path, aside)))
@@ -139,9 +140,10 @@ class Sources:
         With the cleaning step ``duplicates`` there is nothing to do ahead: a part depends on those before it.
         """
         inspector = self._inspector(state)
-        decided = inspector.decides | {"pictures": self._pictures}
+        decides = inspector.decides
         files = [] if is_chained(self.data) else [path for files in self.files.values() for path in files]
-        jobs = [Job(key_of(path, self.digest(path), decided), path, path) for path in files]
+        made_of = {path: decides | {"pictures": self._pictures[path]} for path in files}
+        jobs = [Job(key_of(path, self.digest(path), made_of[path]), path, path) for path in files]
         return Round(self._results, jobs, inspector)
 
     def inspect(self, state: Mapping[str, Any]) -> list[Inspected]:
@@ -167,10 +169,10 @@ class Sources:
 
     def _chain(self, split: str, inspector: Inspector) -> list[Inspected]:
         """Inspect the parts of a split one after the other, each with what the earlier ones hold."""
-        decided = inspector.decides | {"pictures": self._pictures}
+        decides = inspector.decides
         inspector.earlier, found, key = Cleaning(self.data.clean, self.data.privacy), list[Inspected](), ""
         for path in self.files[split]:
-            key = key_of(path, self.digest(path), {**decided, "after": key})
+            key = key_of(path, self.digest(path), {**decides, "pictures": self._pictures[path], "after": key})
             is_new = self._results.make([Job(key, path, path)], inspector)
             found.append(self._inspected(split, path, key))
             if not is_new:

@@ -87,9 +87,7 @@ class Subject:
         rows = [record.row for record in records]
         if self.cleans and not cleaned:
             rows = [cleaned_as(self.loaded.identity, row, task.fields_of(config)) for row in rows]
-        encoded = task.encode(
-            config, rows, self.loaded.processor, self.loaded.state, self.loaded.identity["max_length_tokens"]
-        )
+        encoded = task.encode(config, rows, self.loaded.processor, self.loaded.identity["max_length_tokens"])
         tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
         with self.model():
             return score(

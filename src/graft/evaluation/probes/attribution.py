@@ -93,11 +93,14 @@ def attribution(loaded: LoadedAdapter, record: Record, privacy: PrivacyConfig, s
     from captum.attr import LayerIntegratedGradients
 
     task, limit = loaded.task, loaded.identity["max_length_tokens"]
-    [encoded] = task.encode(loaded.config, [record.row], loaded.processor, loaded.state, limit)
+    [encoded] = task.encode(loaded.config, [record.row], loaded.processor, limit)
     places = _places(loaded, record, encoded, limit)
     if places is None:
         return None
-    batch = {name: value.to(loaded.device) for name, value in task.collate([encoded], loaded.pad_token_id).items()}
+    batch = {
+        name: value.to(loaded.device)
+        for name, value in task.collate([encoded], loaded.pad_token_id, loaded.state).items()
+    }
     others = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
     ids, emptied = batch["input_ids"], batch["input_ids"].clone()
     for line, at, *_ in places:

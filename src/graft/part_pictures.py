@@ -1,0 +1,91 @@
+"""Which pictures each part names, so that no other picture decides what is made of the part.
+
+Rows name their pictures, so a part is read for it once, with its pictures left closed; the names are kept by the part's
+content, like everything that is made of parts. Where rows have no pictures, nothing is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graft.data import DataConfig, named_pictures
+from graft.identity import digest_json
+from graft.part_results import Job, PartResults, key_of
+from graft.workspace import Workspace, read_json, write_json
+
+if TYPE_CHECKING:
+    from graft.tasks import Field
+
+NAMES = "names.json"
+
+
+def picture_digests(
+    workspace: Workspace,
+    fields: Sequence[Field],
+    config: DataConfig,
+    digests: Mapping[str, str],
+    paths: Sequence[Path],
+) -> dict[Path, str]:
+    """Return for each part one digest of the pictures that it names, with their names.
+
+    Args:
+        workspace: where the data lies, and the store.
+        fields: the fields of a row.
+        config: how files become rows.
+        digests: ``{path below the data folder: sha256}``, as :func:`graft.data.data_digests` returns them.
+        paths: the parts.
+    """
+    if all(one.type != "image" for one in fields):
+        return dict.fromkeys(paths, "")
+    results = PartResults.of(workspace, "pictures")
+    made_of = {
+        "images": [one.name for one in fields if one.type == "image"],
+        "data": config.model_dump(mode="json", exclude={"clean", "privacy"}),
+    }
+    keys = {path: key_of(path, digests[_below(path, workspace.data)], made_of) for path in paths}
+    results.make([Job(key, path, path) for path, key in keys.items()], _Naming(workspace.root, tuple(fields), config))
+    found = _Pictures(workspace.data, digests)
+    return {path: digest_json(found.named(read_json(results.folder / key / NAMES))) for path, key in keys.items()}
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """Writes the names of the pictures of a part; picklable, for processes."""
+
+    root: Path
+    fields: tuple[Field, ...]
+    config: DataConfig
+
+    def __call__(self, path: Path, folder: Path, add: Callable[[int], None]) -> None:
+        names = set[str]()
+        for name in named_pictures(path, self.root, self.fields, self.config):
+            names.add(name)
+            add(1)
+        write_json(folder / NAMES, sorted(names))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures of a data folder by name."""
+
+    folder: Path
+    digests: Mapping[str, str]
+
+    def named(self, names: Sequence[str]) -> list[list[str]]:
+        """Return each name with what it stands for."""
+        return [[name, self.digests.get(name) or self._behind(name)] for name in names]
+
+    def _behind(self, name: str) -> str:
+        """Return the digest of the file that a name leads to by links, or why there is none."""
+        try:
+            real = (self.folder / name).resolve(strict=True)
+            return self.digests.get(_below(real, self.folder.resolve()), "no picture of the folder")
+        except (OSError, ValueError, RuntimeError):  # absent, outside or too long; a NUL in the name; a link to itself
+            return "not there"
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
