@@ -27,9 +27,10 @@ from prefect.runtime import flow_run as current
 from prefect.states import Completed
 from pydantic import Field
 
+from graft import deciding
 from graft.publication import Answer, Decision
 from graft.workspace import Workspace
-from pipelines import deciding, logs, notices
+from pipelines import logs, notices
 from pipelines.stage import project_of_clone
 
 TIMER = "approval-timer/timer"

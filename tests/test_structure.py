@@ -74,6 +74,7 @@ ORDER = (
         "params",
         "stages",
         "repository",
+        "deciding",
         "reproduction",
         "revisions",
         "data_diff",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graft.cli.tables import Placed
     from graft.pictures import Pictures
     from graft.tasks import Field
+    from graft.tracking.server import Connection
     from graft.workspace import Workspace
 
 
@@ -201,6 +202,8 @@ def _fetched(place: Workspace, reference: str) -> Path:
     name, number = parsed(reference)
     with reported(connection.uri):
         version = registry.get(connection, name, number)
+        if number == f"@{registry.CHAMPION}":
+            _warn_moved(connection, name)
         folder = place.store / "models" / str(version.adapter)
         if not (folder.is_dir() and digest_folder(folder) == version.adapter):
             with replaced(folder) as new, tempfile.TemporaryDirectory(dir=place.store, prefix=".fetch-") as temporary:
@@ -209,6 +212,17 @@ def _fetched(place: Workspace, reference: str) -> Path:
         else:  # the bytes are known, and the key may have been revoked since
             provenances.check(connection, version, folder)
     return folder
+
+
+def _warn_moved(connection: Connection, name: str) -> None:
+    """Say on stderr that the champion is not the version that the journal names, or not for long."""
+    from graft.publication.carrying import standing_of
+    from graft.tracking import ledger
+    from graft.workspace import suggested
+
+    book = ledger.find(connection, name)
+    if book and (problem := standing_of(book).problem()):
+        print(f"warning: {name}@champion: {suggested(problem)}", file=sys.stderr, flush=True)
 
 
 @app.command(

@@ -64,6 +64,8 @@ class Subject:
     cleans: bool = False
     """Whether rows of ``Material.test`` are cleaned once more, as its training rows were: those that a champion reads,
     where the project cleans in another way by now."""
+    unknown: tuple[str, ...] = ()
+    """Labels of the project's rows that a champion was not trained on: it never gives them."""
 
     @contextlib.contextmanager
     def model(self) -> Iterator[Any]:
@@ -83,6 +85,12 @@ class Subject:
 
         from graft.evaluation.prediction import score
 
+        tokens = pa.Table.from_pylist(self.encoded(records, cleaned=cleaned))
+        with self.model():
+            return score(self.loaded, tokens, batch_rows=self.batch_rows, name=f"{what}, {self.system}")
+
+    def encoded(self, records: Sequence[Record], *, cleaned: bool = False) -> list[dict[str, Any]]:
+        """Return the token rows of any rows, in their order; as for :meth:`predictions`."""
         task, config = self.loaded.task, self.loaded.config
         rows = [record.row for record in records]
         if self.cleans and not cleaned:
@@ -90,11 +98,7 @@ class Subject:
         encoded = task.encode(
             config, rows, self.loaded.processor, self.loaded.state, self.loaded.identity["max_length_tokens"]
         )
-        tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
-        with self.model():
-            return score(
-                self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=f"{what}, {self.system}"
-            )
+        return [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
 
 
 @dataclass(frozen=True)
