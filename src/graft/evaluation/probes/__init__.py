@@ -110,6 +110,8 @@ class Passage:
     """The text in pieces, each with how it is marked: 1 to ``MARKS`` for, -1 to ``-MARKS`` against, 0 not at all."""
     note: str = ""
     """Small print: where it stands."""
+    picture: str = ""
+    """A picture with marks, as a data URI, where there is no text."""
 
 
 @dataclass(frozen=True)
