@@ -67,6 +67,8 @@ def ask(decision: Decision, *, hours: float, project: str, commit: str) -> None:
     if deployment.get_id() is None or flow_run is None:
         return
     asked = dt.datetime.now(dt.UTC)
+    with get_client(sync_client=True) as client:  # a run that starts is named anew, by its flow
+        client.update_flow_run(UUID(flow_run), name=_title(decision))
     _set_timers(decision, flow_run, asked, hours, project, commit)
     notices.tell(notices.WAITING, decision, hours=hours)
     description = _description(decision, asked + dt.timedelta(hours=hours))
@@ -92,12 +94,16 @@ def start(workspace: Workspace, decision: Decision, commit: str) -> str | None:
             parameters=parameters,
             timeout=0,
             as_subflow=False,
-            flow_run_name=f"approve {decision.name} version {decision.candidate}",
+            flow_run_name=_title(decision),
             idempotency_key=f"{decision.name}-{decision.candidate}-{decision.number}",
         )
     except ObjectNotFound:
         return None
     return str(made.id)  # type: ignore[union-attr]  # a coroutine only where an event loop runs
+
+
+def _title(decision: Decision) -> str:
+    return f"approve {decision.name} version {decision.candidate}"
 
 
 def _set_timers(decision: Decision, flow_run: str, asked: dt.datetime, hours: float, project: str, commit: str) -> None:

@@ -276,6 +276,8 @@ def test_probe_is_asked_of_the_champion_as_of_the_candidate(
     assert found["row"][0] == "data/test/part-0000.jsonl:1"
     with pytest.raises(ConfigError, match="cannot be asked of champion version 3: switched off"):
         champion(loaded.evaluation.model_copy(update={"batch_rows": 8})).probe("doubled")
+    with pytest.raises(ConfigError, match=r"evaluation\.latency_rows: 0, so nothing can be timed"):
+        champion(loaded.evaluation.model_copy(update={"latency_rows": 0})).timed()
     with pytest.raises(ConfigError, match="probe 'bias': cannot be asked of champion version 3: no such probe"):
         champion(loaded.evaluation).probe("bias")
 

@@ -201,15 +201,15 @@ class Champion:
         from graft.evaluation import cost
         from graft.evaluation.probes import Subject
 
+        most = self._evaluation.latency_rows
+        if not most:
+            raise ConfigError("evaluation.latency_rows: 0, so nothing can be timed; set more, or take out the gates")
         there = read_json(self._rows.workspace.cost / cost.FILE)["hardware"]
         theirs, threads = self._subject, read_json(self._rows.workspace.adapter / "identity.json")["threads"]
         cost.check_hardware(there, theirs.loaded.device, threads)
         loaded = artifact.load(self._rows.workspace.adapter, self._rows.workspace.root, device=theirs.loaded.device)
-        asked = self._rows.records[:: max(1, len(self._rows.records) // max(1, self._evaluation.latency_rows))]
-        both = [
-            (one.loaded, one.encoded(asked[: self._evaluation.latency_rows]))
-            for one in (Subject("adapter", loaded, {}, theirs.batch_rows), theirs)
-        ]
+        asked = self._rows.records[:: max(1, len(self._rows.records) // most)][:most]
+        both = [(one.loaded, one.encoded(asked)) for one in (Subject("adapter", loaded, {}, theirs.batch_rows), theirs)]
         with artifact.reproducible(threads):
             return cost.side_by_side(both[0], both[1])
 

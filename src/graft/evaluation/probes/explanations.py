@@ -45,7 +45,7 @@ class ExplanationsConfig(Section):
     rows: int = Limit(default=6, ge=0, le=1000)
     """How many rows: half of them the worst errors, the others a seeded sample. 0: none."""
 
-    steps: int = Limit(default=16, ge=8, le=1000)
+    steps: int = Limit(default=10, ge=8, le=1000)
     """Points on the path of integrated gradients; the report says by how much the words miss the whole."""
 
 
@@ -81,9 +81,9 @@ class Explanations:
                 found.append(one if pictures else attribution(loaded, record, privacy, steps, line))
         said_of, expected = [], []
         for at, one in zip(chosen, found, strict=True):
-            whole = one is None or one.answer is None
-            said_of.append(said(answers[at]) if whole else shortened(str(one.answer)))
-            expected.append(_expected(subject, material.test[at], at) if whole else one.expected or "")
+            part = one if one is not None and one.answer is not None else None
+            said_of.append(shortened(str(part.answer)) if part else said(answers[at]))
+            expected.append(part.expected or "" if part else _expected(subject, material.test[at], at))
         objects: dict[str, list[Any]] = {
             "row": [material.test[at].place for at in chosen],
             "why": list(chosen.values()),

@@ -206,7 +206,8 @@ def _span(loaded: LoadedAdapter, record: Record, said: Mapping[str, Any]) -> Que
         found = loaded.model(input_ids=given, attention_mask=given.new_ones(given.shape), **more)
         sides = (side[:, -given.shape[1] :].float() for side in (found.start_logits, found.end_logits))
         start, end = (side.masked_fill(~can_answer, -1e30).log_softmax(-1) for side in sides)
-        return start[:, first] + end[:, last]
+        both: torch.Tensor = start[:, first] + end[:, last]
+        return both
 
     question, context = ([at for at, begin in enumerate(begins) if (begin >= 0) is inside] for inside in (False, True))
     return _decoded(loaded, window, [question, context], number, others=others)
