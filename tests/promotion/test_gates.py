@@ -176,7 +176,9 @@ def test_promotion_needs_every_gate() -> None:
         return found.decision, found.reason
 
     assert says(fine)[0] == "promote"
-    assert "All 1 gates hold." in says(fine)[1]
+    assert says(fine)[1].endswith("All 1 gates hold.")
+    repeated = verdict(scored(ours), against, [RATE], policy=Terms(), gates=[fine], repeats=[scored(ours)] * 4)
+    assert repeated.reason.endswith("hold. Gates are of the adapter of the first seed, which would be champion.")
     assert says(fine, bad)[0] == "reject"
     assert "Gates that do not hold: forgetting -0.5000 (may be -0.05" in says(fine, bad)[1]
     assert says(fine, few)[0] == "undecided"
