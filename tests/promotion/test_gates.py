@@ -123,22 +123,23 @@ def test_gap_of_row_scores_is_tested_as_by_hand() -> None:
 def test_rows_that_a_gap_gate_asks_for_are_enough_and_not_too_many() -> None:
     """The second route: with so many rows, drawn again from those seen, it holds in the share of cases asked for.
 
-    Twelve pairs of four groups must all hold; the rows that the closest pair alone needs hold it in half the cases.
+    Four groups that are alike: all twelve pairs must hold. The rows of the closest pair alone held them in 54 of 100.
     """
     draw = np.random.default_rng(8)
     groups = np.repeat(np.array(["a", "b", "c", "d"], object), 60)
-    right, redrawn = draw.random(240) < 0.8, draw.random(240) < 0.25
-    theirs = right.astype(float)
-    ours = np.where(redrawn, draw.random(240) < 0.8, right).astype(float)
-    seen = alike(ours, theirs, groups, 0.15)
+    theirs = np.tile((np.arange(60) < 48).astype(float), 4)
+    ours = theirs.copy().reshape(4, 60)
+    ours[:, :4], ours[:, -4:] = 0, 1
+    ours = ours.ravel()
+    seen = alike(ours, theirs, groups, 0.08)
     assert seen.state == "unclear"
     assert seen.rows_needed is not None
     each, times = seen.rows_needed // 4, 200
     held = 0
     for _ in range(times):
         index = np.concatenate([draw.choice(np.flatnonzero(groups == name), each) for name in np.unique(groups)])
-        held += alike(ours[index], theirs[index], groups[index], 0.15).state == "held"
-    assert held / times == pytest.approx(0.8, abs=0.08)
+        held += alike(ours[index], theirs[index], groups[index], 0.08).state == "held"
+    assert 0.75 < held / times < 0.93
 
 
 def test_fair_candidates_of_a_fair_champion_pass_more_often_than_at_half_the_level() -> None:
