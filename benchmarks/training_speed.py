@@ -63,7 +63,7 @@ class Case:
     threads: int
 
     def number(self, row: dict[str, Any]) -> int:
-        """The number of a token row's label."""
+        """Return the number of a token row's label."""
         return self.state["labels"].index(row["label"])
 
     @property

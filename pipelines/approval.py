@@ -27,9 +27,10 @@ from prefect.runtime import flow_run as current
 from prefect.states import Completed
 from pydantic import Field
 
+from graft import deciding
 from graft.publication import Answer, Decision
 from graft.workspace import Workspace
-from pipelines import deciding, logs, notices
+from pipelines import logs, notices
 from pipelines.stage import project_of_clone
 
 TIMER = "approval-timer/timer"
@@ -66,6 +67,8 @@ def ask(decision: Decision, *, hours: float, project: str, commit: str) -> None:
     if deployment.get_id() is None or flow_run is None:
         return
     asked = dt.datetime.now(dt.UTC)
+    with get_client(sync_client=True) as client:  # a run that starts is named anew, by its flow
+        client.update_flow_run(UUID(flow_run), name=_title(decision))
     _set_timers(decision, flow_run, asked, hours, project, commit)
     notices.tell(notices.WAITING, decision, hours=hours)
     description = _description(decision, asked + dt.timedelta(hours=hours))
@@ -91,12 +94,16 @@ def start(workspace: Workspace, decision: Decision, commit: str) -> str | None:
             parameters=parameters,
             timeout=0,
             as_subflow=False,
-            flow_run_name=f"approve {decision.name} version {decision.candidate}",
+            flow_run_name=_title(decision),
             idempotency_key=f"{decision.name}-{decision.candidate}-{decision.number}",
         )
     except ObjectNotFound:
         return None
     return str(made.id)  # type: ignore[union-attr]  # a coroutine only where an event loop runs
+
+
+def _title(decision: Decision) -> str:
+    return f"approve {decision.name} version {decision.candidate}"
 
 
 def _set_timers(decision: Decision, flow_run: str, asked: dt.datetime, hours: float, project: str, commit: str) -> None:

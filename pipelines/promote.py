@@ -22,11 +22,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from graft import params
+from graft import deciding, params
 from graft.publication import Decision
 from graft.runs import Run
 from graft.workspace import Workspace
-from pipelines import approval, deciding, journal, logs, notices, reporting
+from pipelines import approval, journal, logs, notices, reporting
 from pipelines.stage import project_of_clone
 
 

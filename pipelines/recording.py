@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
-from graft import publication, services
+from graft import deciding, publication, services
 from graft.errors import GraftError, InputError, Locked, PromotionConflict, ResourceMissing
 from graft.identity import digest_file
 from graft.publication import Decision, Receipt
@@ -26,7 +26,7 @@ from graft.publication.refusals import record_refusal
 from graft.repository import Repository
 from graft.tracking import RunContext
 from graft.workspace import command
-from pipelines import approval, deciding, journal, notices, placement, reporting
+from pipelines import approval, journal, notices, placement, reporting
 from pipelines.chain import Chain
 
 RETRIES = 2

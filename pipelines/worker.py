@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command += ["--limit", str(given.limit)] if given.limit else []
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", QUERY_SECONDS)
     _end_by_signals()
-    os.execv(sys.executable, [sys.executable, "-m", "prefect", *command])
+    os.execv(sys.executable, [sys.executable, "-m", "pipelines.prefect_worker", *command])
 
 
 def _end_by_signals() -> None:

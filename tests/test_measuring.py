@@ -14,7 +14,7 @@ import pytest
 from graft import params, stages
 from graft.errors import ConfigError, DataError
 from graft.evaluation import prediction, probes
-from graft.promotion import GateConfig
+from graft.promotion import GateConfig, PromotionConfig
 from graft.promotion.spending import Look
 from graft.publication import measuring
 from graft.tracking.journal import Entry
@@ -36,8 +36,12 @@ def tokenized(make_project: Callable[..., Workspace], tmp_path: Path) -> Workspa
 
 
 def digest(workspace: Workspace) -> str:
+    return rows_of(workspace).digest
+
+
+def rows_of(workspace: Workspace) -> measuring.Rows:
     loaded = params.load(workspace.params)
-    return measuring.test_digest(workspace, loaded.task, loaded.data)
+    return measuring.Rows(workspace, loaded.task, loaded.data)
 
 
 def test_digest_is_of_what_the_rows_say(tokenized: Workspace) -> None:
@@ -77,14 +81,13 @@ def test_looks_are_those_at_these_rows_and_a_repeated_question_counts_once() -> 
 
 
 def sliced(workspace: Workspace, **slice_: Any) -> dict[str, int]:
-    loaded = params.load(workspace.params)
     lines = range(1, 16)
     table = {
         "row": np.array([f"data/test/part-0000.jsonl:{line}" for line in lines], object),
         "reference": np.array([(line - 1) % 3 for line in lines], np.int32),
     }
     gate = GateConfig(slice=slice_, margin=0.1, min_rows=4)  # type: ignore[arg-type]
-    found = measuring.slices(workspace, loaded.task, loaded.data, gate, table, "promotion.gates[0]")
+    found = measuring.slices(rows_of(workspace), gate, table, "promotion.gates[0]")
     return {name: 15 if mask is None else int(mask.sum()) for name, mask in found}
 
 
@@ -103,11 +106,10 @@ def test_slices_are_by_label_column_and_length(tokenized: Workspace) -> None:
         sliced(tokenized, column="colour")
 
 
-def asked(workspace: Workspace, gate: dict[str, Any], reference: Any) -> list[Any]:
-    loaded = params.load(workspace.params)
-    table = predictions()
-    policy = loaded.promotion.model_copy(update={"gates": (GateConfig(margin=0.1, min_rows=4, **gate),)})
-    return list(measuring.gates(workspace, loaded.task, loaded.data, policy, reference, table))
+def asked(workspace: Workspace, gate: dict[str, Any], reference: Any, *more: dict[str, Any]) -> list[Any]:
+    gates = tuple(GateConfig(margin=0.1, min_rows=4, **one) for one in (gate, *more))
+    policy = params.load(workspace.params).promotion.model_copy(update={"gates": gates})
+    return measuring.gates(rows_of(workspace), policy, reference, predictions())
 
 
 def predictions() -> dict[str, np.ndarray]:
@@ -151,13 +153,89 @@ def test_bias_and_cost_are_held_against_the_champion(tokenized: Workspace) -> No
     assert asked(tokenized, {"cost": "adapter_bytes"}, measuring.BaseOnDisk(tokenized.evaluation)) == []
 
 
+def test_each_test_set_is_a_gate_of_its_own(tokenized: Workspace) -> None:
+    """Pooled, the good set hides the bad one."""
+    from graft.evaluation.intervals import Drawn
+    from graft.promotion.gates import passes
+
+    def table(right: int) -> dict[str, np.ndarray]:
+        scores = np.array([1.0] * 100 + [1.0] * right + [0.0] * (20 - right))
+        return {
+            "row": np.array([f"t:{number}" for number in range(120)], object),
+            "set": np.array(["films"] * 100 + ["books"] * 20, object),
+            "score": scores,
+            "reference": np.ones(120, np.int32),
+            "prediction": scores.astype(np.int32),
+        }
+
+    prediction.write(tokenized.evaluation / probes.FOLDER / "test_sets" / "adapter.parquet", table(8))
+    reference: Any = SimpleNamespace(probe=lambda name: table(20))
+    found = asked(tokenized, {"probe": "test_sets"}, reference)
+    states = {one.name: passes(one, Drawn(), level=0.05, alpha=0.05, power=0.8) for one in found}
+    assert {name: (gate.state, gate.rows) for name, gate in states.items()} == {
+        "test_sets films": ("held", 100),
+        "test_sets books": ("broken", 20),
+    }
+    [named] = asked(tokenized, {"test_set": "books"}, reference)
+    gate = passes(named, Drawn(), level=0.05, alpha=0.05, power=0.8)
+    assert (gate.name, gate.candidate, gate.champion, gate.of_test) == ("accuracy on books", 0.4, 1.0, False)
+    with pytest.raises(ConfigError, match=r"promotion.gates\[0\].test_set: 'sea': evaluate measured books, films"):
+        asked(tokenized, {"test_set": "sea"}, reference)
+
+
+def test_one_question_is_asked_once(tokenized: Workspace) -> None:
+    reference: Any = SimpleNamespace(predictions=predictions)
+    by_column = {"slice": {"column": "source"}}
+    with pytest.raises(
+        ConfigError,
+        match=r"promotion.gates\[1\]: asks for accuracy of source mail, as promotion.gates\[0\] does; take one",
+    ):
+        asked(tokenized, by_column, reference, {"slice": {"column": "source", "value": "mail"}})
+    assert len(asked(tokenized, by_column, reference, {"metric": "mcc", **by_column})) == 4
+    twice = [{"probe": "forgetting", "margin": 0.1}, {"cost": "adapter_bytes", "margin": 1}, {**by_column, "margin": 1}]
+    with pytest.raises(ValueError, match=r"\[3\] asks what \[0\] asks, probe: forgetting; take one of them out"):
+        PromotionConfig(gates=(*twice, {"probe": "forgetting", "margin": 0.2}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", ["ece", ["accuracy", "ece"]])
+def test_calibration_error_does_not_decide(metric: Any) -> None:
+    with pytest.raises(ValueError, match=r"ece cannot decide: .* let log_loss decide, and hold the calibration with"):
+        PromotionConfig(metric=metric)
+
+
+def test_timed_costs_are_held_by_one_clock_or_not_at_all(tokenized: Workspace) -> None:
+    from graft.evaluation.cost import TIMED, Timed
+
+    both = Timed(np.array([1.0, 2.0]), np.array([])), Timed(np.array([1.0, 3.0]), np.array([]))
+    reference: Any = SimpleNamespace(timed=lambda: both)
+    [found] = asked(tokenized, {"cost": "latency_p50_ms"}, reference)
+    assert (found.metric, found.candidate["milliseconds"].tolist()) == (TIMED["latency_p50_ms"][0], [1.0, 2.0])
+    assert not found.of_test
+    with pytest.raises(DataError, match="gate joules_per_row: no counter of energy can be read on this machine"):
+        asked(tokenized, {"cost": "joules_per_row"}, reference)
+    assert asked(tokenized, {"cost": "latency_p95_ms"}, measuring.BaseOnDisk(tokenized.evaluation)) == []
+
+
+def test_names_that_mlflow_takes_stay_apart() -> None:
+    from graft.publication.cases import _metric_names
+
+    given = ["p accuracy of source a/b", "p accuracy of source a:b", "p accuracy of source a_b 2", "p"]
+    assert list(_metric_names(given).values()) == [
+        "p accuracy of source a_b",
+        "p accuracy of source a_b 2",
+        "p accuracy of source a_b 2 2",
+        "p",
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "names nothing to hold; set metric, slice, groups, probe or cost"),
+        ({}, "names nothing to hold; set metric, slice, groups, test_set, probe or cost"),
         ({"probe": "forgetting", "cost": "adapter_bytes"}, "probe goes with no cost; make two gates of it"),
         ({"probe": "forgetting", "metric": "accuracy"}, "probe goes with no metric"),
         ({"groups": "g", "slice": {"label": "a"}}, "groups goes with no slice"),
+        ({"test_set": "s", "slice": {"label": "a"}}, "test_set goes with no slice; make two gates of it"),
     ],
 )
 def test_gate_asks_one_thing(given: dict[str, Any], message: str) -> None:
@@ -188,8 +266,9 @@ def test_probe_is_asked_of_the_champion_as_of_the_candidate(
     subject = probes.Subject("champion", adapter, {"score": np.arange(15.0)}, 64)
 
     def champion(evaluation: Any) -> measuring.Champion:
+        identity = adapter.identity
         return measuring.Champion(
-            subject, "champion version 3", tokenized, loaded.task, loaded.data, evaluation, {"adapter_bytes": 9}
+            lambda: subject, "champion version 3", identity, rows_of(tokenized), evaluation, {"adapter_bytes": 9}
         )
 
     found = champion(loaded.evaluation).probe("doubled")
@@ -197,6 +276,8 @@ def test_probe_is_asked_of_the_champion_as_of_the_candidate(
     assert found["row"][0] == "data/test/part-0000.jsonl:1"
     with pytest.raises(ConfigError, match="cannot be asked of champion version 3: switched off"):
         champion(loaded.evaluation.model_copy(update={"batch_rows": 8})).probe("doubled")
+    with pytest.raises(ConfigError, match=r"evaluation\.latency_rows: 0, so nothing can be timed"):
+        champion(loaded.evaluation.model_copy(update={"latency_rows": 0})).timed()
     with pytest.raises(ConfigError, match="probe 'bias': cannot be asked of champion version 3: no such probe"):
         champion(loaded.evaluation).probe("bias")
 
@@ -225,7 +306,8 @@ def other_base(
     prediction.write(measuring_folder / "base.parquet", ours | {"measure": np.full(2, "masked", object)})
     adapter: Any = SimpleNamespace(identity={"threads": 1, "base": {"digest": digest}})
     subject = probes.Subject("champion", adapter, {}, 64)
-    return measuring.Champion(subject, "the champion", workspace, loaded.task, loaded.data, loaded.evaluation, {})
+    identity = adapter.identity
+    return measuring.Champion(lambda: subject, "the champion", identity, rows_of(workspace), loaded.evaluation, {})
 
 
 def test_forgetting_of_a_champion_on_another_base_counts_from_that_base(

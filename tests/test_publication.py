@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from graft import artifact, params, publication, stages
+from graft import artifact, params, publication, stages, tasks
 from graft.errors import ConfigError, InputError, IntegrityError, PromotionConflict, ResourceMissing
-from graft.evaluation import prediction
+from graft.evaluation import prediction, score_adapter
 from graft.identity import digest_folder, run_key
-from graft.publication import measuring
+from graft.publication import cases, measuring
 from graft.publication.profiles import described_pin
 from graft.publication.receipts import Receipt, champion_known, published, write_decision
 from graft.publication.receipts import write as write_receipt
@@ -377,6 +377,7 @@ def test_every_kind_of_gate_is_held_against_a_champion_that_cleans_in_another_wa
         {"groups": "label", "margin": 0.9, "min_rows": 5},
         {"slice": {"name": "label=weather"}, "margin": 0.5, "min_rows": 5},
         {"cost": "adapter_bytes", "margin": 100},
+        {"cost": "latency_p50_ms", "margin": 1e6},
     ]
     change(workspace, promotion={"gates": gates})
     cleaned, original = [], Subject.predictions
@@ -391,8 +392,9 @@ def test_every_kind_of_gate_is_held_against_a_champion_that_cleans_in_another_wa
     cleaned.clear()
     decision = promote(workspace)
     assert cleaned == [True]  # noise is asked of the champion once, and read as it reads
-    assert decision.evidence["gates"] == 6
+    assert decision.evidence["gates"] == 7
     assert decision.evidence["p adapter_bytes"] == 1  # rank 4 against rank 2
+    assert decision.evidence["p latency_p50_ms"] < 0.05
     assert {"p robustness", "p forgetting", "p squared calibration error"} <= decision.evidence.keys()
     assert any(name.startswith("p accuracy alike by label ") for name in decision.evidence)
     assert "adapter_bytes" in decision.reason
@@ -443,12 +445,14 @@ def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any
     assert promote(second).refused
 
 
-def test_the_champions_recipe_with_another_seed_is_no_candidate(trained: Any) -> None:
+def test_the_champions_recipe_with_another_seed_is_no_candidate(trained: Any, capsys: Any) -> None:
     first, luck = trained("a"), trained("luck")
     for workspace in (first, luck):
         publish(workspace)
     promote(first)
+    capsys.readouterr()
     refused = promote(luck)
+    assert "champion (version 1): " not in capsys.readouterr().out  # not a row was scored for it
     assert (refused.verdict, refused.after, refused.test, dict(refused.evidence)) == ("undecided", "1", "", {})
     assert "but with seed 9 instead of 7: what differs is luck, so nothing was tested" in refused.reason
     assert promote(luck, approve=True, reason="we like it").after == "2"
@@ -456,6 +460,38 @@ def test_the_champions_recipe_with_another_seed_is_no_candidate(trained: Any) ->
     assert artifact.same_recipe(identity, read_json(luck.adapter / "identity.json"))
     for name in ("recipe", "data", "code", "environment"):
         assert not artifact.same_recipe(identity, identity | {name: "other"})
+
+
+def test_candidate_that_learnt_a_new_label_is_compared(trained: Any, monkeypatch: Any) -> None:
+    """The champion was never told of ``sea``: it is wrong on its rows, right and wrong as before on the others."""
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    before = promote(second)
+    identity = read_json(second.adapter / "identity.json")
+    identity["task"]["state"]["labels"] = [*identity["task"]["state"]["labels"], "sea"]
+    write_json(second.adapter / "identity.json", identity)
+    part = second.data / "test" / "part-0000.jsonl"
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+    part.write_text("".join(json.dumps({**row, "label": "sea"}) + "\n" for row in rows[:5]))
+    part.with_name("part-0001.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[5:]))
+    loaded = params.load(second.params)
+    subject = score_adapter(first.adapter, second, data=loaded.data, batch_rows=8)
+    assert subject.unknown == ("sea",)
+    own = prediction.read(first.evaluation / "predictions" / "adapter.parquet")
+    assert subject.table["prediction"].tolist() == own["prediction"].tolist()
+    assert subject.table["probabilities"][:, -1].max() < 1e-30
+    assert subject.table["probabilities"][:, :3] == pytest.approx(own["probabilities"], abs=1e-6)
+    accuracy, log_loss = (tasks.get("text_classification").metric(name) for name in ("accuracy", "log_loss"))
+    right = (own["prediction"] == own["reference"])[5:]
+    assert accuracy.function(subject.table) == pytest.approx(right.sum() / 15)
+    assert math.isfinite(log_loss.function(subject.table))
+    assert before.evidence["champion"] == pytest.approx(float((own["prediction"] == own["reference"]).mean()))
+    champion = measuring.Champion(lambda: subject, "champion version 1", {}, None, loaded.evaluation, {})  # type: ignore[arg-type]
+    assert cases._never_given(champion) == (
+        " champion version 1 was not trained on 'sea': rows that have one count as wrong for it."
+    )
 
 
 def test_champion_is_scored_on_its_own_as_it_was_evaluated(trained: Any) -> None:

@@ -75,6 +75,7 @@ ORDER = (
         "params",
         "stages",
         "repository",
+        "deciding",
         "reproduction",
         "revisions",
         "data_diff",

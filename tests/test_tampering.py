@@ -63,7 +63,7 @@ def predict(workspace: Workspace, version: str, place: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["graft"])
         with pytest.raises(SystemExit, match=r"^\d$") as ended:
-            main([*arguments, "--model", f"models:/{NAME}/{version}"])
+            main([*arguments, "--model", f"models:/{NAME}{'' if version.startswith('@') else '/'}{version}"])
     if ended.value.code == IntegrityError.exit_code:
         raise IntegrityError("refused with exit code 6")
     assert ended.value.code == 0
@@ -168,13 +168,29 @@ def test_what_is_whole_passes(place: Path, door: str) -> None:
     enter(workspace, version, place)
 
 
+def test_alias_that_was_moved_by_hand_is_flagged_where_it_is_loaded(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace(place / "second")
+    predict(workspace, "@champion", place)
+    assert "warning" not in capsys.readouterr().err
+    connection = connect(params.load(workspace.params).tracking, workspace)
+    connection.client.set_registered_model_alias(NAME, "champion", "2")
+    predict(workspace, "@champion", place)
+    said = capsys.readouterr().err
+    assert f"warning: {NAME}@champion: champion was moved by hand: the journal says version 1, MLflow says" in said
+    assert "reconcile --adopt" in said
+    predict(workspace, "2", place)
+    assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["weights", "identity"])
 def test_champion_that_was_changed_is_no_measure(place: Path, what: str) -> None:
     name, mark, offset = FILES[what]
     flip(adapter_of(place, "1") / name, mark, offset)
     decision = promote(Workspace(place / "second"))
     assert (decision.verdict, decision.before, decision.after) == ("undecided", "1", "1")
-    assert "cannot be scored" in decision.reason
+    assert "version 2 cannot be held against champion version 1: " in decision.reason
 
 
 @pytest.mark.parametrize("door", ["predict", "packaged model"])

@@ -22,6 +22,7 @@ from graft.identity import digest_bytes
 from graft.reading import RowError, describe
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 FILES = "files"
@@ -35,6 +36,8 @@ OPENED = tuple(name for name in FORMATS if name != "MPO")  # the opener of JPEG 
 BYTES_PER_PIXEL = 8
 """Of a picture that is not packed at all (16-bit RGBA); the rest of a file is header."""
 HEADER_BYTES = 1 << 20
+FOR, AGAINST = (3, 105, 161), (234, 88, 12)
+"""The colours of what speaks for an answer and against it, as the report has them."""
 _URI = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 _FULL = "a picture of at most {} pixels (data.max_image_pixels)"
 
@@ -170,6 +173,27 @@ def thumbnail(content: bytes, side: int = 96) -> str:
     """Return a picture, at most ``side`` pixels wide and high, as a data URI (PNG); small ones are not enlarged."""
     picture = converted(opened(content), "RGB")
     picture.thumbnail((side, side))
+    return f"data:image/png;base64,{base64.b64encode(png(picture)).decode('ascii')}"
+
+
+def marked(pixels: np.ndarray, weights: np.ndarray, side: int = 192) -> str:
+    """Return a picture in grey with what weighs for (blue) and against (orange) laid over it, as a data URI (PNG).
+
+    Args:
+        pixels: uint8 [H, W] or [H, W, 3].
+        weights: float64 [h, w], of squares of the picture; the largest, either way, has the strongest colour.
+        side: the longer side of the copy.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    strength = (weights / (np.abs(weights).max() or 1.0))[..., None]
+    colours = np.where(strength > 0, np.array(FOR), np.array(AGAINST))
+    layer = np.concatenate([colours, 200 * np.abs(strength)], axis=-1).astype(np.uint8)
+    grey = ImageOps.grayscale(Image.fromarray(pixels)).convert("RGBA")
+    grey = grey.resize([max(1, round(side * length / max(grey.size))) for length in grey.size])
+    over = Image.fromarray(layer, "RGBA").resize(grey.size, Image.Resampling.NEAREST)
+    picture = Image.alpha_composite(grey, over).convert("RGB")
     return f"data:image/png;base64,{base64.b64encode(png(picture)).decode('ascii')}"
 
 

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from graft import artifact
+from graft.errors import DataError
 from graft.evaluation import cost
 from graft.evaluation.energy import Meter
+from graft.evaluation.intervals import Drawn
+from graft.promotion.gates import Measured, passes
+from graft.tokenization import read_tokens
 from graft.workspace import Workspace, read_json
 
 
@@ -79,3 +84,71 @@ def test_timings_stay_beside_the_results(evaluated: Workspace) -> None:
     report = (evaluated.evaluation / "report.html").read_text()
     assert f"{metrics['adapter_bytes']:,}" in report
     assert "rows per second" not in report
+
+
+class Clock:
+    """A clock that only models move, and a counter of energy that moves with it."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def timed(evaluated: Workspace, monkeypatch: pytest.MonkeyPatch, readable: bool) -> tuple[cost.Timed, cost.Timed]:
+    """Time two loads of one adapter; a pass of the first takes 5 ms, of the second 3 ms, and every fifth one 9 ms."""
+    clock, rows = Clock(), read_tokens(evaluated.tokens, "test").to_pylist()
+    monkeypatch.setattr(cost, "time", clock)
+    both = [artifact.load(evaluated.adapter, evaluated.root) for _ in range(2)]
+    for loaded, seconds in zip(both, (0.005, 0.003), strict=True):
+        calls = iter(range(1, 1_000_000))
+
+        def tick(*_: object, calls: object = calls, seconds: float = seconds) -> None:
+            clock.now += 0.009 if next(calls) % 5 == 0 and seconds == 0.003 else seconds  # type: ignore[call-overload]
+
+        loaded.model.register_forward_pre_hook(tick)
+
+    class Counter:
+        def __init__(self, device: str) -> None:
+            self.begun = clock.now
+
+        def joules(self) -> dict[str, float]:
+            return {"processor": 100 * (clock.now - self.begun)} if readable else {}
+
+    monkeypatch.setattr(cost, "Meter", Counter)
+    return cost.side_by_side((both[0], rows), (both[1], rows))
+
+
+def test_two_adapters_are_timed_in_turn_and_a_slower_one_is_held_back(
+    evaluated: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = timed(evaluated, monkeypatch, readable=True)
+    assert ours.milliseconds == pytest.approx(np.full(15, 5.0))
+    assert sorted(set(theirs.milliseconds.round(6))) == [3.0, 9.0]
+    assert len(ours.joules_per_row) == len(theirs.joules_per_row) == cost.PASSES
+    assert ours.joules_per_row == pytest.approx(np.full(cost.PASSES, 100 * 0.005 / 15))
+    states = {}
+    for name, margin in (("latency_p50_ms", 1.0), ("latency_p95_ms", 1.0), ("joules_per_row", 0.01)):
+        metric, table = cost.TIMED[name]
+        one, other = ours.table(table), theirs.table(table)
+        assert one is not None
+        assert other is not None
+        gate = passes(Measured(name, one, other, metric, margin), Drawn(), level=0.05, alpha=0.05, power=0.8)
+        states[name] = gate.state
+        assert gate.candidate == pytest.approx(metric.function(one))
+    assert states == {"latency_p50_ms": "broken", "latency_p95_ms": "held", "joules_per_row": "held"}
+
+
+def test_energy_that_cannot_be_read_is_no_table(evaluated: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = timed(evaluated, monkeypatch, readable=False)
+    assert ours.table("joules_per_row") is None
+    assert ours.table("milliseconds") is not None
+
+
+def test_timings_of_two_machines_are_refused(evaluated: Workspace) -> None:
+    there = read_json(evaluated.cost / "cost.json")["hardware"]
+    cost.check_hardware(there, there["device"], there["threads"])
+    with pytest.raises(DataError, match=r"two machines cannot be compared: evaluate ran on NVIDIA H200 \(\d+ threads"):
+        cost.check_hardware({**there, "gpu": "NVIDIA H200"}, there["device"], there["threads"])
+    with pytest.raises(DataError, match=r"decide there, or take the gate out"):
+        cost.check_hardware(there, there["device"], there["threads"] + 1)

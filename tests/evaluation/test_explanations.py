@@ -17,8 +17,9 @@ from graft.data import DataConfig, Record
 from graft.evaluation import EvaluationConfig
 from graft.evaluation.prediction import read
 from graft.evaluation.probes import MARKS, About, Material, Subject
-from graft.evaluation.probes.attribution import attribution, log_odds, not_explained, pieces_of
+from graft.evaluation.probes.attribution import attribution, pieces_of
 from graft.evaluation.probes.explanations import PROBE, SAMPLED, WORST, ExplanationsConfig
+from graft.evaluation.probes.questions import log_odds, not_explained
 from graft.privacy.section import PrivacyConfig
 from graft.workspace import Workspace, read_json, write_json
 from tests.conftest import validated, write_project, write_rows
@@ -189,5 +190,5 @@ def test_it_can_be_switched_off_and_says_what_it_cannot_explain(evaluated: Works
     subject = Subject("adapter", loaded, {}, 8)
     material = Material([Record({"text": "a"}, "x:1")], DataConfig(), evaluated.root)
     assert PROBE.left_out(EvaluationConfig(explanations=ExplanationsConfig(rows=0)), subject, material) == "off"
-    other = type("Loaded", (), {"task": tasks.get("token_classification"), "model": loaded.model})()
-    assert not_explained(other) == "answers of token_classification are more than one number"
+    other = type("Loaded", (), {"task": tasks.get("preference"), "model": loaded.model})()
+    assert not_explained(other) == "answers of preference are comparisons"

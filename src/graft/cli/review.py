@@ -38,23 +38,9 @@ def promote(
     as_json: JSON = False,
 ) -> None:
     """Compare the candidate with the champion on the same test rows, and move the alias if it is better."""
-    from graft import params, publication
+    from graft import deciding
 
-    place = workspace()
-    config = params.load(place.params)
-    decision = publication.promote(
-        place,
-        task=config.task,
-        data=config.data,
-        evaluation=config.evaluation,
-        registration=config.registration,
-        promotion=config.promotion,
-        tracking=config.tracking,
-        approve=approve,
-        reason=reason,
-        who=who,
-    )
-    _show(decision, as_json)
+    _show(deciding.decide(workspace(), approve=approve, reason=reason, who=who), as_json)
 
 
 def _show(decision: Decision, as_json: bool) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graft.cli.tables import Placed
     from graft.pictures import Pictures
     from graft.tasks import Field
+    from graft.tracking.server import Connection
     from graft.workspace import Workspace
 
 
@@ -197,7 +198,21 @@ def _fetched(place: Workspace, reference: str) -> Path:
     connection = connect(params.load(place.params).tracking, place)
     name, number = parsed(reference)
     with reported(connection.uri):
-        return fetched(place, connection, registry.get(connection, name, number))
+        version = registry.get(connection, name, number)
+        if number == f"@{registry.CHAMPION}":
+            _warn_moved(connection, name)
+        return fetched(place, connection, version)
+
+
+def _warn_moved(connection: Connection, name: str) -> None:
+    """Say on stderr that the champion is not the version that the journal names, or not for long."""
+    from graft.publication.carrying import standing_of
+    from graft.tracking import ledger
+    from graft.workspace import suggested
+
+    book = ledger.find(connection, name)
+    if book and (problem := standing_of(book).problem()):
+        print(f"warning: {name}@champion: {suggested(problem)}", file=sys.stderr, flush=True)
 
 
 @app.command(

@@ -29,7 +29,7 @@ from graft.evaluation.traits import Traits, traits
 from graft.identity import digest_folder
 from graft.privacy.section import PrivacyConfig
 from graft.tasks import Field, TaskConfig
-from graft.workspace import Workspace, replaced, write_json
+from graft.workspace import Workspace, read_json, replaced, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,6 +151,8 @@ def score_adapter(
     """Load any adapter (a champion from the registry) and score it on this project's test rows.
 
     It reads the raw rows as it was trained to: with its own cleaning, tokenizer, length and labels, on its own base.
+    Labels that the project's adapter has learnt since, and this one does not know, are ones that it never gives: the
+    rows that have one count, and are wrong.
 
     Args:
         folder: an adapter folder with its identity.json.
@@ -172,9 +174,10 @@ def score_adapter(
 
     from graft import artifact
     from graft.evaluation.prediction import score
+    from graft.evaluation.unknown_labels import widened
     from graft.tokenization import read_manifest
 
-    loaded = artifact.load(folder, workspace.root, device=device)
+    loaded, unknown = widened(artifact.load(folder, workspace.root, device=device), _state(workspace))
     own = data.model_copy(
         update={"clean": text_steps(loaded.identity["clean"]), "privacy": privacy_of(loaded.identity)}
     )
@@ -190,7 +193,13 @@ def score_adapter(
     with artifact.reproducible(loaded.identity["threads"]):
         table = score(loaded, pa.Table.from_pylist(tokens), batch_rows=batch_rows, name=name)
     other = (own.clean, own.privacy) != (data.clean, data.privacy)
-    return probes.Subject("champion", loaded, table, batch_rows, cleans=other)
+    return probes.Subject("champion", loaded, table, batch_rows, cleans=other, unknown=unknown)
+
+
+def _state(workspace: Workspace) -> Mapping[str, Any]:
+    """Return what the project's own adapter knows of the data; nothing where there is none."""
+    path = workspace.adapter / "identity.json"
+    return dict(read_json(path)["task"]["state"]) if path.is_file() else {}
 
 
 def _scored(

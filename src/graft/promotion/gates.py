@@ -44,6 +44,8 @@ class Measured:
     """bool [N] over the rows of ``candidate``: the slice; None: all."""
     groups: Sequence[tuple[str, np.ndarray]] | None = None
     """Names and masks of groups, bool [N] each: what is held is how alike they are served (:mod:`gaps`)."""
+    of_test: bool = True
+    """Whether items are test rows, so that more of those make more of them."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Gate:
     level: float
     test: str
     rows_needed: int | None
+    of_test: bool = True
+    """Whether its rows are test rows."""
 
     @property
     def said(self) -> str:
@@ -157,6 +161,7 @@ def _gate(
         level=level,
         test=found.test,
         rows_needed=rows_needed(found, at, power) if state == "unclear" and at > 0 else None,
+        of_test=measured.of_test,
     )
 
 
@@ -195,20 +200,18 @@ def _alike(
     candidate, champion = taken(measured)
     rows = [(name, np.flatnonzero(mask)) for name, mask in groups]
     try:
-        pairs = growths(measured.metric, candidate, champion, rows, how, measured.margin)
+        found = growths(measured.metric, candidate, champion, rows, how, measured.margin)
     except DataError as error:
         raise DataError(f"gate {measured.name}: {error}") from None
+    pairs = found.pairs
     hardest = max(pairs, key=lambda pair: (pair.p_held, pair.value))
     worst = min(pairs, key=lambda pair: pair.p_broken)
     state: Literal["held", "broken", "unclear"] = "held" if hardest.p_held <= level else "unclear"
     if state == "unclear" and worst.p_broken * len(pairs) <= alpha:
         state, hardest = "broken", worst
-    total, room = sum(len(index) for _, index in rows), measured.margin - hardest.value
+    total = sum(len(index) for _, index in rows)
     half = float(norm.isf((1 - how.confidence) / 2)) * hardest.standard_error
-    needed = None
-    if state == "unclear" and room > 0 and level > 0:
-        z = float(norm.isf(level / 2) + norm.ppf(power))
-        needed = max(total + 1, math.ceil((z * hardest.standard_error / room) ** 2 * total))
+    times = found.times_needed(level, power) if state == "unclear" and level > 0 else None
     return Gate(
         name=f"{measured.name} {hardest.favoured} before {hardest.other}",
         state=state,
@@ -222,7 +225,7 @@ def _alike(
         p=hardest.p_held,
         level=level,
         test="pairs of groups",
-        rows_needed=needed,
+        rows_needed=None if times is None else max(total + 1, math.ceil(times * total)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field as Limit
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from graft.config import Section
 
@@ -53,29 +53,41 @@ class GateConfig(Section):
     """A column of the part files whose values are groups to be served alike (bias): between any two of them, the gap
     of the metric must not grow."""
 
-    cost: Literal["adapter_bytes", "adapter_parameters"] | None = None
-    """What the adapter takes. It is counted and not tested; the first champion is held against none."""
+    test_set: str | None = None
+    """A test set from elsewhere (a folder in ``data/test_sets``): the metric on it, instead of on the test rows."""
+
+    cost: (
+        Literal["adapter_bytes", "adapter_parameters", "latency_p50_ms", "latency_p95_ms", "joules_per_row"] | None
+    ) = None
+    """What the adapter takes: the first two are counted, the others timed anew with the champion beside it and tested.
+    The first champion is held against none."""
 
     slice: SliceConfig | None = None
     """Which test rows; all where not given."""
 
     margin: float = Limit(gt=0)
-    """What the candidate may be worse by, in the unit of the metric (bytes, or numbers, of a cost)."""
+    """What the candidate may be worse by, in the metric's unit (of a cost: bytes, numbers, milliseconds, joules)."""
 
     min_rows: int = Limit(default=30, ge=2)
     """A slice or group of fewer rows is not tested: it could not pass."""
 
     @model_validator(mode="after")
     def _one_question(self) -> GateConfig:
-        tested = [name for name in ("metric", "slice", "groups") if getattr(self, name) is not None]
+        tested = [name for name in ("metric", "slice", "groups", "test_set") if getattr(self, name) is not None]
         others = [name for name in ("probe", "cost") if getattr(self, name) is not None]
         if not tested and not others:
-            raise ValueError("names nothing to hold; set metric, slice, groups, probe or cost")
+            raise ValueError("names nothing to hold; set metric, slice, groups, test_set, probe or cost")
         if len(others) + bool(tested) > 1:
             raise ValueError(f"{others[0]} goes with no {(tested + others[1:])[0]}; make two gates of it")
-        if self.groups is not None and self.slice is not None:
-            raise ValueError("groups goes with no slice; make two gates of it")
+        rows = [name for name in tested if name != "metric"]
+        if len(rows) > 1:
+            raise ValueError(f"{rows[1]} goes with no {rows[0]}; make two gates of it")
         return self
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What is asked, without how much is asked for: two gates that ask the same are one too many."""
+        return tuple(f"{name}: {value}" for name, value in self if name not in ("margin", "min_rows") and value)
 
 
 class PromotionConfig(Section):
@@ -120,6 +132,25 @@ class PromotionConfig(Section):
     approval_hours: float = Limit(default=72.0, gt=0, le=24 * 365)
     """How long the form in the Prefect UI waits; a reminder comes half way. Then the decision is ``expired``, which is
     as undecided."""
+
+    @field_validator("metric")
+    @classmethod
+    def _honest(cls, metric: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if metric == "ece" or (isinstance(metric, tuple) and "ece" in metric):
+            raise ValueError(
+                "ece cannot decide: chance alone puts it above 0, the more so the better the scores are; let log_loss "
+                "decide, and hold the calibration with promotion.gates: [{metric: ece, margin: 0.02}]"
+            )
+        return metric
+
+    @field_validator("gates")
+    @classmethod
+    def _each_asked_once(cls, gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
+        asked: dict[tuple[str, ...], int] = {}
+        for number, gate in enumerate(gates):
+            if (first := asked.setdefault(gate.asks, number)) != number:
+                raise ValueError(f"[{number}] asks what [{first}] asks, {', '.join(gate.asks)}; take one of them out")
+        return gates
 
     @model_validator(mode="after")
     def _margin_has_its_aim(self) -> PromotionConfig:

@@ -283,10 +283,10 @@ def _needed(bouts: Sequence[_Bout], gates: Sequence[Gate], policy: Policy, level
         at = level if c.difference + c.margin > 0 else policy.alpha
         if not _won(bout, policy, level):
             found.append(rows_needed(c, at, policy.power) if at > 0 else None)
-    # A gate counts its own rows: those of a slice grow with the test set.
+    # A gate counts its own rows: those of a slice grow with the test set. What probes ask does not; their gate says it.
     whole = bouts[0].comparison.rows
     for gate in gates:
-        if gate.state == "unclear" and gate.rows <= whole:
+        if gate.state == "unclear" and gate.of_test:
             found.append(None if gate.rows_needed is None else -(-gate.rows_needed * whole // gate.rows))
     return None if None in found or not found else max(one for one in found if one is not None)
 
@@ -313,6 +313,8 @@ def _reason(
         parts.append(f"Gates that do not hold: {'; '.join(broken)}.")
     elif gates:
         parts.append(f"All {len(gates)} gates hold.")
+    if gates and c.repeats > 1:
+        parts.append("Gates are of the adapter of the first seed, which would be champion.")
     return " ".join(parts)
 
 

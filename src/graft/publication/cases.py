@@ -10,7 +10,7 @@ import getpass
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from graft.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     from graft.evaluation import EvaluationConfig
+    from graft.evaluation.probes import Subject
     from graft.promotion.spending import Grant
     from graft.promotion.verdict import Verdict
     from graft.tracking.journal import Entry
@@ -159,15 +160,16 @@ def tested(
         ConfigError: a metric or gate that asks for what is not there.
     """
     against = f"champion version {case.before}" if case.champion else "the base"
+    rows = measuring.Rows(case.workspace, task, data)
     try:
-        with _reference(case, task, data, evaluation, against) as reference:
+        with _reference(case, rows, evaluation, against) as reference:
             if why := _luck_alone(case, reference, against):
                 return _decided(case, "undecided", why, against)
-            return _tested(case, task, data, evaluation, promotion, reference)
+            return _tested(case, rows, evaluation, promotion, reference)
     except (DataError, IntegrityError, ResourceMissing) as error:
         if case.champion is None:
             raise
-        why = f"{against} cannot be scored on the current test rows: {error}"
+        why = f"version {case.candidate.version} cannot be held against {against}: {error}"
         return _decided(case, "undecided", why, against)
 
 
@@ -191,8 +193,7 @@ def _luck_alone(case: Case, reference: measuring.Reference, against: str) -> str
 
 def _tested(
     case: Case,
-    task: TaskConfig,
-    data: DataConfig,
+    rows: measuring.Rows,
     evaluation: EvaluationConfig,
     promotion: PromotionConfig,
     reference: measuring.Reference,
@@ -202,9 +203,9 @@ def _tested(
     from graft.promotion.verdict import verdict
 
     candidate, repeats = measuring.candidate_tables(case.workspace)
-    opponents = measuring.opponents(case.workspace, task, reference, case.champion is None, promotion)
-    metrics = measuring.metrics_of(task, promotion)
-    gates = list(measuring.gates(case.workspace, task, data, promotion, reference, candidate))
+    opponents = measuring.opponents(case.workspace, rows.task, reference, case.champion is None, promotion)
+    metrics = measuring.metrics_of(rows.task, promotion)
+    gates = measuring.gates(rows, promotion, reference, candidate)
 
     def at(granted: Grant) -> Verdict:
         return verdict(
@@ -218,11 +219,17 @@ def _tested(
             repeats=repeats,
         )
 
-    digest = measuring.test_digest(case.workspace, task, data)
-    found = _asked_before(case, digest, promotion, at)
+    found = _asked_before(case, rows.digest, promotion, at)
     if found is None:
-        found = at(grant(measuring.looks(case.history, digest), promotion.alpha, promotion.decisions_per_test_set))
-    return replace(_decided(case, found.decision, found.reason, found.against, evidence_of(found)), test=digest)
+        found = at(grant(measuring.looks(case.history, rows.digest), promotion.alpha, promotion.decisions_per_test_set))
+    reason = f"{found.reason}{_never_given(reference)}"
+    return replace(_decided(case, found.decision, reason, found.against, evidence_of(found)), test=rows.digest)
+
+
+def _never_given(reference: measuring.Reference) -> str:
+    """Say which labels a champion does not know: that it is wrong on them is a fact of it, and part of the verdict."""
+    names = ", ".join(map(repr, reference.unknown))
+    return f" {reference.name} was not trained on {names}: rows that have one count as wrong for it." if names else ""
 
 
 def _asked_before(
@@ -245,25 +252,30 @@ def _asked_before(
 
 @contextlib.contextmanager
 def _reference(
-    case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, name: str
+    case: Case, rows: measuring.Rows, evaluation: EvaluationConfig, name: str
 ) -> Iterator[measuring.Reference]:
-    """Yield what the candidate is held against: the champion, loaded once and scored, or the base."""
+    """Yield what the candidate is held against: the champion, loaded once it is asked, or the base."""
     from graft.evaluation import cost, score_adapter
 
-    if case.champion is None:
+    champion = case.champion
+    if champion is None:
         yield measuring.BaseOnDisk(case.workspace.evaluation)
         return
     with tempfile.TemporaryDirectory(prefix="graft-champion-") as temporary:
-        folder = fetch(case.connection, case.champion, Path(temporary))
-        subject = score_adapter(
-            folder,
-            case.workspace,
-            data=data,
-            batch_rows=evaluation.batch_rows,
-            device=evaluation.device,
-            name=f"champion (version {case.champion.version})",
-        )
-        yield measuring.Champion(subject, name, case.workspace, task, data, evaluation, cost.facts(folder))
+        folder = fetch(case.connection, champion, Path(temporary))
+
+        def scored() -> Subject:
+            return score_adapter(
+                folder,
+                case.workspace,
+                data=rows.data,
+                batch_rows=evaluation.batch_rows,
+                device=evaluation.device,
+                name=f"champion (version {champion.version})",
+            )
+
+        identity = read_json(folder / "identity.json")
+        yield measuring.Champion(scored, name, identity, rows, evaluation, cost.facts(folder))
 
 
 @dataclass(frozen=True)
@@ -383,12 +395,22 @@ def evidence_of(verdict: Verdict) -> dict[str, float]:
     found |= {f"p {gate.name}": gate.p for gate in verdict.gates}
     if verdict.gates:
         found |= {"gates": len(verdict.gates), "gates_held": sum(gate.state == "held" for gate in verdict.gates)}
-    names = {name: _NO_METRIC_NAME.sub("_", name)[:_METRIC_NAME_CHARACTERS] for name in found}
+    names = _metric_names(found)
     return {
         names[name]: float(f"{value:.8g}")
         for name, value in found.items()
         if value is not None and math.isfinite(value)
     }
+
+
+def _metric_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name as MLflow takes it; two that would be one there are numbered."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = _NO_METRIC_NAME.sub("_", name)[:_METRIC_NAME_CHARACTERS]
+        tries = (plain, *(f"{plain} {number}" for number in range(2, len(found) + 2)))
+        found[name] = next(one for one in tries if one not in found.values())
+    return found
 
 
 def _said(version: str | None) -> str:

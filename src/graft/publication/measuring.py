@@ -8,14 +8,15 @@ that gates ask for.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graft import tasks
-from graft.data import DataConfig, rows_of
+from graft.data import DataConfig, Record, rows_of
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_bytes, digest_json
 from graft.promotion import GateConfig, PromotionConfig, SliceConfig
@@ -27,16 +28,48 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation.comparison import Table
+    from graft.evaluation.cost import Timed
     from graft.evaluation.probes import Material, Probe, Subject
     from graft.promotion.gates import Counted, Measured
     from graft.promotion.verdict import Opponent
     from graft.tasks import Metric
     from graft.tracking.journal import Entry
 
+TEST_SETS, SET = "test_sets", "set"
+"""The probe of test sets from elsewhere, and the column of its tables that names the set."""
 OF_A_BASE = ("forgetting",)
 """Probes whose scores are of what a base can do: of two bases they cannot be compared as they are."""
 NOT_ASKED = frozenset({"level", "spent", "left", "decision_number", "rows_needed", "detectable"})
 """Evidence that says when a question was asked, and not which."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The test rows of a project, read once for all that is asked of them."""
+
+    workspace: Workspace
+    task: TaskConfig
+    data: DataConfig
+
+    @cached_property
+    def records(self) -> list[Record]:
+        from graft.tokenization import read_manifest
+
+        aside = frozenset(read_manifest(self.workspace.tokens).get("quarantined", ()))
+        return list(rows_of(self.workspace.data, "test", self.fields, self.data, aside))
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return tuple(tasks.get(self.task.name).fields_of(self.task))
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of what they say (16 hexadecimal digits), whatever their order, files and format."""
+        rows = (
+            digest_bytes(json.dumps(record.row, sort_keys=True, ensure_ascii=False, default=_as_text).encode())
+            for record in self.records
+        )
+        return digest_json(sorted(rows))[:16]
 
 
 class Reference(Protocol):
@@ -45,6 +78,10 @@ class Reference(Protocol):
     name: str
     identity: Mapping[str, Any]
     """Of the champion's adapter; empty for the base."""
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Labels that the candidate knows and a champion does not."""
 
     def predictions(self) -> Table:
         """Return its prediction table of the test rows."""
@@ -59,12 +96,20 @@ class Reference(Protocol):
     def cost(self) -> Mapping[str, int] | None:
         """Return what it takes (``adapter_bytes``, ``adapter_parameters``); None where there is nothing to hold."""
 
+    def timed(self) -> tuple[Timed, Timed] | None:
+        """Return what a clock says of candidate and reference, here and now; None where there is nothing to hold.
+
+        Raises:
+            DataError: this is not the kind of machine that evaluate ran on.
+        """
+
 
 class BaseOnDisk:
     """The base, as evaluate scored it with the adapter off."""
 
     name = "the base"
     identity: Mapping[str, Any] = MappingProxyType({})
+    unknown = ()
 
     def __init__(self, evaluation: Path) -> None:
         """Read below ``evaluation``, the output of the stage."""
@@ -86,37 +131,57 @@ class BaseOnDisk:
     def cost(self) -> None:
         """Return None: a base takes no adapter, so there is nothing that the first one could take more than."""
 
+    def timed(self) -> None:
+        """Return None, as of what it takes."""
+
 
 class Champion:
     """The champion, loaded on its own base and asked now what the candidate was asked by evaluate."""
 
     def __init__(
         self,
-        subject: Subject,
+        scored: Callable[[], Subject],
         name: str,
-        workspace: Workspace,
-        task: TaskConfig,
-        data: DataConfig,
+        identity: Mapping[str, Any],
+        rows: Rows,
         evaluation: Any,
         cost: Mapping[str, int],
     ) -> None:
-        """Hold the loaded champion; ``evaluation`` is the params section, ``cost`` what the champion takes."""
-        self.name, self.identity, self._subject, self._cost = name, subject.loaded.identity, subject, cost
-        self._workspace, self._task, self._data, self._evaluation = workspace, task, data, evaluation
+        """Hold a champion that ``scored`` loads and scores, when something is asked of it.
+
+        ``evaluation`` is the params section, ``cost`` what the champion takes.
+        """
+        self.name, self.identity, self._scored, self._cost = name, identity, scored, cost
+        self._rows, self._evaluation = rows, evaluation
+        self._probed: dict[str, Table] = {}
+
+    @cached_property
+    def _subject(self) -> Subject:
+        return self._scored()
 
     def predictions(self) -> Table:
         return self._subject.table
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Labels that the candidate knows and the champion does not: it is wrong on all rows that have one."""
+        return self._subject.unknown
+
     def probe(self, name: str) -> Table:
+        if name not in self._probed:
+            self._probed[name] = self._asked(name)
+        return self._probed[name]
+
+    def _asked(self, name: str) -> Table:
         from graft import artifact
         from graft.evaluation import probes
 
         known = {one.name: one for one in probes.every()}
-        material = probes.Material(_test(self._workspace, self._task, self._data), self._data, self._workspace.root)
+        material = probes.Material(self._rows.records, self._rows.data, self._rows.workspace.root)
         why = known[name].left_out(self._evaluation, self._subject, material) if name in known else "no such probe"
         if why is not None:
             raise ConfigError(f"promotion.gates: probe {shown(name)}: cannot be asked of {self.name}: {why}")
-        with artifact.reproducible(self._subject.loaded.identity["threads"]):
+        with artifact.reproducible(self.identity["threads"]):
             try:
                 found = known[name].measure(self._evaluation, self._subject, material)
             except ConfigError as error:  # the candidate could be asked: it is the champion that does not know a label
@@ -125,6 +190,28 @@ class Champion:
 
     def cost(self) -> Mapping[str, int]:
         return self._cost
+
+    def timed(self) -> tuple[Timed, Timed]:
+        return self._timed
+
+    @cached_property
+    def _timed(self) -> tuple[Timed, Timed]:
+        """Candidate and champion, by one clock: what evaluate timed was another hour, and often another machine."""
+        from graft import artifact
+        from graft.evaluation import cost
+        from graft.evaluation.probes import Subject
+
+        most = self._evaluation.latency_rows
+        if not most:
+            raise ConfigError("evaluation.latency_rows: 0, so nothing can be timed; set more, or take out the gates")
+        there = read_json(self._rows.workspace.cost / cost.FILE)["hardware"]
+        theirs, threads = self._subject, read_json(self._rows.workspace.adapter / "identity.json")["threads"]
+        cost.check_hardware(there, theirs.loaded.device, threads)
+        loaded = artifact.load(self._rows.workspace.adapter, self._rows.workspace.root, device=theirs.loaded.device)
+        asked = self._rows.records[:: max(1, len(self._rows.records) // most)][:most]
+        both = [(one.loaded, one.encoded(asked)) for one in (Subject("adapter", loaded, {}, theirs.batch_rows), theirs)]
+        with artifact.reproducible(threads):
+            return cost.side_by_side(both[0], both[1])
 
     def _from_own_base(self, probe: Probe, found: Table, material: Material) -> Table:
         """Return a champion's scores as they were if its base were the candidate's: what it changed of its own base.
@@ -135,11 +222,11 @@ class Champion:
 
         from graft.evaluation.comparison import aligned
 
-        base = read_json(self._workspace.adapter / "identity.json")["base"]
-        if self._subject.loaded.identity["base"]["digest"] == base["digest"]:
+        base = read_json(self._rows.workspace.adapter / "identity.json")["base"]
+        if self.identity["base"]["digest"] == base["digest"]:
             return found
         theirs = probe.measure(self._evaluation, replace(self._subject, system="base"), material)
-        ours = aligned(found, read_probe(self._workspace.evaluation, probe.name, "base"))
+        ours = aligned(found, read_probe(self._rows.workspace.evaluation, probe.name, "base"))
         if ours["measure"][0] != found["measure"][0]:
             raise DataError(
                 f"probe {probe.name}: measured by {ours['measure'][0]}, and of {self.name}, which has another base, by "
@@ -190,53 +277,97 @@ def metrics_of(task: TaskConfig, policy: PromotionConfig) -> list[Metric]:
     return [_metric(one, name, "promotion.metric") for name in policy.metrics or (one.headline,)]
 
 
-def gates(
-    workspace: Workspace,
-    task: TaskConfig,
-    data: DataConfig,
-    policy: PromotionConfig,
-    reference: Reference,
-    candidate: Table,
-) -> Iterator[Measured | Counted]:
-    """Yield what each gate of ``promotion.gates`` asks; a gate by column asks once per value.
+def gates(rows: Rows, policy: PromotionConfig, reference: Reference, candidate: Table) -> list[Measured | Counted]:
+    """Return what the gates of ``promotion.gates`` ask; one by column, or on all test sets, asks several things.
 
     Raises:
-        ConfigError: a metric, label, column or probe that is not there.
+        ConfigError: a metric, label, column, probe or test set that is not there; the same is asked twice.
     """
-    from graft.evaluation.calibration import SQUARED
-    from graft.promotion.gates import MEAN_SCORE, Counted, Measured
-
+    found: dict[str, tuple[str, Measured | Counted]] = {}
     for number, gate in enumerate(policy.gates):
         path = f"promotion.gates[{number}]"
-        if gate.cost is not None:
-            if (theirs := reference.cost()) is not None:
-                ours = read_json(workspace.evaluation / "metrics.json")["cost"]
-                yield Counted(gate.cost, ours[gate.cost], theirs[gate.cost], gate.margin)
-            continue
-        if gate.probe is not None:
-            asked = read_probe(workspace.evaluation, gate.probe, "adapter")
-            yield Measured(gate.probe, asked, reference.probe(gate.probe), MEAN_SCORE, gate.margin)
-            continue
-        metric, margin = metrics_of(task, policy)[0], gate.margin
-        if gate.metric is not None:
-            metric = _metric(tasks.get(task.name), gate.metric, f"{path}.metric")
-        if metric.name == "ece":
-            # c >= h + margin means c^2 - h^2 >= margin^2, so ruling that out rules out more than is asked.
-            metric, margin = SQUARED, margin**2
-        if gate.groups is not None:
-            groups = _groups(workspace, task, data, gate, candidate, path)
-            name = f"{metric.name} alike by {gate.groups}"
-            yield Measured(name, candidate, reference.predictions(), metric, margin, groups=groups)
-            continue
-        for name, mask in slices(workspace, task, data, gate, candidate, path):
+        for one in _asks(rows, policy, reference, candidate, gate, path):
+            if one.name in found:
+                raise ConfigError(f"{path}: asks for {one.name}, as {found[one.name][0]} does; take one of them out")
+            found[one.name] = path, one
+    return [one for _, one in found.values()]
+
+
+def _asks(
+    rows: Rows, policy: PromotionConfig, reference: Reference, candidate: Table, gate: GateConfig, path: str
+) -> Iterator[Measured | Counted]:
+    """Yield what one gate asks."""
+    from graft.evaluation.calibration import SQUARED
+    from graft.promotion.gates import Measured
+
+    if gate.cost is not None:
+        yield from _costs(rows, reference, gate)
+        return
+    if gate.probe is not None:
+        yield from _probed(rows.workspace, reference, gate.probe, gate.margin)
+        return
+    metric, margin = metrics_of(rows.task, policy)[0], gate.margin
+    if gate.metric is not None:
+        metric = _metric(tasks.get(rows.task.name), gate.metric, f"{path}.metric")
+    if metric.name == "ece":
+        # c >= h + margin means c^2 - h^2 >= margin^2, so ruling that out rules out more than is asked.
+        metric, margin = SQUARED, margin**2
+    if gate.test_set is not None:
+        asked = read_probe(rows.workspace.evaluation, TEST_SETS, "adapter")
+        mask = asked[SET] == gate.test_set
+        if not mask.any():
+            there = ", ".join(sorted(set(asked[SET])))
+            raise ConfigError(f"{path}.test_set: {shown(gate.test_set)}: evaluate measured {there}")
+        name = f"{metric.name} on {gate.test_set}"
+        yield Measured(name, asked, reference.probe(TEST_SETS), metric, margin, mask, of_test=False)
+    elif gate.groups is not None:
+        groups = _groups(rows, gate, candidate, path)
+        name = f"{metric.name} alike by {gate.groups}"
+        yield Measured(name, candidate, reference.predictions(), metric, margin, groups=groups)
+    else:
+        for name, mask in slices(rows, gate, candidate, path):
             yield Measured(f"{metric.name}{name}", candidate, reference.predictions(), metric, margin, mask)
 
 
-def _groups(
-    workspace: Workspace, task: TaskConfig, data: DataConfig, gate: GateConfig, table: Table, path: str
-) -> list[tuple[str, np.ndarray]]:
+def _costs(rows: Rows, reference: Reference, gate: GateConfig) -> Iterator[Measured | Counted]:
+    """Yield the gate of a cost: what can be counted is; what a clock says is tested."""
+    from graft.evaluation.cost import TIMED
+    from graft.promotion.gates import Counted, Measured
+
+    name = str(gate.cost)
+    if name not in TIMED:
+        if (takes := reference.cost()) is not None:
+            ours = read_json(rows.workspace.evaluation / "metrics.json")["cost"]
+            yield Counted(name, ours[name], takes[name], gate.margin)
+        return
+    try:
+        timed = reference.timed()
+    except DataError as error:
+        raise DataError(f"gate {name}: {error}") from None
+    if timed is None:
+        return
+    metric, table = TIMED[name]
+    ours, theirs = (one.table(table) for one in timed)
+    if ours is None or theirs is None:
+        raise DataError(f"gate {name}: no counter of energy can be read on this machine")
+    yield Measured(name, ours, theirs, metric, gate.margin, of_test=False)
+
+
+def _probed(workspace: Workspace, reference: Reference, probe: str, margin: float) -> Iterator[Measured]:
+    """Yield the gate of a probe; of test sets from elsewhere one each, since a good one must not hide a bad one."""
+    from graft.promotion.gates import MEAN_SCORE, Measured
+
+    ours, theirs = read_probe(workspace.evaluation, probe, "adapter"), reference.probe(probe)
+    if SET not in ours:
+        yield Measured(probe, ours, theirs, MEAN_SCORE, margin, of_test=False)
+        return
+    for name in dict.fromkeys(ours[SET]):
+        yield Measured(f"{probe} {name}", ours, theirs, MEAN_SCORE, margin, ours[SET] == name, of_test=False)
+
+
+def _groups(rows: Rows, gate: GateConfig, table: Table, path: str) -> list[tuple[str, np.ndarray]]:
     """Return the groups of a gate that have enough rows, by the values of its column: names and masks."""
-    column = _column(workspace, task, data, str(gate.groups), table, f"{path}.groups")
+    column = _column(rows, str(gate.groups), table, f"{path}.groups")
     masks = [(value, column == value) for value in sorted({value for value in column if value is not None})]
     found = [(value, mask) for value, mask in masks if int(mask.sum()) >= gate.min_rows]
     if len(found) < 2:
@@ -247,9 +378,7 @@ def _groups(
     return found
 
 
-def slices(
-    workspace: Workspace, task: TaskConfig, data: DataConfig, gate: GateConfig, table: Table, path: str
-) -> Iterator[tuple[str, np.ndarray | None]]:
+def slices(rows: Rows, gate: GateConfig, table: Table, path: str) -> Iterator[tuple[str, np.ndarray | None]]:
     """Yield name and mask (bool [N] over ``table``) of the slices of a gate; one without a mask where it has none.
 
     Raises:
@@ -259,12 +388,12 @@ def slices(
     if one is None:
         yield "", None
         return
-    fixed = _fixed(workspace, one, table, f"{path}.slice")
+    fixed = _fixed(rows.workspace, one, table, f"{path}.slice")
     if one.column is None:
         yield _enough(fixed, one, gate, path)
         return
-    column = _column(workspace, task, data, one.column, table, f"{path}.slice.column")
-    wanted = None if one.value is None else str(data.privacy.redacted(one.value))
+    column = _column(rows, one.column, table, f"{path}.slice.column")
+    wanted = None if one.value is None else str(rows.data.privacy.redacted(one.value))
     values = [wanted] if wanted is not None else sorted({value for value in column if value is not None})
     for value in values:
         mask = fixed & (column == value)
@@ -335,9 +464,7 @@ def _lengths(workspace: Workspace, table: Table) -> np.ndarray:
     return np.array([lengths.get(row, 0) for row in table["row"]])
 
 
-def _column(
-    workspace: Workspace, task: TaskConfig, data: DataConfig, column: str, table: Table, path: str
-) -> np.ndarray:
+def _column(rows: Rows, column: str, table: Table, path: str) -> np.ndarray:
     """Return a column of the part files as the slices of the report name its values: object [N] over ``table``.
 
     None where a row lacks it; what is private has a placeholder, since the values stand in the journal.
@@ -346,11 +473,17 @@ def _column(
 
     from graft.evaluation.traits import named, traits
 
-    test, fields = _test(workspace, task, data), _fields(task)
+    test, data = rows.records, rows.data
     name = data.columns.get(column, column)
     try:
         known = traits(
-            test, [""] * len(test), fields, lengths=(), columns={path: (name,)}, data=data, folder=workspace.data
+            test,
+            [""] * len(test),
+            rows.fields,
+            lengths=(),
+            columns={path: (name,)},
+            data=data,
+            folder=rows.workspace.data,
         )
     except DataError as error:
         raise ConfigError(str(error)) from None
@@ -400,31 +533,8 @@ def read_probe(evaluation: Path, probe: str, system: str) -> Table:
 # -- the test rows, and the decisions that were taken on them
 
 
-def test_digest(workspace: Workspace, task: TaskConfig, data: DataConfig) -> str:
-    """Return the sha256 of what the test rows say (16 hexadecimal digits), whatever their order, files and format."""
-    rows = (
-        digest_bytes(json.dumps(record.row, sort_keys=True, ensure_ascii=False, default=_as_text).encode())
-        for record in _test(workspace, task, data)
-    )
-    return digest_json(sorted(rows))[:16]
-
-
-test_digest.__test__ = False  # type: ignore[attr-defined]  # pytest takes the name for a test's
-
-
 def _as_text(value: Any) -> str:
     return digest_bytes(value) if isinstance(value, bytes) else repr(value)
-
-
-def _test(workspace: Workspace, task: TaskConfig, data: DataConfig) -> list[Any]:
-    from graft.tokenization import read_manifest
-
-    aside = frozenset(read_manifest(workspace.tokens).get("quarantined", ()))
-    return list(rows_of(workspace.data, "test", _fields(task), data, aside))
-
-
-def _fields(task: TaskConfig) -> tuple[Field, ...]:
-    return tuple(tasks.get(task.name).fields_of(task))
 
 
 def on_test(history: Sequence[Entry], digest: str) -> list[Entry]:

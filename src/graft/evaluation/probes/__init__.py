@@ -64,6 +64,8 @@ class Subject:
     cleans: bool = False
     """Whether rows of ``Material.test`` are cleaned once more, as its training rows were: those that a champion reads,
     where the project cleans in another way by now."""
+    unknown: tuple[str, ...] = ()
+    """Labels of the project's rows that a champion was not trained on: it never gives them."""
 
     @contextlib.contextmanager
     def model(self) -> Iterator[Any]:
@@ -83,16 +85,18 @@ class Subject:
 
         from graft.evaluation.prediction import score
 
+        tokens = pa.Table.from_pylist(self.encoded(records, cleaned=cleaned))
+        with self.model():
+            return score(self.loaded, tokens, batch_rows=self.batch_rows, name=f"{what}, {self.system}")
+
+    def encoded(self, records: Sequence[Record], *, cleaned: bool = False) -> list[dict[str, Any]]:
+        """Return the token rows of any rows, in their order; as for :meth:`predictions`."""
         task, config = self.loaded.task, self.loaded.config
         rows = [record.row for record in records]
         if self.cleans and not cleaned:
             rows = [cleaned_as(self.loaded.identity, row, task.fields_of(config)) for row in rows]
         encoded = task.encode(config, rows, self.loaded.processor, self.loaded.identity["max_length_tokens"])
-        tokens = [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
-        with self.model():
-            return score(
-                self.loaded, pa.Table.from_pylist(tokens), batch_rows=self.batch_rows, name=f"{what}, {self.system}"
-            )
+        return [{**one, "row": record.place, "id": record.id} for one, record in zip(encoded, records, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Passage:
     """The text in pieces, each with how it is marked: 1 to ``MARKS`` for, -1 to ``-MARKS`` against, 0 not at all."""
     note: str = ""
     """Small print: where it stands."""
+    picture: str = ""
+    """A picture with marks, as a data URI, where there is no text."""
 
 
 @dataclass(frozen=True)

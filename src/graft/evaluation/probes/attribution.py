@@ -3,21 +3,21 @@
 The path goes from a baseline, the same row with every own token replaced by the mask token (a model without one: the
 padding token), to the row; a token's attribution is its share in how the output changes on the way, and all of them
 add up to that change (completeness; Sundararajan, Taly and Yan, ICML 2017, section 3 and equation 1). Gradients run
-through base, adapter and head as they are, whatever put them there: captum hooks the embedding layer alone.
+through base, adapter and head as they are, whatever put them there: captum hooks the embedding layers alone.
 
-What is explained is one number of a row (:data:`EXPLAINED`): the log-odds of the label that is given, or a predicted
-value. Logits are no good for it: all of them may rise together and change nothing.
+What is explained is one number of a row; which one, and of which tokens, is the matter of :mod:`questions`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graft.evaluation.probes.questions import asked, log_odds
 from graft.privacy.section import PrivacyConfig
-from graft.tasks import family_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,34 +25,13 @@ if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.data import Record
 
-TOKENS_TOGETHER = 1 << 13
+TOKENS_TOGETHER = 1 << 11
 """How many tokens of the path go through the model at once: bounds the memory of the gradients."""
-NOT_INPUTS = ("input_ids", "labels", "window_row")
+PICTURES_TOGETHER = 8
 WIDE = "\u3040-\u30ff\u3400-\u9fff"
 WORDS = re.compile(rf"[{WIDE}]|[^\s{WIDE}]+")
 """Words as they are shown: between spaces; single characters of Chinese and Japanese, which have none."""
 Pieces = list[tuple[str, float]]
-
-
-def log_odds(outputs: torch.Tensor, label: int) -> torch.Tensor:
-    """Return the log-odds of a label against all others of logits [B, C]: [B]."""
-    import torch
-
-    others = torch.cat([outputs[:, :label], outputs[:, label + 1 :]], dim=1)
-    return outputs[:, label] - torch.logsumexp(others, dim=1)
-
-
-def one_column(outputs: torch.Tensor, column: int) -> torch.Tensor:
-    """Return a column of outputs [B, C]: [B]. A logit of its own sigmoid is its log-odds already."""
-    return outputs[:, column]
-
-
-EXPLAINED: Mapping[str, tuple[Callable[[torch.Tensor, int], torch.Tensor], str]] = {
-    "text_classification": (log_odds, "the log-odds of the label given"),
-    "multi_label_classification": (one_column, "the log-odds of its likeliest label"),
-    "regression": (one_column, "the predicted value, in standard deviations of the targets"),
-}
-"""Task -> the number of a row that is explained, and what it is called."""
 
 
 @dataclass(frozen=True)
@@ -67,100 +46,95 @@ class Attribution:
     """The same of the row without its words."""
     gap: float
     """By how much the attributions miss the change from ``baseline`` to ``output``."""
+    answer: str | None = None
+    """What of the answer is explained, where that is not all of it; may hold what is private."""
+    expected: str | None = None
+    """What it should be."""
+    picture: str = ""
+    """Where the row is a picture: a copy of it with marks, as a data URI."""
 
 
-def not_explained(loaded: LoadedAdapter) -> str | None:
-    """Return why an adapter's answers cannot be explained here; None where they can."""
-    if loaded.task.name not in EXPLAINED:
-        return f"answers of {loaded.task.name} are more than one number"
-    if family_of(loaded.model.get_base_model().config) == "encoder-decoder":
-        return "an encoder-decoder reads the row twice, by two embeddings"
-    return None
-
-
-def attribution(loaded: LoadedAdapter, record: Record, privacy: PrivacyConfig, steps: int) -> Attribution | None:
+def attribution(
+    loaded: LoadedAdapter, record: Record, privacy: PrivacyConfig, steps: int, said: Mapping[str, Any] | None = None
+) -> Attribution | None:
     """Return what each word of a row adds to the number that is explained, with the model as it stands.
 
-    None where the row's tokens cannot be found again in its text (a tokenizer that does not say where they stand).
+    None where nothing was answered, or the row's tokens cannot be found again in its text (a tokenizer that does not
+    say where they stand).
 
     Args:
         loaded: the adapter on its base.
         record: the row.
         privacy: what is private in texts: it is one piece, with a placeholder.
         steps: points on the path (Gauss-Legendre).
+        said: the row's line of the adapter's prediction table, where its answer is text, tags or a span.
+    """
+    from captum.attr import LayerIntegratedGradients
+
+    question = asked(loaded, record, said or {})
+    if question is None:
+        return None
+    layers: Any = question.layers if len(question.layers) > 1 else question.layers[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Multiple layers provided")  # neither embedding reads the other
+        found = LayerIntegratedGradients(question.number, layers).attribute(
+            question.ids,
+            baselines=question.emptied,
+            additional_forward_args=question.others or None,
+            n_steps=steps,
+            internal_batch_size=len(question.ids) * max(1, min(steps, TOKENS_TOGETHER // question.ids.numel())),
+        )
+    by_token, *later = [one.detach().sum(-1).double().cpu() for one in (found if isinstance(found, list) else [found])]
+    whole = sum(float(one.sum()) for one in (by_token, *later))
+    for one in later:  # a decoder reads a token one place behind
+        by_token[:, :-1] += one[:, 1:]
+    output, baseline = question.ends()
+    return Attribution(
+        pieces=pieces_of(
+            question.texts,
+            [(text, start, end, float(by_token[line, at])) for line, at, text, start, end in question.places],
+            privacy,
+        ),
+        output=output,
+        baseline=baseline,
+        gap=output - baseline - whole,
+        answer=question.answer,
+        expected=question.expected,
+    )
+
+
+def picture_attribution(loaded: LoadedAdapter, record: Record, steps: int) -> Attribution:
+    """Return which parts of a picture speak for the label given, against a picture of the mean colour.
+
+    The attributions of a patch's pixels, or of a square of 16 where the base has no patches, are one mark.
     """
     import torch
-    from captum.attr import LayerIntegratedGradients
+    from captum.attr import IntegratedGradients
+
+    from graft.pictures import marked
 
     task, limit = loaded.task, loaded.identity["max_length_tokens"]
     [encoded] = task.encode(loaded.config, [record.row], loaded.processor, limit)
-    places = _places(loaded, record, encoded, limit)
-    if places is None:
-        return None
-    batch = {
-        name: value.to(loaded.device)
-        for name, value in task.collate([encoded], loaded.pad_token_id, loaded.state).items()
-    }
-    others = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
-    ids, emptied = batch["input_ids"], batch["input_ids"].clone()
-    for line, at, *_ in places:
-        emptied[line, at] = _nothing(loaded)
+    pixels = task.collate([encoded], loaded.pad_token_id, loaded.state)["pixel_values"].to(loaded.device)
     with torch.no_grad():
-        outputs = task.outputs(loaded.config, loaded.model, {"input_ids": ids, **others})
-    explained, column = EXPLAINED[task.name][0], int(outputs[0].argmax())
+        label = int(task.outputs(loaded.config, loaded.model, {"pixel_values": pixels})[0].argmax())
 
-    def forward(given: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
-        inputs = {"input_ids": given, **dict(zip(others, values, strict=True))}
-        return explained(task.outputs(loaded.config, loaded.model, inputs), column)
+    def number(given: torch.Tensor) -> torch.Tensor:
+        return log_odds(task.outputs(loaded.config, loaded.model, {"pixel_values": given}), label)
 
-    method = LayerIntegratedGradients(forward, loaded.model.get_base_model().get_input_embeddings())
-    found = method.attribute(
-        ids,
-        baselines=emptied,
-        additional_forward_args=tuple(others.values()) or None,
-        n_steps=steps,
-        internal_batch_size=len(ids) * max(1, min(steps, TOKENS_TOGETHER // ids.numel())),
-    )
-    by_token = found.detach().sum(-1).double().cpu()
+    found = IntegratedGradients(number).attribute(pixels, n_steps=steps, internal_batch_size=PICTURES_TOGETHER)
     with torch.no_grad():
-        ends = [float(forward(given, *others.values())[0]) for given in (ids, emptied)]
-    weights = [(field, start, end, float(by_token[line, at])) for line, at, field, start, end in places]
-    texts = [record.row[name] for name in ("text", "text_pair") if record.row.get(name)]
+        output, baseline = float(number(pixels)[0]), float(number(torch.zeros_like(pixels))[0])
+    by_pixel = found.detach()[0].sum(0).double().cpu()
+    side = getattr(loaded.model.get_base_model().config, "patch_size", None)
+    squares = torch.nn.functional.avg_pool2d(by_pixel[None], side if isinstance(side, int) else 16, ceil_mode=True)[0]
     return Attribution(
-        pieces=pieces_of(texts, weights, privacy),
-        output=ends[0],
-        baseline=ends[1],
-        gap=ends[0] - ends[1] - float(by_token.sum()),
+        pieces=[],
+        output=output,
+        baseline=baseline,
+        gap=output - baseline - float(by_pixel.sum()),
+        picture=marked(loaded.processor.picture(pixels[0].cpu().numpy()), squares.numpy()),
     )
-
-
-def _nothing(loaded: LoadedAdapter) -> int:
-    """Return the token that stands for no word."""
-    mask = loaded.processor.mask_token_id
-    return int(loaded.pad_token_id if mask is None else mask)
-
-
-def _places(
-    loaded: LoadedAdapter, record: Record, encoded: Mapping[str, Any], limit: int
-) -> list[tuple[int, int, int, int, int]] | None:
-    """Return each own token: its line and column in the batch, and text, start and end of what it stands for."""
-    if not loaded.processor.is_fast:
-        return None
-    texts = [record.row[name] for name in ("text", "text_pair") if record.row.get(name)]
-    apart = encoded.get("windows") is not None
-    given = [(text,) for text in texts] if apart else [tuple(texts)]
-    ids: list[int] = []
-    found = []
-    for line, some in enumerate(given):
-        tokens = loaded.processor(*some, truncation=True, max_length=limit, return_offsets_mapping=True, verbose=False)
-        ids += tokens["input_ids"]
-        owners = zip(tokens.sequence_ids(), tokens["offset_mapping"], strict=True)
-        found += [
-            (line, at, line if apart else owner, start, end)
-            for at, (owner, (start, end)) in enumerate(owners)
-            if owner is not None
-        ]
-    return found if ids == list(encoded["input_ids"]) else None
 
 
 def pieces_of(texts: Sequence[str], weights: Sequence[tuple[int, int, int, float]], privacy: PrivacyConfig) -> Pieces:

@@ -1,8 +1,8 @@
 """Explanations: which words drove the answers to some test rows, the worst errors first (:mod:`attribution`).
 
 An explanation is of the model, not of the world: it says what the answer hung on, and so shows a shortcut (a name, a
-template's words) that a metric does not. The texts of these few rows are in the table and in the report, without what
-is private in them.
+template's words, the corner of a picture) that a metric does not. The texts of these few rows are in the table and in
+the report, without what is private in them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,26 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field as Limit
 
 from graft.config import Section
-from graft.evaluation.findings import said, shortened, worst_rows
+from graft.evaluation.findings import NOTHING, said, shortened, worst_rows
 from graft.evaluation.intervals import Interval
 from graft.evaluation.probes import MARKS, About, Finding, Material, Passage, Subject
-from graft.evaluation.probes.attribution import EXPLAINED, attribution, not_explained
+from graft.evaluation.probes.attribution import attribution, picture_attribution
+from graft.evaluation.probes.questions import EXPLAINED, not_explained
 from graft.evaluation.probes.rows import row_metric, sample
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from graft.data import Record
     from graft.evaluation import EvaluationConfig
+    from graft.evaluation.probes.attribution import Attribution
 
     Table = Mapping[str, np.ndarray]
 
 NAN = float("nan")
+PICTURE = "the log-odds of the label given"
+ON_WORDS = "with its words masked. Blue with a solid line is for the answer, orange with a dotted line against it"
+ON_PICTURES = "as a picture of the mean colour. On the grey copy, blue is for the answer and orange against it"
 WORST, SAMPLED = "among the worst errors", "sample"
 LARGEST_GAP = 0.1
 """The share of a change that attributions may miss before the report says that more steps are needed."""
@@ -39,7 +45,7 @@ class ExplanationsConfig(Section):
     rows: int = Limit(default=6, ge=0, le=1000)
     """How many rows: half of them the worst errors, the others a seeded sample. 0: none."""
 
-    steps: int = Limit(default=16, ge=8, le=1000)
+    steps: int = Limit(default=10, ge=8, le=1000)
     """Points on the path of integrated gradients; the report says by how much the words miss the whole."""
 
 
@@ -50,32 +56,43 @@ class Explanations:
     systems: tuple[str, ...] = ("adapter",)
 
     def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
-        return "off" if not (config.explanations.rows and material.test) else not_explained(subject.loaded)
+        if not (config.explanations.rows and material.test):
+            return "off"
+        return None if subject.loaded.task.processor == "image" else not_explained(subject.loaded)
 
     def measure(self, config: EvaluationConfig, subject: Subject, material: Material) -> Table:
         """Return a line per row: ``why``, ``answer``, ``expected``, ``output``, ``baseline``, ``pieces``, ``weights``.
 
-        ``score`` is minus the share of the change that the attributions miss; NaN where there is no attribution.
+        ``picture`` is a data URI where rows are pictures, else empty. ``score`` is minus the share of the change that
+        the attributions miss; NaN where there is no attribution.
         """
         import numpy as np
 
-        loaded = subject.loaded
+        loaded, steps, privacy = subject.loaded, config.explanations.steps, material.privacy
+        pictures = loaded.task.processor == "image"
         answers = loaded.task.answers(subject.table, loaded.state)
         chosen = _chosen(config, subject, answers)
-        target = next(field.name for field in loaded.task.fields if field.target)
-        found = []
+        found: list[Attribution | None] = []
         with subject.model():
             for at in chosen:
+                line = {name: column[at] for name, column in subject.table.items()}
                 record = material.test[at]
-                found.append(attribution(loaded, record, material.privacy, config.explanations.steps))
+                one = picture_attribution(loaded, record, steps) if pictures else None
+                found.append(one if pictures else attribution(loaded, record, privacy, steps, line))
+        said_of, expected = [], []
+        for at, one in zip(chosen, found, strict=True):
+            part = one if one is not None and one.answer is not None else None
+            said_of.append(shortened(str(part.answer)) if part else said(answers[at]))
+            expected.append(part.expected or "" if part else _expected(subject, material.test[at], at))
         objects: dict[str, list[Any]] = {
             "row": [material.test[at].place for at in chosen],
             "why": list(chosen.values()),
-            "explained": [EXPLAINED[loaded.task.name][1]] * len(chosen),
-            "answer": [said(answers[at]) for at in chosen],
-            "expected": [_words(material.test[at].row.get(target)) for at in chosen],
+            "explained": [PICTURE if pictures else EXPLAINED[loaded.task.name][1]] * len(chosen),
+            "answer": privacy.redacted(said_of),
+            "expected": privacy.redacted(expected),
             "pieces": [[text for text, _ in one.pieces] if one else [] for one in found],
             "weights": [[weight for _, weight in one.pieces] if one else [] for one in found],
+            "picture": [one.picture if one else "" for one in found],
         }
         numbers = {
             "output": [one.output if one else NAN for one in found],
@@ -91,17 +108,20 @@ class Explanations:
         table = tables["adapter"]
         done = np.flatnonzero(np.isfinite(table["score"]))
         gap = float(-table["score"][done].mean()) if len(done) else NAN
+        what, without = ("parts", ON_PICTURES) if any(table["picture"]) else ("words", ON_WORDS)
         lost = len(table["row"]) - len(done)
         notes = [
-            f"{lost} rows have no explanation: the tokenizer does not say where their tokens stand." if lost else "",
+            f"{lost} rows have no explanation: no answer, or a tokenizer that does not say where its tokens stand."
+            if lost
+            else "",
             f"That is much: more evaluation.explanations.steps than {config.explanations.steps} bring it down."
             if gap > LARGEST_GAP
             else "",
         ]
         text = (
-            f"Which words drove the answer: integrated gradients of {table['explained'][0]}, against the same row with "
-            f"its words masked. Blue with a solid line is for the answer, orange with a dotted line against it; the "
-            f"stronger the mark, the more of it. The words of a row miss its whole by {100 * gap:.2g} % on average."
+            f"Which {what} drove the answer: integrated gradients of {table['explained'][0]}, against the same row "
+            f"{without}, the stronger the mark, the more of it. The {what} of a row miss its whole by "
+            f"{100 * gap:.2g} % on average."
         )
         return Finding(
             title="What drove the answers",
@@ -121,10 +141,15 @@ def _chosen(config: EvaluationConfig, subject: Subject, answers: list[dict[str, 
     return chosen | {rest[at]: SAMPLED for at in more}
 
 
-def _words(value: Any) -> str:
+def _expected(subject: Subject, record: Record, at: int) -> str:
+    """Return the right answer of a row for people: what stands in the row, of texts and spans the first one."""
+    task = subject.loaded.task
+    value = next((record.row.get(field.name) for field in task.fields if field.target), None)
+    if (value is None or isinstance(value, dict)) and "reference" in subject.table:
+        value = subject.table["reference"][at]
     if isinstance(value, list):
-        return ", ".join(value) or "(none)"
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return ", ".join(value) or NOTHING
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else shortened(str(value)) or NOTHING
 
 
 def _passage(table: Table, at: int) -> Passage:
@@ -136,8 +161,8 @@ def _passage(table: Table, at: int) -> Passage:
     ]
     expected = f", should be {table['expected'][at]}" if table["expected"][at] != table["answer"][at] else ""
     title = shortened(f"{table['answer'][at]}{expected}")
-    change = f"{table['baseline'][at]:+.2f} without its words, {table['output'][at]:+.2f} with them"
-    return Passage(title, pieces, f"{table['row'][at]} · {table['why'][at]} · {change}")
+    change = f"{table['baseline'][at]:+.2f} without them, {table['output'][at]:+.2f} with them"
+    return Passage(title, pieces, f"{table['row'][at]} · {table['why'][at]} · {change}", str(table["picture"][at]))
 
 
 PROBE = Explanations()
