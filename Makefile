@@ -14,7 +14,7 @@ demo: $(READY)
 	@$(BIN)/graft run
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not slow and not nightly" -n 2 --dist loadfile
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 --ignore tests/adapters
