@@ -12,6 +12,7 @@ from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.refusals import refuse_length, refuse_quantized, virtual_tokens
 from graft.adapters.section import AdapterConfig
+from graft.adapters.trunk import Trunk, UnfitError, frozen_layers, trunk_of
 from graft.adapters.tuners import Method, column_methods, register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
@@ -21,11 +22,14 @@ __all__ = [
     "Key",
     "Method",
     "Procedure",
+    "Trunk",
+    "UnfitError",
     "as_the_base_was",
     "attach",
     "column_methods",
     "columns_of",
     "describe",
+    "frozen_layers",
     "head_alone",
     "head_of",
     "keys",
@@ -38,6 +42,7 @@ __all__ = [
     "refuse_quantized",
     "register",
     "trained_modules",
+    "trunk_of",
     "unfrozen",
     "virtual_tokens",
     "wrap",
