@@ -2,9 +2,9 @@
 
 On each data set, seed by seed and turn by turn (peer, ours, peer, ours): the same base, head, rows, epochs and batch
 size. The peer is PEFT's quick tour on Trainer: LoRA (r=8, alpha 32, dropout 0.1, its default targets), learning rate
-1e-3, 32 rows a step, fp32, dynamic padding, scored and saved after each epoch, the best kept. Ours: a LoRA in the upper
-``--layers`` layers (0: an output adapter), bfloat16 base, scored after each epoch, the best kept; the pass that fills the
-file is counted. Both run on the threads given.
+1e-3, 32 rows a step, fp32, dynamic padding, scored and saved after each epoch, the best kept. Ours: a LoRA in the
+upper ``--layers`` layers (0: an output adapter), bfloat16 base, scored after each epoch, the best kept; the pass that
+fills the file is counted. Both run on the threads given.
 
 Printed per data set: CPU seconds and wall of the training, test accuracy (mean over seeds, and the standard error of
 the test rows), the smallest gradient norm of a step, what evaluation of base and adapter costs (two `Trainer.evaluate`
@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,9 +113,7 @@ def peer(data: Data, seed: int, epochs: float, result: Result) -> None:
     wrapped = get_peft_model(model, lora)
     names = ("input_ids", "token_type_ids", "attention_mask")
     rows = {
-        name: [
-            {**{key: row[key] for key in names if row.get(key) is not None}, "labels": row["label"]} for row in one
-        ]
+        name: [{**{key: row[key] for key in names if row.get(key) is not None}, "labels": row["label"]} for row in one]
         for name, one in data.rows.items()
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -146,9 +145,7 @@ def peer(data: Data, seed: int, epochs: float, result: Result) -> None:
         )
         with timed(result.cpu_seconds, result.seconds):
             trainer.train()
-        result.smallest_norm.append(
-            min(line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line)
-        )
+        result.smallest_norm.append(min(line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line))
         with timed(result.evaluation_cpu_seconds):
             found = trainer.evaluate(rows["test"])
             with wrapped.disable_adapter(), torch.no_grad():
@@ -161,7 +158,7 @@ def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result:
     import torch
 
     from graft.adapters import AdapterConfig, attach
-    from graft.artifact import attention, pair_of_columns
+    from graft.artifact import SharedTrunk, answer_columns, attention
     from graft.training import TrainingConfig
     from graft.training.checkpoints import Checkpoints
     from graft.training.frozen import above_frozen_layers
@@ -204,17 +201,29 @@ def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result:
             fit(inputs, Checkpoints(folder / "none", "key"), lambda step: Record(folder / "record", step), stop)
         norms = [line["gradient_norm"] for line in lines(folder / "record") if "gradient_norm" in line]
         result.smallest_norm.append(min(norms))
-    with timed(result.evaluation_cpu_seconds):
-        table, _ = pair_of_columns(
+    loaded: Any = SimpleNamespace(
+        model=inputs.model, task=data.task, config=data.config, pad_token_id=inputs.pad_token_id, device="cpu"
+    )
+
+    def columns() -> Any:
+        return answer_columns(
             inputs.model,
             data.task,
             data.config,
             data.state,
             data.rows["test"],
+            processor=None,
             pad_token_id=inputs.pad_token_id,
             batch_rows=EVALUATION_ROWS,
             device="cpu",
         )
+
+    with timed(result.evaluation_cpu_seconds):
+        shared = SharedTrunk(loaded, data.rows["test"])
+        with shared.remembering():
+            table = columns()
+        with shared.starting_there(), inputs.model.disable_adapter():
+            columns()
     result.accuracy.append(float((table["prediction"] == table["reference"]).mean()))
 
 
@@ -274,8 +283,8 @@ def main() -> None:
             shown(name, data, results["peer"], results["ours"])
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     print(
-        f"\n{options.layers} upper layers, {options.epochs:g} epochs, {options.seeds} seeds, {options.threads} threads, "
-        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
+        f"\n{options.layers} upper layers, {options.epochs:g} epochs, {options.seeds} seeds, "
+        f"{options.threads} threads, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
         f"bytecode {'off' if sys.dont_write_bytecode else 'on'}; {versions}"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +38,15 @@ def trained(
 
 
 @pytest.fixture
-def runs(trained: Workspace) -> Iterator[tuple[LoadedAdapter, list[str]]]:
+def runs(trained: Workspace) -> tuple[LoadedAdapter, list[str]]:
     """The adapter on its base, and a list that grows with each run of a layer: its number."""
     loaded, found = artifact.load(trained.adapter, trained.root), list[str]()
     for number, layer in enumerate(loaded.model.get_base_model().bert.encoder.layer):
         layer.intermediate.register_forward_hook(lambda *_, number=number: found.append(str(number)))
-    yield loaded, found
+    return loaded, found
 
 
-def test_tables_have_the_bytes_of_two_whole_passes(
-    trained: Workspace, runs: tuple[LoadedAdapter, list[str]]
-) -> None:
+def test_tables_have_the_bytes_of_two_whole_passes(trained: Workspace, runs: tuple[LoadedAdapter, list[str]]) -> None:
     (loaded, ran), tokens = runs, read_tokens(trained.tokens, "test")
     wanted = [one(loaded, tokens, batch_rows=4) for one in (score, score_base)]
     shared = SharedTrunk(loaded, tokens.to_pylist())

@@ -257,7 +257,8 @@ def upper_inputs(kind: str, **training: Any) -> Any:
 
     model, task, keys, _ = upper(kind)
     lora = {"r": 2, "lora_alpha": 4, "init_lora_weights": False, **keys}
-    return ready(attach(model, AdapterConfig(method="lora", **lora), []), task, torch.Generator().manual_seed(1), training)
+    wrapped = attach(model, AdapterConfig(method="lora", **lora), [])
+    return ready(wrapped, task, torch.Generator().manual_seed(1), training)
 
 
 def without_dropout(model: Any) -> None:
@@ -266,9 +267,6 @@ def without_dropout(model: Any) -> None:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-    for part in model.modules():
-        if isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = 0.0
 
 
 def gradients(inputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,10 +278,10 @@ def gradients(inputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     chosen = found[batch.get("decoder_input_ids", batch.get("attention_mask")).bool()] if found.ndim == 3 else found
     loss = (chosen**2).mean()
     loss.backward()
-    named = {name: one.grad for name, one in inputs.model.named_parameters() if one.requires_grad}
+    named = {name: torch.clone(one.grad) for name, one in inputs.model.named_parameters() if one.requires_grad}
     for one in inputs.model.parameters():
         one.grad = None
-    return {"outputs": chosen.detach(), "loss": loss.detach(), **{name: torch.clone(one) for name, one in named.items()}}
+    return {"outputs": chosen.detach(), "loss": loss.detach(), **named}
 
 
 @pytest.mark.parametrize("kind", UPPER)

@@ -12,7 +12,7 @@ from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.refusals import refuse_length, refuse_quantized, virtual_tokens
 from graft.adapters.section import AdapterConfig
-from graft.adapters.trunk import Trunk, UnfitError, frozen_layers, trunk_of
+from graft.adapters.trunk import Layers, Trunk, UnfitError, frozen_layers, trunk_of
 from graft.adapters.tuners import Method, column_methods, register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
@@ -20,6 +20,7 @@ __all__ = [
     "AdapterConfig",
     "AdapterSummary",
     "Key",
+    "Layers",
     "Method",
     "Procedure",
     "Trunk",

@@ -34,6 +34,23 @@ class _ReachedError(Exception):
     """Ends a forward pass where the trunk ends."""
 
 
+@dataclass(frozen=True)
+class Layers:
+    """How many layers of a model lie below all that is trained, as far as names tell."""
+
+    below: int
+    total: int
+    """All layers; the head alone is trained where as many lie below."""
+    list_name: str
+    """What the model calls its first list of layers (``layer``, ``layers``, ``h``)."""
+    width: int
+    """How many numbers a layer gives for a token."""
+
+    @property
+    def head_alone(self) -> bool:
+        return self.below == self.total > 0
+
+
 @dataclass
 class Trunk:
     """What can be left out of a model; :func:`trunk_of` finds it.
@@ -166,20 +183,25 @@ def is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def frozen_layers(model: PeftModel) -> tuple[int, int]:
-    """Return how many layers lie below all that is trained, as far as names tell, and how many there are.
+def frozen_layers(model: PeftModel) -> Layers:
+    """Return how many layers lie below all that is trained; works on the meta device too."""
+    from torch import nn
 
-    (0, n) where nothing can be left out; (n, n) where the head alone is trained.
-    """
-    lists = [[is_trained(layer) for layer in layers] for layers in layer_lists(model.get_base_model())]
-    total, skipped = sum(map(len, lists)), 0
-    if _trained_outside(model):
-        return 0, total
+    inner: Any = model.get_base_model()
+    lists = [[is_trained(layer) for layer in layers] for layers in layer_lists(inner)]
+    name = next((name.rpartition(".")[2] for name, one in inner.named_modules() if isinstance(one, nn.ModuleList)), "")
+    below = 0 if _trained_outside(model) else _below(lists)
+    return Layers(below, sum(map(len, lists)), name, getattr(inner.config, "hidden_size", 0))
+
+
+def _below(lists: list[list[bool]]) -> int:
+    """Return how many layers can be left out, of lists that say which layers are trained."""
+    below = 0
     for number, trained in enumerate(lists):
         if True in trained:  # of a decoder no layer is left out: it reads the encoder in each of them
-            return skipped + (trained.index(True) if number == 0 else 0), total
-        skipped += len(trained)
-    return skipped, total
+            return below + (trained.index(True) if number == 0 else 0)
+        below += len(trained)
+    return below
 
 
 def _trained_outside(model: PeftModel) -> bool:

@@ -34,7 +34,7 @@ class SharedTrunk:
         self.left_bytes = kept_bytes
         self.states: dict[bytes, torch.Tensor] = {}
         self.trunk: Trunk | None = None
-        if not rows or not frozen_layers(loaded.model)[0]:
+        if not rows or not frozen_layers(loaded.model).below:
             return
         batch = loaded.task.collate(rows[: self.looked_at], loaded.pad_token_id)
         here = {name: value.to(loaded.device) for name, value in batch.items()}

@@ -194,8 +194,8 @@ def above_frozen_layers(inputs: Inputs, folder: Path, made_of: Mapping[str, Any]
     try:
         feed = _feed(inputs)
     except UnfitError as reason:
-        if frozen_layers(inputs.model)[0]:
-            print(f"train: the whole base runs in each epoch: its frozen layers cannot be left out: {reason}", flush=True)
+        if frozen_layers(inputs.model).below:
+            print(f"train: the whole base runs in each epoch, frozen layers cannot be left out: {reason}", flush=True)
         yield None
         return
     inner = feed.inner
@@ -217,7 +217,7 @@ def above_frozen_layers(inputs: Inputs, folder: Path, made_of: Mapping[str, Any]
 def _feed(inputs: Inputs) -> Feed:
     import torch
 
-    if not frozen_layers(inputs.model)[0]:
+    if not frozen_layers(inputs.model).below:
         raise UnfitError("nothing lies below what is trained")
     batch = _batch(inputs, inputs.train_rows[:CHECKED_ROWS])
     with _evaluating(inputs.model), torch.no_grad():

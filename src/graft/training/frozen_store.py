@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError
 from graft.identity import digest_file
@@ -145,4 +145,3 @@ def written(folder: Path, limit_bytes: int) -> Iterator[Writer]:
             writer.finish()
         finally:
             writer.file.close()
-
