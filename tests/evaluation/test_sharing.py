@@ -48,8 +48,8 @@ def runs(trained: Workspace) -> tuple[LoadedAdapter, list[str]]:
 
 def test_tables_have_the_bytes_of_two_whole_passes(trained: Workspace, runs: tuple[LoadedAdapter, list[str]]) -> None:
     (loaded, ran), tokens = runs, read_tokens(trained.tokens, "test")
-    wanted = [one(loaded, tokens, batch_rows=4) for one in (score, score_base)]
     shared = SharedTrunk(loaded, tokens.to_pylist())
+    wanted = [one(loaded, tokens, batch_rows=4) for one in (score, score_base)]
     ran.clear()
     with shared.remembering():
         adapter = score(loaded, tokens, batch_rows=4)
@@ -79,11 +79,17 @@ def test_batches_beyond_the_memory_run_whole(trained: Workspace, runs: tuple[Loa
     np.testing.assert_array_equal(base["probabilities"], wanted["probabilities"])
 
 
-def test_stage_gives_these_tables(trained: Workspace, runs: tuple[LoadedAdapter, list[str]]) -> None:
+def test_stage_gives_these_tables(
+    trained: Workspace, runs: tuple[LoadedAdapter, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from graft.evaluation.prediction import read
 
     loaded, tokens = runs[0], read_tokens(trained.tokens, "test")
+    shared: list[int] = []
+    start = SharedTrunk.starting_there
+    monkeypatch.setattr(SharedTrunk, "starting_there", lambda self: shared.append(len(self.states)) or start(self))
     stages.run("evaluate", trained)
+    assert shared == [1]
     for name, one in (("adapter", score), ("base", score_base)):
         found = read(trained.evaluation / "predictions" / f"{name}.parquet")
         wanted = one(loaded, tokens, batch_rows=64)

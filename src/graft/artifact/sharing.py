@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters import Trunk, UnfitError, frozen_layers, trunk_of
+from graft.adapters import Trunk, UnfitError, frozen_layers, trunk_of, unfrozen
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +34,11 @@ class SharedTrunk:
         self.left_bytes = kept_bytes
         self.states: dict[bytes, torch.Tensor] = {}
         self.trunk: Trunk | None = None
-        if not rows or not frozen_layers(loaded.model).below:
-            return
         batch = loaded.task.collate(rows[: self.looked_at], loaded.pad_token_id)
         here = {name: value.to(loaded.device) for name, value in batch.items()}
-        with contextlib.suppress(UnfitError):
-            self.trunk = trunk_of(loaded.model, lambda: loaded.task.outputs(loaded.config, loaded.model, here))
+        with _marked(loaded.model), contextlib.suppress(UnfitError):
+            if frozen_layers(loaded.model).below:
+                self.trunk = trunk_of(loaded.model, lambda: loaded.task.outputs(loaded.config, loaded.model, here))
 
     @contextlib.contextmanager
     def remembering(self) -> Iterator[None]:
@@ -89,6 +88,20 @@ class SharedTrunk:
             return forward(**named)
         with self.trunk.without(states):
             return forward(**named)
+
+
+@contextlib.contextmanager
+def _marked(model: Any) -> Iterator[None]:
+    """Run a block in which what was trained says so: an adapter that was loaded is frozen like its base."""
+    base = {id(one) for one in model.names_in_base.values()} - {id(one) for one in unfrozen(model).values()}
+    own = [one for one in model.parameters() if not one.requires_grad and id(one) not in base]
+    try:
+        for one in own:
+            one.requires_grad = True
+        yield
+    finally:
+        for one in own:
+            one.requires_grad = False
 
 
 def _key(named: Mapping[str, Any]) -> bytes | None:
