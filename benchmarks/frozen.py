@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     from graft.artifact import reproducible
-    from graft.training.frozen import starting_at_the_head
+    from graft.training.frozen import above_frozen_layers
 
     with tempfile.TemporaryDirectory() as name, reproducible(options.threads):
         folder, whole, fed = Path(name), [], []
@@ -108,7 +108,7 @@ def main() -> None:
         epoch(inputs, folder)  # warms up
         for _ in range(options.repeats):
             whole.append(epoch(inputs, folder))
-            with contextlib.redirect_stdout(io.StringIO()), starting_at_the_head(inputs, folder / "store", {}) as feed:
+            with contextlib.redirect_stdout(io.StringIO()), above_frozen_layers(inputs, folder / "store", {}) as feed:
                 assert feed is not None
                 assert feed.store is not None
                 fed.append(epoch(inputs, folder))

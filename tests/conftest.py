@@ -82,8 +82,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_tiny_base(folder: Path) -> None:
-    """Save a random BERT (two layers, hidden size 32, two heads, 64 positions) and its WordPiece tokenizer."""
+def write_tiny_base(folder: Path, *, layers: int = 2) -> None:
+    """Save a random BERT (two ``layers``, hidden size 32, two heads, 64 positions) and its WordPiece tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -110,7 +110,7 @@ def write_tiny_base(folder: Path) -> None:
             BertConfig(
                 vocab_size=len(vocabulary),
                 hidden_size=32,
-                num_hidden_layers=2,
+                num_hidden_layers=layers,
                 num_attention_heads=2,
                 intermediate_size=64,
                 max_position_embeddings=64,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graft import checks
+from graft import base, checks, params, stages
 from graft.checks import Finding, Report, check
 from graft.errors import ConfigError, GraftError, ResourceMissing
-from graft.workspace import Workspace
+from graft.workspace import Workspace, read_json
+from tests.conftest import validated, write_tiny_base
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -221,6 +223,44 @@ def test_kept_base_outputs_are_named_with_their_size(make_project: Callable[...,
     # A weight of 32 x 3 and its bias.
     assert trained.startswith("output_linear trains 99 of 23,523 parameters (0.42%), ")
     assert "base outputs are computed once, about 128 bytes a row" in kept  # 32 float32 numbers
+
+
+def training_findings(project: Workspace) -> list[str]:
+    return [one.text for one in check(project).findings if one.check == "training" and "layers" in one.text]
+
+
+def test_frozen_lower_layers_are_named_with_what_they_save(
+    make_project: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    project = make_project(tmp_path / "p", adapter={"layers_to_transform": [1], "layers_pattern": ["layer"]})
+    (found,) = training_findings(project)
+    assert found == (
+        "1 of 2 layers (50%) lie below all that is trained and run once, not in each epoch; their outputs take about "
+        "128 bytes a token"
+    )
+    validated(project)
+    stages.run("tokenize", project)
+    splits = read_json(project.tokens / "manifest.json")["splits"]
+    size = 128 * sum(splits[name]["tokens"] for name in ("train", "validation")) / 1e6
+    (found,) = training_findings(project)
+    assert found.endswith(f" a token, {size:.1f} MB in .graft/store")
+
+
+def test_an_adapter_in_all_layers_is_told_how_to_save(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p")
+    assert training_findings(project) == []  # two layers: little to save
+    shutil.rmtree(project.root / "base")
+    write_tiny_base(project.root / "base", layers=6)
+    base.lock(project, params.load(project.params).base)
+    (found,) = training_findings(project)
+    assert found.startswith("all 6 layers run in each epoch; with adapter.layers_to_transform: [4, 5] and ")
+    project.params.write_text(
+        project.params.read_text().replace(
+            "method: lora", "method: lora\n  layers_to_transform: [4, 5]\n  layers_pattern: [layer]"
+        )
+    )
+    (found,) = training_findings(project)
+    assert found.startswith("4 of 6 layers (67%) lie below")
 
 
 def test_unfrozen_parts_are_named(make_project: Callable[..., Workspace], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from graft.errors import ConfigError, DataError, GraftError, shown
 from graft.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:
-    from graft.adapters import AdapterSummary
+    from graft.adapters import AdapterSummary, Layers
     from graft.base import LockedBase
     from graft.data import Problem
 
@@ -626,6 +626,8 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     yield Finding("adapter", "ok", _described(summary))
     if summary.head_input:
         yield Finding("adapter", "ok", _kept(workspace, sections, summary))
+    elif summary.layers:
+        yield from _layers(workspace, sections, summary, summary.layers)
 
 
 def _faster(sections: dict[str, Any], summary: AdapterSummary) -> Iterator[Finding]:
@@ -682,18 +684,45 @@ def _described(summary: AdapterSummary) -> str:
 
 def _kept(workspace: Workspace, sections: dict[str, Any], summary: AdapterSummary) -> str:
     """Say what the base's outputs take, which are computed once where nothing below the head is trained."""
+    *positions, width = summary.head_input
+    unit = "row" if len(positions) == 1 else "token"
+    each, size = _size_kept(workspace, sections, width, unit)
+    return f"nothing below the head is trained: base outputs are computed once, about {each:,} bytes a {unit}{size}"
+
+
+def _layers(
+    workspace: Workspace, sections: dict[str, Any], summary: AdapterSummary, layers: Layers
+) -> Iterator[Finding]:
+    """Say what it saves and costs that the lower layers are frozen, or how to get there."""
+    if layers.below and not layers.head_alone:
+        # A picture's patches are not counted: there are no tables of tokens that say how many there are.
+        each, size = _size_kept(workspace, sections, layers.width, "token")
+        text = (
+            f"{layers.below} of {layers.total} layers ({layers.below / layers.total:.0%}) lie below all that is "
+            f"trained and run once, not in each epoch; their outputs take about {each:,} bytes a token{size}"
+        )
+        yield Finding("training", "ok", text)
+    elif layers.total > 2 and summary.modules and summary.method == "lora" and not summary.unfrozen:
+        upper = list(range(layers.total - max(1, layers.total // 3), layers.total))
+        text = (
+            f"all {layers.total} layers run in each epoch; with adapter.layers_to_transform: {upper} and "
+            f"adapter.layers_pattern: [{layers.list_name}] those below would run once (docs: Frozen layers)"
+        )
+        yield Finding("training", "ok", text)
+
+
+def _size_kept(workspace: Workspace, sections: dict[str, Any], width: int, unit: str) -> tuple[int, str]:
+    """Return the bytes of one vector, and what all of them take, for people; empty before rows were tokenized."""
     from graft.tokenization import MANIFEST
     from graft.workspace import read_json
 
-    *positions, width = summary.head_input
-    unit = "row" if len(positions) == 1 else "token"
     each = width * (2 if sections["base"].dtype == "bfloat16" else 4)
-    text = f"nothing below the head is trained: base outputs are computed once, about {each:,} bytes a {unit}"
-    if (workspace.tokens / MANIFEST).is_file():
-        splits = read_json(workspace.tokens / MANIFEST)["splits"]
-        count = sum(splits[name][f"{unit}s"] for name in ("train", "validation"))
-        text += f", {each * count / 1e6:,.1f} MB in .graft/store"
-        limit = sections["training"].frozen_cache_bytes if "training" in sections else None
-        if limit is not None and each * count > limit:
-            text += f", above training.frozen_cache_bytes ({limit:,}): they are computed in each epoch"
-    return text
+    if not (workspace.tokens / MANIFEST).is_file():
+        return each, ""
+    splits = read_json(workspace.tokens / MANIFEST)["splits"]
+    count = sum(splits[name][f"{unit}s"] for name in ("train", "validation"))
+    text = f", {each * count / 1e6:,.1f} MB in .graft/store"
+    limit = sections["training"].frozen_cache_bytes if "training" in sections else None
+    if limit is not None and each * count > limit:
+        text += f", above training.frozen_cache_bytes ({limit:,}): they are computed in each epoch"
+    return each, text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,14 +33,16 @@ PAD = 0
 class Whole:
     """Reads all that a model gives, in the form of a task."""
 
-    def __init__(self, *, decodes: bool = False, starts_and_ends: bool = False) -> None:
-        self.decodes, self.starts_and_ends = decodes, starts_and_ends
+    def __init__(self, *, decodes: bool = False, starts_and_ends: bool = False, pictures: bool = False) -> None:
+        self.decodes, self.starts_and_ends, self.pictures = decodes, starts_and_ends, pictures
 
     def collate(self, rows: Sequence[Mapping[str, Any]], pad_token_id: int, state: Any) -> dict[str, Any]:
         import torch
 
         from graft.padding import mask_of, padded
 
+        if self.pictures:
+            return {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
         ids = [row["input_ids"] for row in rows]
         batch = {"input_ids": padded(ids, pad_token_id), "attention_mask": mask_of(ids)}
         if self.decodes:
@@ -107,8 +110,20 @@ def inputs_of(kind: str, method: str, **training: Any) -> Any:
         for parameter in wrapped.parameters():
             if parameter.requires_grad:  # a head that is zero would hide what it reads
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    source = torch.Generator().manual_seed(1)
-    rows = [{"input_ids": torch.randint(1, 50, (length,), generator=source).tolist()} for length in LENGTHS]
+    return ready(wrapped, task, torch.Generator().manual_seed(1), training)
+
+
+def ready(wrapped: Any, task: Whole, source: Any, training: Mapping[str, Any]) -> Any:
+    """Return inputs of the loop, of rows of unequal lengths."""
+    import torch
+
+    rows = [
+        {
+            "input_ids": torch.randint(1, 50, (length,), generator=source).tolist(),
+            "pixel_values": torch.randn((3, 8, 8), generator=source),
+        }
+        for length in LENGTHS
+    ]
     return SimpleNamespace(
         model=wrapped.eval(),
         task=task,
@@ -141,13 +156,13 @@ def count_runs(inputs: Any) -> list[int]:
 def test_fed_model_gives_what_the_model_gives(kind: str, method: str, tmp_path: Path) -> None:
     import torch
 
-    from graft.training.frozen import starting_at_the_head
+    from graft.training.frozen import above_frozen_layers
 
     inputs = inputs_of(kind, method)
     batch = inputs.task.collate([*inputs.train_rows, *inputs.validation_rows], PAD, inputs.state)
     wanted = inputs.task.outputs(None, inputs.model, batch)
     runs = count_runs(inputs)
-    with starting_at_the_head(inputs, tmp_path, {"test": kind}) as feed:
+    with above_frozen_layers(inputs, tmp_path, {"test": kind}) as feed:
         assert feed is not None
         assert len(feed.store.places) == len(LENGTHS)
         runs.clear()
@@ -163,35 +178,223 @@ def test_fed_model_gives_what_the_model_gives(kind: str, method: str, tmp_path: 
     assert runs != []
 
 
-def test_line_alone_gives_the_same_bytes_in_every_batch(tmp_path: Path) -> None:
+def upper(kind: str) -> tuple[Any, Whole, dict[str, Any], int]:
+    """Return a tiny model, its task, keys of a LoRA that lies in upper layers alone, and how many layers lie below."""
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(0)
+    deep = {**SMALL, "num_hidden_layers": 4}
+    t5 = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2, "dropout_rate": 0.0}
+    deberta = {**deep, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "norm_rel_ebd": "layer_norm"}
+    by_number = {"layers_to_transform": [2, 3]}
+    made: dict[str, Callable[[], tuple[Any, Whole, dict[str, Any], int]]] = {
+        "bert": lambda: (
+            hf.BertForSequenceClassification(hf.BertConfig(**deep, num_labels=3)),
+            Whole(),
+            {"target_modules": ["query", "dense"], "layers_pattern": ["layer"], **by_number},
+            2,
+        ),
+        "roberta": lambda: (
+            hf.RobertaForTokenClassification(hf.RobertaConfig(**deep, num_labels=3, pad_token_id=PAD)),
+            Whole(),
+            {"target_modules": r".*\.3\.output\.dense"},
+            3,
+        ),
+        "distilbert": lambda: (
+            hf.DistilBertForSequenceClassification(
+                hf.DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=32, vocab_size=50, num_labels=3)
+            ),
+            Whole(),
+            {"target_modules": r".*\.layer\.2\..*lin."},
+            2,
+        ),
+        "deberta": lambda: (
+            hf.DebertaV2ForTokenClassification(hf.DebertaV2Config(**deberta, num_labels=3)),
+            Whole(),
+            {"target_modules": ["query_proj"], "layers_pattern": ["layer"], **by_number},
+            2,
+        ),
+        "llama": lambda: (
+            hf.LlamaForCausalLM(hf.LlamaConfig(**deep, pad_token_id=PAD)),
+            Whole(),
+            {"target_modules": ["q_proj", "down_proj"], "layers_pattern": ["layers"], **by_number},
+            2,
+        ),
+        "gpt2": lambda: (
+            hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=50, n_positions=40, n_embd=16, n_layer=3, n_head=2)),
+            Whole(),
+            {"target_modules": r".*\.h\.2\.attn\.c_attn", "fan_in_fan_out": True},
+            2,
+        ),
+        "t5 encoder": lambda: (
+            hf.T5ForConditionalGeneration(hf.T5Config(**t5, decoder_start_token_id=PAD)),
+            Whole(decodes=True),
+            {"target_modules": r"(encoder\.block\.2|decoder\.block\..)\..*\.(q|v)"},
+            2,
+        ),
+        "t5 decoder": lambda: (
+            hf.T5ForConditionalGeneration(hf.T5Config(**t5, decoder_start_token_id=PAD)),
+            Whole(decodes=True),
+            {"target_modules": r"decoder\.block\..\..*\.(q|v)"},
+            3,
+        ),
+        "vit": lambda: (
+            hf.ViTForImageClassification(hf.ViTConfig(**deep, image_size=8, patch_size=4, num_labels=3)),
+            Whole(pictures=True),
+            {"target_modules": r".*\.3\..*(q_proj|query)"},
+            3,
+        ),
+    }
+    return made[kind]()
+
+
+UPPER = ("bert", "roberta", "distilbert", "deberta", "llama", "gpt2", "t5 encoder", "t5 decoder", "vit")
+
+
+def upper_inputs(kind: str, **training: Any) -> Any:
+    """Return inputs whose LoRA lies in upper layers alone, with dropout where the model has any."""
     import torch
 
-    from graft.training.frozen import starting_at_the_head
+    model, task, keys, _ = upper(kind)
+    lora = {"r": 2, "lora_alpha": 4, "init_lora_weights": False, **keys}
+    wrapped = attach(model, AdapterConfig(method="lora", **lora), [])
+    return ready(wrapped, task, torch.Generator().manual_seed(1), training)
+
+
+def without_dropout(model: Any) -> None:
+    from torch import nn
+
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+
+
+def gradients(inputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of a batch, the mean of their squares and its gradients, in training mode."""
+    import torch
+
+    inputs.model.train()
+    found = inputs.task.outputs(None, inputs.model, batch)
+    chosen = found[batch.get("decoder_input_ids", batch.get("attention_mask")).bool()] if found.ndim == 3 else found
+    loss = (chosen**2).mean()
+    loss.backward()
+    named = {name: torch.clone(one.grad) for name, one in inputs.model.named_parameters() if one.requires_grad}
+    for one in inputs.model.parameters():
+        one.grad = None
+    return {"outputs": chosen.detach(), "loss": loss.detach(), **named}
+
+
+@pytest.mark.parametrize("kind", UPPER)
+def test_upper_layers_learn_what_they_learn_in_the_whole_model(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    from graft.training.frozen import above_frozen_layers
+
+    inputs, layers = upper_inputs(kind), upper(kind)[-1]
+    without_dropout(inputs.model)
+    batch = inputs.task.collate([*inputs.train_rows, *inputs.validation_rows], PAD, inputs.state)
+    wanted = gradients(inputs, batch)
+    assert all(float(one.abs().max()) > 0 for one in wanted.values())
+    runs: list[int] = []
+    with above_frozen_layers(inputs, tmp_path, {}) as feed:
+        assert feed is not None
+        assert feed.trunk.layers == layers
+        assert len(feed.store.places) == len(LENGTHS)
+        blocks = [part for part in feed.trunk.below if any(True for _ in part.parameters())]
+        hooks = [one.register_forward_hook(lambda *_: runs.append(1)) for part in blocks for one in part.children()]
+        found = gradients(inputs, batch)
+        for hook in hooks:
+            hook.remove()
+    assert runs == []
+    for name, one in wanted.items():
+        assert torch.allclose(found[name], one, rtol=1e-4, atol=1e-6), name
+    after = gradients(inputs, batch)
+    assert all(torch.equal(after[name], one) for name, one in wanted.items())
+
+
+def test_dropout_is_off_below_and_on_above(tmp_path: Path) -> None:
+    from torch import nn
+
+    from graft.training.frozen import above_frozen_layers
+
+    inputs = upper_inputs("bert")
+    with above_frozen_layers(inputs, tmp_path, {}):
+        layers = inputs.model.get_base_model().bert.encoder.layer
+        rates = [{part.p for part in layer.modules() if isinstance(part, nn.Dropout)} for layer in layers]
+        assert rates == [{0.0}, {0.0}, {0.1}, {0.1}]
+
+
+def test_adapter_in_all_layers_runs_the_whole_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    import transformers as hf
+
+    from graft.training.frozen import above_frozen_layers
+
+    model = hf.BertForSequenceClassification(hf.BertConfig(**SMALL, num_labels=3))
+    wrapped = attach(model, AdapterConfig(method="lora", target_modules=["query"]), [])
+    inputs = ready(wrapped, Whole(), torch.Generator().manual_seed(1), {})
+    with above_frozen_layers(inputs, tmp_path, {}) as feed:
+        assert feed is None
+    assert capsys.readouterr().out == ""
+    assert not any(tmp_path.iterdir())
+
+
+def test_rows_decide_the_bytes_not_the_order_of_asking(tmp_path: Path) -> None:
+    import torch
+
+    from graft.training.frozen import above_frozen_layers
 
     found = []
-    for limit in (0, 1 << 30):
-        inputs = inputs_of("language model", "probe", frozen_cache_bytes=limit)
-        with starting_at_the_head(inputs, tmp_path, {}) as feed:
-            assert (feed.store is None) == (limit == 0)
-            for rows in (inputs.train_rows[:2], inputs.train_rows[1:4]):
-                batch = inputs.task.collate(rows, PAD, inputs.state)
-                found.append(inputs.task.outputs(None, inputs.model, batch))
-    assert all(torch.equal(one, two) for one, two in zip(found[:2], found[2:], strict=True))
-    shared = inputs.train_rows[1]["input_ids"]
-    assert torch.equal(found[0][1, : len(shared)], found[1][0, : len(shared)])
+    for number, order in enumerate(([0, 1, 2], [2, 1, 0])):
+        inputs = upper_inputs("llama")
+        with above_frozen_layers(inputs, tmp_path / str(number), {}):
+            inputs.model.eval()
+            for row in order:
+                batch = inputs.task.collate(inputs.train_rows[row : row + 1], PAD, inputs.state)
+                found.append((row, inputs.task.outputs(None, inputs.model, batch)))
+    first, second = (dict(found[start : start + 3]) for start in (0, 3))
+    assert all(torch.equal(first[row], second[row]) for row in first)
+
+
+def test_size_is_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.training.frozen import Feed, above_frozen_layers
+
+    size = sum(LENGTHS) * 16 * 4
+    with above_frozen_layers(upper_inputs("llama", frozen_cache_bytes=size), tmp_path / "fits", {}) as feed:
+        assert feed.store.size_bytes == size
+    with above_frozen_layers(upper_inputs("llama", frozen_cache_bytes=size - 1), tmp_path / "told", {}) as feed:
+        assert feed is None
+    monkeypatch.setattr(Feed, "expected_bytes", lambda _: 0)
+    with above_frozen_layers(upper_inputs("llama", frozen_cache_bytes=size - 1), tmp_path / "found", {}) as feed:
+        assert feed is None
+    assert capsys.readouterr().out.count("above training.frozen_cache_bytes") == 2
+    assert {path.parent.name for path in tmp_path.glob("*/*") if path.is_dir()} == {"fits"}
+
+
+def test_another_place_or_origin_has_a_file_of_its_own(tmp_path: Path) -> None:
+    from graft.training.frozen import above_frozen_layers
+
+    folders = set()
+    for kind, made_of in (("bert", {"rows": 1}), ("bert", {"rows": 2}), ("vit", {"rows": 1})):
+        with above_frozen_layers(upper_inputs(kind), tmp_path, made_of) as feed:
+            folders.add(feed.store.folder)
+    with above_frozen_layers(upper_inputs("bert"), tmp_path, {"rows": 1}) as feed:
+        assert feed.store.folder in folders
+    assert len(folders) == 3
 
 
 def test_base_answers_are_fed_too(tmp_path: Path) -> None:
     import torch
 
-    from graft.training.frozen import starting_at_the_head
+    from graft.training.frozen import above_frozen_layers
 
     inputs = inputs_of("language model", "output_mlp")
     batch = inputs.task.collate(inputs.train_rows, PAD, inputs.state)
     with inputs.model.disable_adapter():
         wanted = inputs.task.outputs(None, inputs.model, batch)
     runs = count_runs(inputs)
-    with starting_at_the_head(inputs, tmp_path, {}):
+    with above_frozen_layers(inputs, tmp_path, {}):
         runs.clear()
         with inputs.model.disable_adapter():
             found = inputs.task.outputs(None, inputs.model, batch)
@@ -203,23 +406,22 @@ def test_base_answers_are_fed_too(tmp_path: Path) -> None:
 def test_left_padded_batch_runs_as_it_is(tmp_path: Path) -> None:
     import torch
 
-    from graft.training.frozen import starting_at_the_head
+    from graft.training.frozen import above_frozen_layers
 
     inputs = inputs_of("language model", "probe")
     batch = {"input_ids": torch.tensor([[0, 0, 5, 6]]), "attention_mask": torch.tensor([[0, 0, 1, 1]])}
     wanted = inputs.model(**batch).logits
-    with starting_at_the_head(inputs, tmp_path, {}) as feed:
+    with above_frozen_layers(inputs, tmp_path, {}) as feed:
         computed = feed.computed
         assert torch.equal(inputs.model(**batch).logits, wanted)
         assert feed.computed == computed
 
 
 def test_model_whose_head_reads_more_is_trained_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from graft.training.frozen import starting_at_the_head
+    from graft.training.frozen import above_frozen_layers
 
     inputs = inputs_of("pooled", "probe")
     inner = inputs.model.get_base_model()
-    forward = inner.forward
 
     def skewed(**named: Any) -> Any:
         from transformers.modeling_outputs import SequenceClassifierOutput
@@ -228,10 +430,10 @@ def test_model_whose_head_reads_more_is_trained_as_it_is(tmp_path: Path, capsys:
         return SequenceClassifierOutput(logits=inner.classifier(states[:, 0]) + inner.classifier(states[:, 1]))
 
     inner.forward = skewed
-    with starting_at_the_head(inputs, tmp_path, {}) as feed:
+    with above_frozen_layers(inputs, tmp_path, {}) as feed:
         assert feed is None
-        assert inner.forward is not forward
-    assert "the base runs in each epoch" in capsys.readouterr().out
+        assert inner.forward is skewed
+    assert "the whole base runs in each epoch" in capsys.readouterr().out
     assert inner.forward is skewed
     assert not any(tmp_path.iterdir())
 
@@ -249,9 +451,9 @@ def test_model_whose_head_reads_more_is_trained_as_it_is(tmp_path: Path, capsys:
 def test_damaged_file_is_noticed_and_computed_again(
     name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from graft.training.frozen import starting_at_the_head
+    from graft.training.frozen import above_frozen_layers
 
-    with starting_at_the_head(inputs_of("tokens", "probe"), tmp_path, {}) as feed:
+    with above_frozen_layers(inputs_of("tokens", "probe"), tmp_path, {}) as feed:
         folder = feed.store.folder
     whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "state.json"}
     content = (folder / name).read_bytes()
@@ -259,7 +461,7 @@ def test_damaged_file_is_noticed_and_computed_again(
     if damage != "gone":
         (folder / name).write_bytes(content[:-9] if damage == "cut" else content[:-9] + b"#" + content[-8:])
     capsys.readouterr()
-    with starting_at_the_head(inputs_of("tokens", "probe"), tmp_path, {}) as feed:
+    with above_frozen_layers(inputs_of("tokens", "probe"), tmp_path, {}) as feed:
         assert len(feed.store.places) == len(LENGTHS)
     told = capsys.readouterr().out
     assert "are damaged" in told
@@ -289,11 +491,17 @@ def test_training_gives_the_same_bytes_with_and_without_the_file(
     assert "taken from .graft/store/frozen/" in told
     assert summary["frozen"]["served_lines"] == 2 * (60 + 15)
     assert read_json(kept.adapter / "identity.json") == identity
-    anew, summary = trained(make_tokenized(tmp_path / "anew", **adapter, training={"frozen_cache_bytes": 100}))
-    assert "above training.frozen_cache_bytes" in capsys.readouterr().out
-    assert summary["frozen"]["lines"] == 0
+    shutil.rmtree(kept.store)
+    anew, _ = trained(kept)
+    assert "computed once" in capsys.readouterr().out
     assert first == again == anew
-    assert read_json(tmp_path / "anew/artifacts/adapter/identity.json") == identity
+    assert read_json(kept.adapter / "identity.json") == identity
+    whole, summary = trained(make_tokenized(tmp_path / "whole", **adapter, training={"frozen_cache_bytes": 100}))
+    assert "above training.frozen_cache_bytes" in capsys.readouterr().out
+    assert "frozen" not in summary
+    assert len(whole) == len(first)
+    other = read_json(tmp_path / "whole/artifacts/adapter/identity.json")
+    assert other["params"] != identity["params"]
 
 
 def test_methods_share_what_the_base_put_out(
@@ -309,14 +517,14 @@ def test_methods_share_what_the_base_put_out(
 
 @pytest.mark.parametrize("kind", ["pooled", "tokens"])
 def test_rows_are_looked_at_only_where_their_length_counts(kind: str) -> None:
-    from graft.adapters import trained_modules
     from graft.training.frozen import Feed
 
     inputs = inputs_of(kind, "probe")
-    feed = Feed(inputs.model, trained_modules(inputs.model), pooled=kind == "pooled", vector_bytes=10)
     if kind == "pooled":
-        inputs = SimpleNamespace(train_rows=range(4), validation_rows=range(2))  # a number has no length
-    assert feed.expected_bytes(inputs) == 10 * (6 if kind == "pooled" else sum(LENGTHS))
+        inputs.train_rows, inputs.validation_rows = range(4), range(2)  # a number has no length
+    trunk: Any = SimpleNamespace(inner=inputs.model.get_base_model())
+    feed = Feed(inputs, trunk, pooled=kind == "pooled", vector_bytes=10)
+    assert feed.expected_bytes() == 10 * (6 if kind == "pooled" else sum(LENGTHS))
 
 
 def test_another_base_type_is_computed_anew(make_tokenized: Make, tmp_path: Path) -> None:
@@ -346,9 +554,9 @@ def test_each_quantization_has_base_outputs_of_its_own(
         keys.append(made_of)
         yield None
 
-    monkeypatch.setattr(stage, "starting_at_the_head", noted)
+    monkeypatch.setattr(stage, "above_frozen_layers", noted)
     inputs: Any = SimpleNamespace(config=config.training, device="cpu")
     for base in (plain["base"], {**plain["base"], "quantization": bits}):
-        with stage._frozen(workspace, config.adapter, inputs, {**plain, "base": base}):
+        with stage._frozen(workspace, inputs, {**plain, "base": base}):
             pass
     assert keys[0] != keys[1]

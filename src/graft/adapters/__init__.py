@@ -12,6 +12,7 @@ from graft.adapters.methods import Key, keys, methods, peft_config
 from graft.adapters.procedure import Procedure, procedure_of
 from graft.adapters.refusals import refuse_length, refuse_quantized, virtual_tokens
 from graft.adapters.section import AdapterConfig
+from graft.adapters.trunk import Layers, Trunk, UnfitError, frozen_layers, layer_lists, trunk_of
 from graft.adapters.tuners import Method, column_methods, register
 from graft.adapters.unfreezing import as_the_base_was, put_changed, unfrozen
 
@@ -19,16 +20,21 @@ __all__ = [
     "AdapterConfig",
     "AdapterSummary",
     "Key",
+    "Layers",
     "Method",
     "Procedure",
+    "Trunk",
+    "UnfitError",
     "as_the_base_was",
     "attach",
     "column_methods",
     "columns_of",
     "describe",
+    "frozen_layers",
     "head_alone",
     "head_of",
     "keys",
+    "layer_lists",
     "methods",
     "peft_config",
     "preview",
@@ -38,6 +44,7 @@ __all__ = [
     "refuse_quantized",
     "register",
     "trained_modules",
+    "trunk_of",
     "unfrozen",
     "virtual_tokens",
     "wrap",

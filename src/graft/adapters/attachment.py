@@ -24,6 +24,7 @@ from graft.adapters.equipment import equip, file_bytes, plain_start
 from graft.adapters.heads import configured, head_alone, head_input
 from graft.adapters.refusals import refuse, refuse_quantized
 from graft.adapters.section import AdapterConfig
+from graft.adapters.trunk import Layers, frozen_layers
 from graft.adapters.tuners import own_method, register
 from graft.adapters.unfreezing import (
     EVERYTHING,
@@ -69,6 +70,8 @@ class AdapterSummary:
     head_input: tuple[int, ...] = ()
     """What the head reads of a row of four tokens, where nothing below it is trained: (1, D), or (1, 4, D) per token.
     Known to :func:`preview` alone."""
+    layers: Layers | None = None
+    """How many of the base's layers lie below all that is trained."""
 
     @property
     def share(self) -> float:
@@ -178,6 +181,7 @@ def describe(model: PeftModel) -> AdapterSummary:
         total_parameters=sum(size_of(one) for one in model.parameters() if id(one) not in replaced),
         adapter_bytes=file_bytes(model) + 4 * sum(value.numel() for value in unfrozen(model).values()),
         unfrozen=tuple(unfrozen(model)),
+        layers=frozen_layers(model),
     )
 
 

@@ -13,6 +13,7 @@ from graft.artifact.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY, PROB
 from graft.artifact.loading import LoadedAdapter, load, switched
 from graft.artifact.planning import base_identity, planned_identity, same_recipe
 from graft.artifact.scoring import answer_columns, judged, predict, raw_outputs
+from graft.artifact.sharing import SharedTrunk
 from graft.artifact.starts import folder_of, pinned
 from graft.artifact.warm_start import begin_from
 
@@ -23,6 +24,7 @@ __all__ = [
     "IDENTITY",
     "PROBE",
     "LoadedAdapter",
+    "SharedTrunk",
     "answer_columns",
     "apply_to_base",
     "attention",

@@ -18,7 +18,7 @@ from graft.tasks import TaskConfig
 from graft.workspace import Workspace, read_json
 
 FORMAT = 1
-NO_BYTES = ("device", "frozen_cache_bytes", "repeats")
+NO_BYTES = ("device", "repeats")
 """Settings of the training that are no part of the result: the device is in the identity by itself, and trainings with
 other seeds are adapters of their own."""
 LUCK = ("seed", "threads")

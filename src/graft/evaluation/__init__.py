@@ -205,7 +205,10 @@ def _state(workspace: Workspace) -> Mapping[str, Any]:
 def _scored(
     workspace: Workspace, loaded: LoadedAdapter, test: Sequence[Record], evaluation: EvaluationConfig
 ) -> tuple[dict[str, Mapping[str, np.ndarray]], dict[str, Any]]:
-    """Return the tables of adapter and base over the test tokens, and what the clock says of the adapter."""
+    """Return the tables of adapter and base over the test tokens, and what the clock says of the adapter.
+
+    Layers below the adapter run once for both.
+    """
     from graft import artifact
     from graft.evaluation.prediction import score, score_base
     from graft.hardware import hardware
@@ -215,11 +218,14 @@ def _scored(
     if tokens["row"].to_pylist() != [record.place for record in test]:
         raise DataError("data/test: not the rows that artifacts/tokens was made from; run `graft stage tokenize`")
     with artifact.reproducible(loaded.identity["threads"]):
-        adapter, throughput = cost.timed(
-            lambda: score(loaded, tokens, batch_rows=batch_rows, name="adapter"), loaded.device
-        )
+        shared = artifact.SharedTrunk(loaded, tokens.slice(0, artifact.SharedTrunk.looked_at).to_pylist())
+        with shared.remembering():
+            adapter, throughput = cost.timed(
+                lambda: score(loaded, tokens, batch_rows=batch_rows, name="adapter"), loaded.device
+            )
         latency = cost.latency(loaded, tokens, evaluation.latency_rows) if evaluation.latency_rows else None
-        base = score_base(loaded, tokens, batch_rows=batch_rows, name="base")
+        with shared.starting_there():
+            base = score_base(loaded, tokens, batch_rows=batch_rows, name="base")
     timings = {
         "batch_rows": batch_rows,
         "throughput": throughput,

@@ -17,6 +17,7 @@ from graft.training.packing import packed
 if TYPE_CHECKING:
     from torch import nn
 
+    from graft.training.frozen import Feed
     from graft.training.loop import Inputs
 
 
@@ -36,8 +37,14 @@ class Forward:
 
 
 @contextlib.contextmanager
-def efficient(inputs: Inputs) -> Iterator[Forward]:
-    """Run a block, a training, with the model of ``inputs`` computing no more than is needed."""
+def efficient(inputs: Inputs, feed: Feed | None = None) -> Iterator[Forward]:
+    """Run a block, a training, with the model of ``inputs`` computing no more than is needed.
+
+    With a ``feed`` for its head, nothing of the base runs, and there is nothing to do.
+    """
+    if feed is not None and feed.at_head:
+        yield Forward(packed=False, fused_layers=0)
+        return
     rows = inputs.train_rows[:: max(1, len(inputs.train_rows) // TRIED_ROWS)][:TRIED_ROWS]
     collated = inputs.task.collate(rows, inputs.pad_token_id, inputs.state)
     batch = {name: one.to(inputs.device) for name, one in collated.items()}

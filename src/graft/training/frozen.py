@@ -1,18 +1,16 @@
-"""What a frozen base puts out, computed once: every epoch of an output adapter or a probe starts at the head.
+"""What a frozen base puts out below the lowest trained layer, computed once: every epoch starts there.
 
-Where nothing below the head is trained, what the head reads is the same in each epoch, provided that the base drops
-nothing: so the base's dropout is off for these methods. For each line of a batch (a row, a window of one, a chosen or a
-rejected answer) the base runs once, in evaluation mode; what arrives at the head is kept, and from then on the model's
-own ``forward`` runs with the parts below the head replaced by zeros and the head fed from the file. Tasks and loop
-notice nothing: pooling of windows, gathering of last tokens and splitting into starts and ends run as they are.
+Where adapters sit in upper layers only, or on the head, what the lowest trained layer reads is the same in each epoch,
+provided that the layers below drop nothing: so dropout is off there. The rows go through these layers once, in batches
+of like length; for each line of a batch (a row, a window of one, a chosen or a rejected answer) what arrives at the
+lowest trained layer is kept, and from then on the model runs without its trunk (:mod:`graft.adapters.trunk`). Tasks and
+loop notice nothing.
 
-A line is computed *alone*, without padding and without neighbours: then its vectors depend on nothing but the line, and
-a training gives the same bytes whether they come from the file or are computed anew (a batch of another shape rounds
-differently). The price is the first pass, which is slower than one in batches where lines are short (on a GPU, always);
-``benchmarks/frozen.py`` measures what later epochs win.
-
-The feed looks at the model from outside (a forward pre-hook on the head, a replaced ``forward`` of the parts below), so
-that a later change can let it start at a frozen lower layer in place of the head.
+A line is found again by the digest of its inputs, so tasks call the model as they like: windows, pairs of answers, the
+base with its adapter off. The kept numbers are those of the model's own type, unrounded. They depend on which rows
+there are (a batch of another shape rounds differently), not on the order in which a training asks: a file that was
+deleted comes back with the same bytes. A training above ``training.frozen_cache_bytes`` rounds differently from one
+below; which of the two it is depends on the rows and the settings alone, so the limit is part of the identity.
 """
 
 from __future__ import annotations
@@ -25,284 +23,362 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.adapters import trained_modules
+from graft.adapters import Trunk, UnfitError, frozen_layers, layer_lists, trunk_of
 from graft.identity import digest_json
 from graft.tokenization import lengths_of
-from graft.training.frozen_store import DIGEST_BYTES, VectorStore, Writer, opened, written
+from graft.training.frozen_store import DIGEST_BYTES, TooLargeError, VectorStore, Writer, opened, written
 from graft.workspace import locked
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from peft import PeftModel
-    from torch import nn
 
     from graft.training.loop import Inputs
-
-    Line = dict[str, Any]
 
 LOCK_WAIT_SECONDS = 3600.0
 CHECKED_ROWS = 4
 TOLERANCE = 1e-3
-"""Largest difference, relative to the largest value, between a batch's vectors and those of its lines alone."""
+"""Largest difference, relative to the largest value, between a batch's states and those of its lines alone."""
 BFLOAT16_TOLERANCE = 0.1
-SHORT_TOKENS = 128
-RECENT_LINES = 256
-"""Lines that are kept in memory: a task may ask for the same line twice, with the adapter and without."""
+FILL_TOKENS = 2048
+FILL_ROWS = 64
+"""How much goes through the trunk at once in the first pass: it decides bytes, so it is no setting."""
 Plain = bool | int | float | str
 
 
-class _CaughtError(Exception):
-    """Ends a forward pass at the head."""
-
-
-class _UnfitError(Exception):
-    """Why a model cannot be fed."""
+class _FilledError(Exception):
+    """Ends a batch of the first pass: its lines are kept."""
 
 
 @dataclass
 class Feed:
-    """A model whose head is fed; installed on it by :func:`fed`."""
+    """A model that runs without its trunk; made by :func:`above_frozen_layers`."""
 
-    model: PeftModel
-    heads: Sequence[nn.Module]
-    """The trained modules; the first that a forward pass reaches is fed."""
+    inputs: Inputs
+    trunk: Trunk
     store: VectorStore | None = None
     writer: Writer | None = None
     served: int = 0
     computed: int = 0
     pooled: bool = True
-    """Whether the head reads one vector per line, not one per position."""
+    """Whether states are one vector per line, not one per position."""
+    positions: int | None = None
+    """How many each line has, where that is the same for all: patches of a picture."""
     vector_bytes: int = 0
-    _read_by: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
-    _recent: dict[bytes, torch.Tensor] = field(default_factory=dict)
-    _stop: bool = False
-    _fed: torch.Tensor | None = None
-    _below: dict[nn.Module, Any] = field(default_factory=dict)
-    """The parts below the head -> zeros in the form of what they return."""
-    _off: bool = True
 
     def __post_init__(self) -> None:
-        self.inner: Any = self.model.get_base_model()
+        self.inner: Any = self.trunk.inner
         self._forward = self.inner.forward
 
-    def release(self) -> None:
-        """Forget what was computed lately."""
-        self._recent.clear()
+    @property
+    def at_head(self) -> bool:
+        """Whether no layer is left to run: the head is fed."""
+        layers = {id(one) for stack in layer_lists(self.inner) for one in stack}
+        return id(self.trunk.place) not in layers and not self.trunk.gives
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """Run the model's own forward, its head fed where the batch can be taken apart into lines."""
-        lines = None if self._off or arguments else lines_of(named, self.inner.config)
+        """Run the model's own forward, without its trunk where the batch can be taken apart into lines."""
+        lines = None if arguments else lines_of(named, self.inner.config, encoder_alone=self.trunk.of_encoder)
         if lines is None:
             return self._forward(*arguments, **named)
-        self._fed = _joined([self.vectors(line) for line in lines], named).to(self.inner.device)
-        replaced = {part: part.__dict__.get("forward") for part in self._below}
-        try:
-            for part, zeros in self._below.items():
-                part.forward = _returning(zeros)
+        states = self.gathered(lines) if self.writer is None else self._filled(self.writer, lines, named)
+        with self.trunk.without(states.to(self.inner.device)):
             return self._forward(**named)
-        finally:
-            self._fed = None
-            for part, own in replaced.items():
-                _put_back(part, own)
 
-    def vectors(self, line: Line) -> torch.Tensor:
-        """Return what the head reads of a line, [1, D] or [1, n, D]: kept, or computed now."""
-        key = digest(line)
-        found = self.store.get(key) if self.store else None
-        if found is not None:
-            self.served += 1
-            return found if self.pooled else found[None]
-        if key not in self._recent:
-            if len(self._recent) == RECENT_LINES:
-                del self._recent[next(iter(self._recent))]
-            self._recent[key] = self.compute(line)
-            if self.writer is not None and key not in self.writer.ends:
-                self.writer.add(key, self._recent[key].flatten(0, -2))
-        return self._recent[key]
-
-    def compute(self, line: Line) -> torch.Tensor:
-        """Run the base on a line alone, in evaluation mode, up to the head."""
+    def gathered(self, lines: Lines) -> torch.Tensor:
+        """Return the states of a batch of lines: [B, D], or [B, T, D] with zeros where a line is shorter."""
         import torch
 
-        modes = [part for part in self.inner.modules() if part.training]
-        self.inner.eval()
-        self._stop, self.computed = True, self.computed + 1
-        try:
-            with torch.no_grad(), _threads_for(line):
-                self._forward(**{name: _on(value, self.inner.device) for name, value in line.items()})
-        except _CaughtError:
-            pass
-        finally:
-            self._stop = False
-            for part in modes:
-                part.training = True
-        return self._read_by.pop(self.heads[0]).detach().cpu()
+        assert self.store is not None
+        flat, found = self.store.vectors, []
+        for row, key in enumerate(lines.keys()):
+            place = self.store.places.get(key)
+            if place is None:
+                found.append(self.alone(lines.line(row)).flatten(0, -2))
+            else:
+                self.served += 1
+                found.append(flat[place[0] : place[1]])
+        if self.pooled:
+            return torch.cat(found)
+        width = lines.width or max(map(len, found))
+        if all(len(one) == width for one in found):
+            return torch.stack(found)
+        result = flat.new_zeros(len(found), width, flat.shape[-1])
+        for row, one in enumerate(found):
+            result[row, : len(one)] = one
+        return result
 
-    def note(self, head: nn.Module, arguments: tuple[Any, ...]) -> Any:
-        """Note what a trained module reads, or give the first one what it is to read (its forward pre-hook)."""
-        if self._fed is not None and head is self.heads[0]:
-            arguments = (self._fed.to(arguments[0].dtype), *arguments[1:])
-        self._read_by[head] = arguments[0]
-        if self._stop and head is self.heads[0]:
-            raise _CaughtError
-        return arguments
+    def alone(self, line: Mapping[str, Any]) -> torch.Tensor:
+        """Run the trunk on one line that is not in the store."""
+        self.computed += 1
+        with _evaluating(self.inner):
+            return self._states({name: _on(value, self.inner.device) for name, value in line.items()}).cpu()
 
-    def learn(self, inputs: Inputs) -> None:
-        """Find out what lies below the head, on a few rows, and hold the fed model against the real one.
+    def _states(self, named: Mapping[str, Any]) -> torch.Tensor:
+        import torch
+
+        with torch.no_grad():
+            return self.trunk.states(lambda: self._forward(**named))
+
+    def _filled(self, writer: Writer, lines: Lines, named: Mapping[str, Any]) -> torch.Tensor:
+        """Run the trunk on a batch and keep its lines; ends the batch where the task does not ask the model again."""
+        states = self._states(named)
+        kept = states.cpu()
+        for row, key in enumerate(lines.keys()):
+            if key not in writer.ends:
+                length = None if self.pooled else lines.length(row)
+                writer.add(key, kept[row : row + 1] if self.pooled else kept[row, :length])
+                self.computed += 1
+        if self.trunk.calls == 1:
+            raise _FilledError
+        return states
+
+    def learn(self) -> None:
+        """Hold the states of a batch against those of its lines alone, on a few rows.
 
         Raises:
-            _UnfitError: the model cannot be fed.
+            UnfitError: they differ.
         """
-        batch = _batch(inputs, inputs.train_rows[:CHECKED_ROWS])
-        real = self._watched(inputs, batch)
-        if not real or not self._below:
-            raise _UnfitError("nothing lies below its head")
-        self.heads = [*real, *(head for head in self.heads if head not in real)]
-        vectors = real[self.heads[0]]
-        self.pooled, self.vector_bytes = vectors.ndim == 2, vectors.shape[-1] * vectors.dtype.itemsize
-        if vectors.ndim not in (2, 3):
-            raise _UnfitError(f"its head reads {vectors.ndim} dimensions")
-        self._off, below = False, self._below
-        try:
-            fed = self._watched(inputs, batch)
-        except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _UnfitError(f"it does not run without the parts below ({error})") from None
-        self._below = below
-        if fed.keys() != real.keys() or not all(_agree(fed[head], real[head]) for head in real):
-            raise _UnfitError("what its head reads depends on the other rows of a batch, or comes from two places")
+        calls: list[dict[str, Any]] = []
 
-    def _watched(self, inputs: Inputs, batch: Mapping[str, torch.Tensor]) -> dict[nn.Module, torch.Tensor]:
-        """Return what each trained module reads in a batch, the first one first; note what the parts below return."""
-        import torch
+        def note(*_: Any, **named: Any) -> Any:
+            calls.append(named)
+            return self._forward(**named)
 
-        below: dict[nn.Module, Any] = {}
-        hooks = [
-            part.register_forward_hook(lambda one, _, out: below.__setitem__(one, _zeros_like(out)))
-            for part in self._parts_below(self.inner)
-        ]
-        self._read_by.clear()
+        batch = _batch(self.inputs, self.inputs.train_rows[:CHECKED_ROWS])
+        self.inner.forward = note
         try:
-            with torch.no_grad():
-                inputs.task.outputs(inputs.task_config, self.model, batch)
+            self.inputs.task.outputs(self.inputs.task_config, self.inputs.model, batch)
         finally:
-            for hook in hooks:
-                hook.remove()
-        self._below = below
-        found = dict(self._read_by)
-        self._read_by.clear()
-        return found
+            self.inner.forward = self._forward
+        for named in calls:
+            lines, states = lines_of(named, self.inner.config, encoder_alone=self.trunk.of_encoder), self._states(named)
+            if lines is None:
+                raise UnfitError("its batches cannot be taken apart into lines")
+            if states.ndim not in (2, 3):
+                raise UnfitError(f"its lowest trained layer reads {states.ndim} dimensions")
+            self.pooled = states.ndim == 2
+            self.positions = None if self.pooled or lines.lengths else states.shape[1]
+            self.vector_bytes = states.shape[-1] * states.dtype.itemsize
+            for row in range(len(states)):
+                together = states[row : row + 1] if self.pooled else states[row, : lines.length(row)]
+                alone = self.alone(lines.line(row)).flatten(0, -2)
+                if not _agree(together.cpu(), alone):
+                    raise UnfitError("what its lowest trained layer reads depends on the other rows of a batch")
+        self.computed = 0
 
-    def _parts_below(self, module: nn.Module) -> Iterator[nn.Module]:
-        """Yield the largest parts that have weights and hold no trained module."""
-        for part in module.children():
-            if part in self.heads:
-                continue
-            if any(inner in self.heads for inner in part.modules()):
-                yield from self._parts_below(part)
-            elif any(True for _ in part.parameters()):
-                yield part
-
-    def expected_bytes(self, inputs: Inputs) -> int:
-        """Return what the vectors of all rows take, about: one per row, or one per token."""
-        splits = inputs.train_rows, inputs.validation_rows
+    def expected_bytes(self) -> int:
+        """Return what the states of all rows take, about: one vector per row, or one per token."""
+        splits = self.inputs.train_rows, self.inputs.validation_rows
         # One vector a row needs no look at the rows: those of pictures would all be read from the disk.
-        return self.vector_bytes * sum(len(rows) if self.pooled else sum(lengths_of(rows)) for rows in splits)
+        each = 1 if self.pooled else self.positions
+        count = sum(map(len, splits)) * each if each else sum(sum(lengths_of(rows)) for rows in splits)
+        return self.vector_bytes * count
 
     def facts(self) -> dict[str, Any]:
         """Return what the file cost and saved, for the training's summary."""
-        if self.store is None:
-            return {"lines": 0, "bytes": 0, "computed_lines": self.computed, "seconds_saved": 0.0}
-        each = self.store.seconds / max(1, len(self.store.places))
+        assert self.store is not None
         return {
+            "layers": self.trunk.layers,
             "lines": len(self.store.places),
             "bytes": self.store.size_bytes,
             "computed_lines": self.computed,
             "served_lines": self.served,
             "seconds_to_compute": round(self.store.seconds, 3),
-            "seconds_saved": round(each * (self.served - self.computed), 3),
         }
 
 
 @contextlib.contextmanager
-def starting_at_the_head(inputs: Inputs, folder: Path, made_of: Mapping[str, Any]) -> Iterator[Feed | None]:
-    """Run a block, a training, with the model's head fed; None where the model cannot be.
+def above_frozen_layers(inputs: Inputs, folder: Path, made_of: Mapping[str, Any]) -> Iterator[Feed | None]:
+    """Run a block, a training, without the layers below the lowest trained one; None where the model runs whole.
 
     Args:
-        inputs: what the training reads; nothing below the head may be trained.
+        inputs: what the training reads.
         folder: where such files are kept, by key.
-        made_of: what decides the vectors beside the head's name: base, task, rows, device, threads, versions (JSON).
+        made_of: what decides the states beside the place: base, task, rows, device, threads, versions (JSON).
     """
-    heads = trained_modules(inputs.model)
-    feed = Feed(inputs.model, heads)
-    own = feed.inner.__dict__.get("forward")
-    hooks = [head.register_forward_pre_hook(feed.note) for head in heads]
-    feed.inner.forward = feed.forward
     try:
+        feed = _feed(inputs)
+    except UnfitError as reason:
+        if frozen_layers(inputs.model).below:
+            print(f"train: the whole base runs in each epoch, frozen layers cannot be left out: {reason}", flush=True)
+        yield None
+        return
+    inner = feed.inner
+    own = inner.__dict__.get("forward")
+    with feed.trunk.installed():
         try:
-            feed.learn(inputs)
-        except _UnfitError as reason:
-            print(f"train: the base runs in each epoch: this model cannot be fed at its head: {reason}", flush=True)
-            feed.release()
-            yield None
-            return
-        names = {part: name for name, part in feed.inner.named_modules()}
-        key = digest_json({**made_of, "head": [names[head] for head in feed.heads]})[:32]
-        _open_or_fill(feed, inputs, folder / key)
-        yield feed
-    finally:
-        for hook in hooks:
-            hook.remove()
-        _put_back(feed.inner, own)
+            if _open_or_fill(feed, folder, made_of):
+                inner.forward = feed.forward
+                yield feed
+            else:
+                yield None
+        finally:
+            if own is None:
+                inner.__dict__.pop("forward", None)
+            else:
+                inner.forward = own
 
 
-def _open_or_fill(feed: Feed, inputs: Inputs, folder: Path) -> None:
-    """Give ``feed`` its store: the one that is there, or a new one; none where it would be too large."""
-    limit, expected = inputs.config.frozen_cache_bytes, feed.expected_bytes(inputs)
-    shown = f"{expected / 1e6:,.1f} MB"
-    if expected > limit:
+def _feed(inputs: Inputs) -> Feed:
+    import torch
+
+    if not frozen_layers(inputs.model).below:
+        raise UnfitError("nothing lies below what is trained")
+    batch = _batch(inputs, inputs.train_rows[:CHECKED_ROWS])
+    with _evaluating(inputs.model), torch.no_grad():
+        trunk = trunk_of(inputs.model, lambda: inputs.task.outputs(inputs.task_config, inputs.model, batch))
+        feed = Feed(inputs, trunk)
+        with trunk.installed():
+            feed.learn()
+    for part in trunk.below:
+        for one in part.modules():
+            if isinstance(one, torch.nn.Dropout):
+                one.p = 0.0
+    return feed
+
+
+def _open_or_fill(feed: Feed, folder: Path, made_of: Mapping[str, Any]) -> bool:
+    """Give ``feed`` its store, the one that is there or a new one; False where it would be too large."""
+    names = {part: name for name, part in feed.inner.named_modules()}
+    key = digest_json({**made_of, "place": names[feed.trunk.place], "batches": [FILL_TOKENS, FILL_ROWS]})[:32]
+    place, limit = folder / key, feed.inputs.config.frozen_cache_bytes
+    told = f"{feed.trunk.layers} frozen layers lie below all that is trained"
+    expected = feed.expected_bytes()
+    try:
+        if expected > limit:
+            raise TooLargeError(expected)
+        with locked(place.with_name(f"{key}.lock"), purpose="base outputs", wait_seconds=LOCK_WAIT_SECONDS):
+            feed.store = opened(place)
+            done = "taken from"
+            if feed.store is None:
+                _fill(feed, place, limit)
+                feed.store, done = opened(place), "computed once, kept in"
+    except TooLargeError as error:
         print(
-            f"train: nothing below the head is trained; its base outputs (about {shown}) are above "
+            f"train: {told}; their outputs (about {error.size_bytes / 1e6:,.1f} MB) are above "
             f"training.frozen_cache_bytes and are computed anew in each epoch",
             flush=True,
         )
-        return
-    with locked(folder.with_name(f"{folder.name}.lock"), purpose="base outputs", wait_seconds=LOCK_WAIT_SECONDS):
-        feed.store = opened(folder)
-        done = "taken from"
-        if feed.store is None:
-            _fill(feed, inputs, folder)
-            feed.store, done = opened(folder), "computed once, kept in"
-    if feed.store is not None:
-        feed.release()
-        print(
-            f"train: nothing below the head is trained: base outputs of {len(feed.store.places)} lines "
-            f"({feed.store.size_bytes / 1e6:,.1f} MB) {done} .graft/store/{folder.parent.name}/{folder.name} "
-            f"({feed.store.seconds:.1f} s); dropout of the base is off",
-            flush=True,
-        )
+        return False
+    assert feed.store is not None
+    print(
+        f"train: {told}: outputs of {len(feed.store.places)} lines ({feed.store.size_bytes / 1e6:,.1f} MB) {done} "
+        f".graft/store/{folder.name}/{key} ({feed.store.seconds:.1f} s); dropout below is off",
+        flush=True,
+    )
+    return True
 
 
-def _fill(feed: Feed, inputs: Inputs, folder: Path) -> None:
-    """Compute the lines of all training and validation rows."""
+def _fill(feed: Feed, place: Path, limit: int) -> None:
+    """Run the trunk on all training and validation rows, in batches of like length, the longest first."""
     import torch
 
-    started = time.perf_counter()
-    size = inputs.config.batch_rows
-    with written(folder) as writer, torch.inference_mode():
-        feed.writer = writer
-        feed.release()
+    inputs, started = feed.inputs, time.perf_counter()
+    splits = inputs.train_rows, inputs.validation_rows
+    lengths = [(length, split, row) for split in (0, 1) for row, length in enumerate(lengths_of(splits[split]))]
+    lengths.sort(key=lambda one: (-one[0], one[1], one[2]))
+    own = feed.inner.__dict__.get("forward")
+    with written(place, limit) as writer, _evaluating(inputs.model), torch.inference_mode():
+        feed.writer, feed.inner.forward = writer, feed.forward
         try:
-            for rows in (inputs.train_rows, inputs.validation_rows):
-                for start in range(0, len(rows), size):
-                    batch = _batch(inputs, rows[start : start + size])
+            for chosen in _in_batches(lengths):
+                batch = _batch(inputs, [splits[split][row] for _, split, row in chosen])
+                with contextlib.suppress(_FilledError):
                     inputs.task.outputs(inputs.task_config, inputs.model, batch)
         finally:
             feed.writer = None
+            if own is None:
+                del feed.inner.forward
+            else:
+                feed.inner.forward = own
         writer.seconds = time.perf_counter() - started
 
 
-def lines_of(named: Mapping[str, Any], config: Any) -> list[Line] | None:
-    """Return the lines of a batch, each alone and without padding; None where the batch is of another kind.
+def _in_batches(lengths: Sequence[tuple[int, int, int]]) -> Iterator[Sequence[tuple[int, int, int]]]:
+    """Yield the rows of each batch of the first pass; ``lengths`` fall."""
+    start = 0
+    while start < len(lengths):
+        count = max(1, min(FILL_ROWS, FILL_TOKENS // max(1, lengths[start][0])))
+        yield lengths[start : start + count]
+        start += count
+
+
+@dataclass
+class Lines:
+    """The lines of a model's batch, each as it would be alone and without padding."""
+
+    tensors: Mapping[str, torch.Tensor]
+    """The model's arguments whose first dimension is the line, on the CPU."""
+    plain: Mapping[str, Any]
+    """Its other arguments."""
+    lengths: Sequence[int] | None
+    """How many positions are a line's own; None where all are."""
+    decoded: Sequence[int] | None
+    """The same on the decoder's side of an encoder-decoder."""
+    encoder_alone: bool
+    types_default: bool
+    """Whether token types that are all 0 say nothing: a batch has them for all rows where one needs them."""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        plain = {
+            name: value.view(torch.int16) if value.dtype == torch.bfloat16 else value
+            for name, value in sorted(self.tensors.items())
+        }
+        self.arrays = {name: value.numpy() for name, value in plain.items()}
+        self.padded = self.tensors["attention_mask"].shape[1] if self.lengths else 0
+
+    @property
+    def width(self) -> int | None:
+        """How many positions a line of the batch has, padding included, where that is known."""
+        if self.decoded is not None and not self.encoder_alone:
+            return self.tensors["decoder_input_ids"].shape[1]
+        return self.padded or None
+
+    def length(self, row: int) -> int | None:
+        """Return how many states are a line's own; None: all."""
+        lengths = self.decoded if self.decoded is not None and not self.encoder_alone else self.lengths
+        return None if lengths is None else lengths[row]
+
+    def _end(self, name: str, row: int) -> int | None:
+        """Return where a line ends in an argument."""
+        value = self.tensors[name]
+        if value.ndim == 1:
+            return None
+        if name.startswith("decoder_"):
+            return None if self.decoded is None else self.decoded[row]
+        return self.lengths[row] if self.lengths and value.shape[1] == self.padded else None
+
+    def line(self, row: int) -> dict[str, Any]:
+        """Return the arguments of a line alone."""
+        found = {name: value[row : row + 1] for name, value in self.tensors.items()}
+        ends = {name: self._end(name, row) for name in found}
+        found = {name: value if ends[name] is None else value[:, : ends[name]] for name, value in found.items()}
+        if self.types_default and "token_type_ids" in found and not bool(found["token_type_ids"].any()):
+            del found["token_type_ids"]
+        return {**self.plain, **found}
+
+    def keys(self) -> Iterator[bytes]:
+        """Yield the digest of each line's inputs."""
+        plain = repr(sorted((name, value) for name, value in self.plain.items())).encode()
+        for row in range(len(next(iter(self.arrays.values())))):
+            found = hashlib.blake2b(plain, digest_size=DIGEST_BYTES)
+            for name, array in self.arrays.items():
+                if self.encoder_alone and name.startswith("decoder_"):
+                    continue
+                end = self._end(name, row)
+                one = array[row] if end is None else array[row, :end]
+                if self.types_default and name == "token_type_ids" and not one.any():
+                    continue
+                found.update(f"{name}:{one.dtype}:{one.shape}:".encode() + one.tobytes())
+            yield found.digest()
+
+
+def lines_of(named: Mapping[str, Any], config: Any, *, encoder_alone: bool = False) -> Lines | None:
+    """Return the lines of a batch; None where the batch is of another kind.
 
     ``named`` are the model's arguments: tensors whose first dimension is the line, and plain values. What is padded on
     the left, or padded at all without a mask, stays together.
@@ -321,26 +397,7 @@ def lines_of(named: Mapping[str, Any], config: Any) -> list[Line] | None:
         return None
     lengths = None if mask is None else mask.sum(1).tolist()
     decoded = _decoded_lengths(tensors, config)
-    lines = [
-        {**plain, **{name: _cut(name, value, row, lengths, decoded, mask) for name, value in tensors.items()}}
-        for row in range(counts.pop())
-    ]
-    return [_without_default_types(line, config) for line in lines]
-
-
-def _without_default_types(line: Line, config: Any) -> Line:
-    """Leave out token types that are all 0, the default: a batch has them for all rows where one needs them."""
-    types = line.get("token_type_ids")
-    if types is None or not hasattr(config, "type_vocab_size") or bool(types.any()):
-        return line
-    return {name: value for name, value in line.items() if name != "token_type_ids"}
-
-
-def _cut(name: str, value: Any, row: int, lengths: Any, decoded: Any, mask: Any) -> Any:
-    one = value[row : row + 1]
-    if name.startswith("decoder_"):
-        return one[:, : decoded[row]] if decoded and value.ndim > 1 else one
-    return one[:, : lengths[row]] if lengths and value.ndim > 1 and value.shape[1] == mask.shape[1] else one
+    return Lines(tensors, plain, lengths, decoded, encoder_alone, hasattr(config, "type_vocab_size"))
 
 
 def _decoded_lengths(tensors: Mapping[str, torch.Tensor], config: Any) -> list[int] | None:
@@ -356,47 +413,15 @@ def _decoded_lengths(tensors: Mapping[str, torch.Tensor], config: Any) -> list[i
     return [max(1, int(length)) for length in places.max(1).values.tolist()]
 
 
-def digest(line: Line) -> bytes:
-    """Return the digest of a line's inputs."""
+def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two computations of the same states differ by rounding alone."""
     import torch
 
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for name in sorted(line):
-        value = line[name]
-        if isinstance(value, torch.Tensor):
-            found.update(f"{name}:{value.dtype}:{list(value.shape)}:".encode())
-            found.update(value.contiguous().view(torch.uint8).numpy().tobytes())
-        else:
-            found.update(f"{name}={value!r};".encode())
-    return found.digest()
-
-
-def _joined(vectors: Sequence[torch.Tensor], named: Mapping[str, Any]) -> torch.Tensor:
-    """Return the lines' vectors as a batch: [B, D], or [B, T, D] with zeros where a line is shorter than the batch."""
-    import torch
-
-    if vectors[0].ndim == 2:
-        return torch.cat(list(vectors))
-    sides = [named[name].shape[1] for name in ("decoder_input_ids", "attention_mask") if named.get(name) is not None]
-    width = sides[0] if sides else vectors[0].shape[1]
-    result = vectors[0].new_zeros(len(vectors), width, vectors[0].shape[-1])
-    for row, one in enumerate(vectors):
-        result[row, : one.shape[1]] = one[0]
-    return result
-
-
-def _agree(fed: torch.Tensor, real: torch.Tensor) -> bool:
-    """Return whether what is fed is what a batch computes, up to rounding; filled-up positions are zero in ``fed``."""
-    import torch
-
-    if fed.shape != real.shape:
+    if one.shape != other.shape:
         return False
-    kept = fed.abs().sum(-1) > 0
-    allowed = BFLOAT16_TOLERANCE if real.dtype == torch.bfloat16 else TOLERANCE
-    difference = (fed[kept].float() - real[kept].float()).abs()
-    return not difference.numel() or float(difference.max()) <= allowed * max(
-        1.0, float(real[kept].float().abs().max())
-    )
+    allowed = BFLOAT16_TOLERANCE if one.dtype == torch.bfloat16 else TOLERANCE
+    difference = float((one.float() - other.float()).abs().max())
+    return difference <= allowed * max(1.0, float(one.float().abs().max()))
 
 
 def _batch(inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -404,44 +429,16 @@ def _batch(inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch
     return {name: value.to(inputs.device) for name, value in found.items()}
 
 
-def _zeros_like(value: Any) -> Any:
-    """Return a part's output with zeros of one row and one position in place of its tensors; None for other values."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.new_zeros([1] * (value.ndim - 1) + [value.shape[-1]])
-    if isinstance(value, Mapping):
-        return type(value)(**{name: _zeros_like(one) for name, one in value.items()})
-    return type(value)(map(_zeros_like, value)) if type(value) in (tuple, list) else None
-
-
-def _returning(value: Any) -> Any:
-    def forward(*_: Any, **__: Any) -> Any:
-        return value
-
-    return forward
-
-
-def _put_back(module: Any, own: Any) -> None:
-    """Give ``module`` back the ``forward`` of its own that it had, or that of its class."""
-    if own is None:
-        module.__dict__.pop("forward", None)
-    else:
-        module.forward = own
-
-
 @contextlib.contextmanager
-def _threads_for(line: Line) -> Iterator[None]:
-    """Run a short line on one thread: its products are too small to share, and threads would wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    short = all(value.numel() <= SHORT_TOKENS for value in line.values() if isinstance(value, torch.Tensor))
-    torch.set_num_threads(1 if short else before)
+def _evaluating(model: Any) -> Iterator[None]:
+    """Run a block with ``model`` in evaluation mode, then put each part back into its own."""
+    modes = [part for part in model.modules() if part.training]
+    model.eval()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        for part in modes:
+            part.training = True
 
 
 def _on(value: Any, device: Any) -> Any:

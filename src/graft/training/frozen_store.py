@@ -11,53 +11,46 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError
 from graft.identity import digest_file
 from graft.workspace import read_json, replaced, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 VECTORS = "vectors.bin"
 INDEX = "index.safetensors"
 DIGEST_BYTES = 16
 
 
+class TooLargeError(Exception):
+    """The vectors take more of the disk than they may."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.size_bytes = size_bytes
+
+
 @dataclass
 class VectorStore:
-    """The vectors of lines, read from a mapped file: float [n, D] each."""
+    """The vectors of lines, in a mapped file."""
 
     folder: Path
-    dtype: str
-    """torch's name of the vectors' type (``float32``)."""
-    width: int
-    """D."""
+    vectors: torch.Tensor
+    """All of them, [N, D]; read from the disk where they are looked at."""
     seconds: float
     """How long they took to compute."""
     places: dict[bytes, tuple[int, int]]
     """Digest of a line -> its first vector and the one after its last."""
-    raw: np.memmap[Any, Any]
 
     @property
     def size_bytes(self) -> int:
         """Size of the vectors' file."""
-        return int(self.raw.nbytes)
-
-    def get(self, digest: bytes) -> torch.Tensor | None:
-        """Return the vectors of a line, in memory of their own; None where it is not here."""
-        import torch
-
-        place = self.places.get(digest)
-        if place is None:
-            return None
-        size = self.width * _itemsize(self.dtype)
-        flat = self.raw[place[0] * size : place[1] * size].copy()
-        return torch.from_numpy(flat).view(getattr(torch, self.dtype)).view(-1, self.width)
+        return self.vectors.nbytes
 
 
 def opened(folder: Path) -> VectorStore | None:
@@ -72,7 +65,7 @@ def opened(folder: Path) -> VectorStore | None:
 
 
 def _read(folder: Path) -> VectorStore:
-    import numpy as np
+    import torch
     from safetensors.numpy import load_file
 
     state = read_json(folder / STATE)
@@ -85,8 +78,11 @@ def _read(folder: Path) -> VectorStore:
     digests, ends = index["digests"], index["ends"].tolist()
     starts = [0, *ends[:-1]]
     places = {digests[row].tobytes(): (starts[row], ends[row]) for row in range(len(ends))}
-    raw = np.memmap(folder / VECTORS, dtype=np.uint8, mode="r")
-    return VectorStore(folder, state["dtype"], state["width"], state["seconds"], places, raw)
+    shape = ends[-1], state["width"]
+    mapped = torch.from_file(
+        str(folder / VECTORS), shared=False, size=shape[0] * shape[1], dtype=getattr(torch, state["dtype"])
+    )
+    return VectorStore(folder, mapped.view(shape), state["seconds"], places)
 
 
 @dataclass
@@ -94,6 +90,7 @@ class Writer:
     """Appends vectors to a new store; see :func:`written`."""
 
     folder: Path
+    limit_bytes: int
     seconds: float = 0.0
     size_bytes: int = 0
     dtype: str = ""
@@ -103,13 +100,19 @@ class Writer:
     count: int = 0
 
     def add(self, digest: bytes, vectors: torch.Tensor) -> None:
-        """Append the vectors [n, D] of a line."""
+        """Append the vectors [n, D] of a line.
+
+        Raises:
+            TooLargeError: they would be more than ``limit_bytes``.
+        """
         import torch
 
         self.dtype, self.width = str(vectors.dtype).removeprefix("torch."), vectors.shape[1]
         content = vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-        self.file.write(content)
         self.size_bytes += len(content)
+        if self.size_bytes > self.limit_bytes:
+            raise TooLargeError(self.size_bytes)
+        self.file.write(content)
         self.count += len(vectors)
         self.ends[digest] = self.count
 
@@ -133,18 +136,12 @@ class Writer:
 
 
 @contextlib.contextmanager
-def written(folder: Path) -> Iterator[Writer]:
+def written(folder: Path, limit_bytes: int) -> Iterator[Writer]:
     """Yield a writer whose store takes its place at ``folder`` when the block ends well."""
     with replaced(folder) as new:
-        writer = Writer(new)
+        writer = Writer(new, limit_bytes)
         try:
             yield writer
             writer.finish()
         finally:
             writer.file.close()
-
-
-def _itemsize(dtype: str) -> int:
-    import torch
-
-    return int(getattr(torch, dtype).itemsize)

@@ -304,7 +304,7 @@ class _Body:
         self.body, self.forward = body, body.forward
         self.signature = inspect.signature(body.forward)
         self.takes = self.signature.parameters
-        self.biased = [part for part in body.modules() if getattr(part, "has_relative_attention_bias", False)]
+        self.biased = [part for part in body.modules() if hasattr(part, "compute_bias")]
         self.first_position = 0
         self.off = False
         self.calls = 0

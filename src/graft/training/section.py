@@ -93,9 +93,9 @@ class TrainingConfig(Section):
     """The peak learning rate of the unfrozen parts, and of all of the base under ``full``; null: ``learning_rate``."""
 
     frozen_cache_bytes: int = Limit(default=8 << 30, ge=0)
-    """How much of the disk the base's outputs may take where nothing below the head is trained (output adapters,
-    ``probe``): they are computed once and kept in ``.graft/store``. Above it, or with 0, they are computed anew in each
-    epoch; no result changes by it."""
+    """How much of the disk the outputs of frozen layers may take where adapters sit in upper layers or on the head
+    alone: they are computed once and kept in ``.graft/store``, and every epoch starts there. Above it, or with 0, the
+    base runs in each epoch, which rounds differently."""
 
     threads: int = Limit(default=2, ge=1, le=256)
     """CPU threads; part of the identity, since the thread count changes the result's bytes."""

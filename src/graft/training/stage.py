@@ -30,7 +30,7 @@ from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.forward import efficient, set_dropout
-from graft.training.frozen import Feed, starting_at_the_head
+from graft.training.frozen import Feed, above_frozen_layers
 from graft.training.loop import Inputs, Outcome, fit
 from graft.training.record import Record, lines
 from graft.training.section import TrainingConfig
@@ -115,8 +115,8 @@ def _trained(
     inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
     with (
         _report_on_divergence(workspace),
-        _frozen(workspace, adapter, inputs, identity) as feed,
-        contextlib.nullcontext() if feed else efficient(inputs),
+        _frozen(workspace, inputs, identity) as feed,
+        efficient(inputs, feed),
     ):
         outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
     with replaced(done) as folder:
@@ -205,15 +205,10 @@ def _head_alone(adapter: AdapterConfig, training: TrainingConfig) -> bool:
 
 
 @contextlib.contextmanager
-def _frozen(
-    workspace: Workspace, adapter: AdapterConfig, inputs: Inputs, identity: dict[str, Any]
-) -> Iterator[Feed | None]:
-    """Run the training from the head on, where nothing below it is trained."""
+def _frozen(workspace: Workspace, inputs: Inputs, identity: dict[str, Any]) -> Iterator[Feed | None]:
+    """Run the training from its lowest trained layer on, where layers lie below it."""
     import torch
 
-    if not _head_alone(adapter, inputs.config):
-        yield None
-        return
     names = ("task", "clean", "privacy", "max_length_tokens", "code", "threads", "versions", "device")
     made_of = {name: identity[name] for name in names if name in identity}
     card = torch.cuda.get_device_name() if inputs.device == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -221,7 +216,7 @@ def _frozen(
     base = identity["base"]
     made_of |= {"base": base["digest"], "dtype": base["dtype"], "quantization": base.get("quantization"), "card": card}
     made_of |= {"rows": [splits[name]["digest"] for name in ("train", "validation")]}
-    with starting_at_the_head(inputs, workspace.store / "frozen", made_of) as feed:
+    with above_frozen_layers(inputs, workspace.store / "frozen", made_of) as feed:
         yield feed
 
 
