@@ -13,9 +13,8 @@ there. (torch's own ``linear_cross_entropy`` sums losses of 16 bits in 16 bits: 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -81,22 +80,58 @@ def _losses(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.
         given["decoder_attention_mask"] = (labels != IGNORED).long()  # nobody looks at the end's filler, causally
     else:  # position t predicts label t + 1
         labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
-    kept = labels != IGNORED
-    head, targets = inner.get_output_embeddings(), labels[kept]
-    plain = type(head) is torch.nn.Linear and not head.weight.requires_grad and _PLAIN.get(head, True)
-    with _reading(head, kept, first_alone=plain) as read:
-        logits = model(**given).logits
-    if plain and head not in _PLAIN:
-        _PLAIN[head] = torch.equal(logits, head(read[0][:1]))
-    if plain and _PLAIN[head]:
-        # In whole blocks: on a CPU, each product of another shape is compiled anew.
-        filler = -len(targets) % WHOLE_POSITIONS
-        hidden, aims = pad(read[0], (0, 0, 0, filler)), pad(targets, (0, filler))
-        return _head_loss()(hidden, head.weight, head.bias, aims)[: len(targets)], kept
-    if plain:
-        with _reading(head, kept, first_alone=False):
-            logits = model(**given).logits
-    return cross_entropy(logits.float(), targets, reduction="none"), kept
+    kept, head = labels != IGNORED, inner.get_output_embeddings()
+    targets = labels[kept]
+    if not _is_plain(head, model, given):
+        logits = model(**given).logits[:, -labels.shape[1] :]
+        return cross_entropy(logits[kept].float(), targets, reduction="none"), kept
+    hidden = _read_by(head, model, given, kept)
+    # In whole blocks: on a CPU, each product of another shape is compiled anew.
+    filler = -len(targets) % WHOLE_POSITIONS
+    losses = _head_loss()(pad(hidden, (0, 0, 0, filler)), head.weight, head.bias, pad(targets, (0, filler)))
+    return losses[: len(targets)], kept
+
+
+def _is_plain(head: nn.Module, model: nn.Module, given: Mapping[str, Any]) -> bool:
+    """Return whether a model's logits are what ``head``, a linear layer that is not trained, puts out as it is.
+
+    It is tried once, on the first row, without touching random numbers: a training that resumes must not differ by it.
+    """
+    import torch
+
+    if type(head) is not torch.nn.Linear or head.weight.requires_grad:
+        return False
+    if head not in _PLAIN:
+        first = {name: one[:1] if isinstance(one, torch.Tensor) else one for name, one in given.items()}
+        seen: list[torch.Tensor] = []
+        hook = head.register_forward_hook(lambda _, __, found: seen.append(found))
+        devices = [head.weight.device] if head.weight.is_cuda else []
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                logits = model(**first).logits
+        finally:
+            hook.remove()
+        _PLAIN[head] = len(seen) == 1 and torch.equal(logits, seen[0][:, -logits.shape[1] :])
+    return _PLAIN[head]
+
+
+def _read_by(head: nn.Module, model: nn.Module, given: Mapping[str, Any], kept: torch.Tensor) -> torch.Tensor:
+    """Return what ``head`` reads at the positions that ``kept`` [B, U] marks: [n, D]; it runs at one of them alone.
+
+    The head reads [B, V + U, D], V virtual tokens in front.
+    """
+    read: list[torch.Tensor] = []
+
+    def choose(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        read[:] = [arguments[0][:, -kept.shape[1] :][kept]]
+        return (arguments[0][:, -1:].detach(), *arguments[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        model(**given)
+    finally:
+        hook.remove()
+    return read[0]
 
 
 @functools.cache
@@ -131,28 +166,6 @@ def _head_loss() -> Any:
             return found * gradients[0][:, None].to(found.dtype), None, None, None
 
     return HeadLoss.apply
-
-
-@contextlib.contextmanager
-def _reading(head: nn.Module, kept: torch.Tensor, *, first_alone: bool) -> Iterator[list[torch.Tensor]]:
-    """Let ``head`` run at the positions that ``kept`` marks alone, or at the first of them; yield what it reads there.
-
-    Args:
-        head: a model's output embeddings, which read [B, V + U, D]; V virtual tokens stand in front.
-        kept: bool [B, U].
-        first_alone: whether the head runs at the first of the positions alone.
-    """
-    read: list[torch.Tensor] = []
-
-    def choose(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        read[:] = [arguments[0][:, -kept.shape[1] :][kept]]
-        return (read[0][:1] if first_alone else read[0], *arguments[1:])
-
-    hook = head.register_forward_pre_hook(choose)
-    try:
-        yield read
-    finally:
-        hook.remove()
 
 
 def _inner(model: nn.Module) -> Any:

@@ -43,7 +43,7 @@ def test_changed_data_is_refused_or_recorded(clone: Workspace) -> None:
     (clone.data / "train" / "a.txt").write_text("new text")
     with disable_run_logger():
         with pytest.raises(
-            DataError, match=r"(?s)data/ differs from data\.dvc \(1 files\).*data/train/a\.txt: modified"
+            DataError, match=r"(?s)data/ differs from data\.dvc \(1 file\).*data/train/a\.txt: modified"
         ):
             place(clone).__enter__()
         before = clone.data_dvc.read_text()
