@@ -61,7 +61,8 @@ def curve_of(name: str, *, packed: bool) -> list[float]:
         pad = pad_token_of(processor) if task.processor == "tokenizer" else 0
         inputs = Inputs(model, task, config, state, rows, rows, pad, settings, "cpu")
         record = Path(folder) / "metrics.jsonl"
-        with efficient(inputs) if packed else contextlib.nullcontext():
+        with efficient(inputs) if packed else contextlib.nullcontext() as forward:
+            assert forward is None or forward.packed == (example.family != "vision")
             fit(inputs, Checkpoints(Path(folder) / "none", "key"), lambda step: Record(record, step), Stop())
         return [line["loss"] for line in lines(record) if "loss" in line]
 

@@ -428,6 +428,7 @@ def _agree(model: PeftModel, bodies: Sequence[_Body], run: Callable[[], object])
         if kinds:
             raise ValueError(f"it has layers of {', '.join(sorted(kinds))}")
         with torch.no_grad():
+            run()  # what a model does once, at its first call, is no difference
             padded = _watched(bodies, run, off=True)
             for first in _first_positions(bodies):
                 for one in bodies:
