@@ -180,7 +180,7 @@ def test_unknown_error_keeps_its_traceback(project: Workspace) -> None:
     (project.root / "inner").mkdir()
     done = process("-C", str(project.root), "check", GRAFT_HOME="\0" if os.name == "nt" else "")
     assert done.returncode == 2  # a folder in place of the file is known
-    code = "import graft.checks, graft.cli\ngraft.checks.check = None\ngraft.cli.main(['-C', '.', 'check'])"
+    code = "import graft.checks, graft.cli\ngraft.checks.findings = None\ngraft.cli.main(['-C', '.', 'check'])"
     project.params.rmdir()
     project.params.write_text("")
     done = subprocess.run(
@@ -285,7 +285,7 @@ def test_contract_proposes_what_the_data_keeps_and_writes_it_on_request(
     written = yaml.safe_load(whole.params.read_text())
     assert written["validation"].items() >= yaml.safe_load(printed)["validation"].items()
     assert written["task"] == yaml.safe_load(before)["task"]
-    assert "validation of" in capsys.readouterr().out
+    assert "wrote the contract to" in capsys.readouterr().out
 
 
 def test_lock_writes_and_prints_the_digest(whole: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,6 @@ def test_end_is_learnt_where_it_is_the_padding_too(bos_tokenizer, chat_tokenizer
         ),
         [ROW],
         chat_tokenizer,
-        {},
         100,
     )
     assert chat_tokenizer.pad_token_id == chat_tokenizer.eos_token_id == rows[0]["labels"][-1]

@@ -133,7 +133,7 @@ def test_rows_of_known_labels_are_kept_by_name(
 ) -> None:
     second = make_project(tmp_path / "second", training={"init_from": str(trained.adapter), **STILL})
     labels = sorted([*TOPICS, "boats"])  # between "animals" and "cooking"
-    validated(second, labels)
+    validated(second, {"labels": labels})
     stages.run("tokenize", second)
     locked(second)
     stages.run("train", second)

@@ -302,7 +302,8 @@ class _Body:
 
     def __init__(self, body: Any) -> None:
         self.body, self.forward = body, body.forward
-        self.signature = inspect.signature(body.forward)
+        # PEFT asks a body for its signature, and inspect takes it from here.
+        self.signature = self.__signature__ = inspect.signature(body.forward)
         self.takes = self.signature.parameters
         self.biased = [part for part in body.modules() if hasattr(part, "compute_bias")]
         self.first_position = 0
