@@ -28,6 +28,7 @@ from graft.hardware import hardware
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
+from graft.training import throughput
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.forward import efficient, set_dropout
 from graft.training.frozen import Feed, starting_at_the_head
@@ -261,7 +262,7 @@ def _write_training(
         writer.writerow(CURVES)
         writer.writerows([line[name] for name in CURVES] for line in lines(live) if "loss" in line)
     kept = progress.best_step if inputs.config.keep == "best" else progress.step
-    facts = {
+    facts: dict[str, Any] = {
         "run_key": key,
         "steps": progress.step,
         "epochs": round(progress.step / plan.steps_per_epoch, 4),
@@ -276,6 +277,7 @@ def _write_training(
         "parameters_total": summary.total_parameters,
         "device": inputs.device,
         "resumed_from_step": outcome.resumed_from_step,
+        **throughput.summary(lines(live)),
         "stopped_early": progress.step < plan.steps,
         "skipped_steps": progress.skipped_steps,
         "memory_halvings": progress.halvings,
@@ -285,4 +287,4 @@ def _write_training(
     if feed is not None:
         facts["frozen"] = feed.facts()
     write_json(folder / "summary.json", facts)
-    write_json(folder / "hardware.json", hardware(inputs.device, inputs.config.threads))
+    write_json(folder / "hardware.json", hardware(inputs.device, inputs.config.threads) | outcome.meter.peak_facts())
