@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from graft.training.profiling import Profiler
     from graft.training.record import Record
 
     Weights = dict[str, torch.nn.Parameter]
@@ -95,10 +96,16 @@ class Outcome:
     """What measured its steps."""
 
 
-def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], Record], stop: Stop) -> Outcome:
+def fit(
+    inputs: Inputs,
+    checkpoints: Checkpoints,
+    open_record: Callable[[int], Record],
+    stop: Stop,
+    profiler: Profiler | None = None,
+) -> Outcome:
     """Train the adapter of ``inputs.model`` in place, from the newest checkpoint on.
 
-    ``open_record(step)`` opens the :class:`Record` without what it holds of later steps.
+    ``open_record(step)`` opens the :class:`Record` without what it holds of later steps; ``profiler`` looks at a few.
 
     Raises:
         Interrupted: ``stop`` was asked for; a checkpoint of the last whole step is there, if it could be written.
@@ -119,6 +126,8 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     with open_record(resumed) as record, CheckpointWriter(checkpoints, record) as writer:
         model.train()
         for step in range(resumed + 1, plan.steps + 1):
+            if profiler is not None:
+                profiler.before(step, plan.steps)
             started = time.perf_counter()
             rate = plan.learning_rate(step)
             loss, items = _gradient(inputs, plan, step, progress, optimizer, meter)

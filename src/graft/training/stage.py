@@ -28,7 +28,7 @@ from graft.hardware import hardware
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
-from graft.training import throughput
+from graft.training import profiling, throughput
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.forward import efficient, set_dropout
 from graft.training.frozen import Feed, starting_at_the_head
@@ -118,13 +118,16 @@ def _trained(
         _report_on_divergence(workspace),
         _frozen(workspace, adapter, inputs, identity) as feed,
         contextlib.nullcontext() if feed else efficient(inputs),
+        profiling.profiling(device, wanted=profiling.is_wanted()) as profiler,
     ):
-        outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
+        outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop, profiler)
     with replaced(done) as folder:
         (folder / "adapter").mkdir()
         (folder / "training").mkdir()
         save(inputs.model, folder / "adapter", identity, _probe(inputs, probe_rows(workspace.tokens)), new_modules)
         _write_training(folder / "training", live, inputs, outcome, run_key(identity), described, feed)
+        if profiler is not None:
+            profiler.write(folder / "training")
     checkpoints.remove()
     return done
 
