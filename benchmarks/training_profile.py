@@ -6,7 +6,9 @@ off, rows packed end to end). Warm steps are seen by PyTorch's profiler with the
 The floor of products is their FLOPs over the measured peak of large square products, that of everything else the bytes
 that it reads and writes (2 each) over the rate of a measured copy of a tensor as large as a layer's activations; thin
 products and those of attention have the larger of both. What is in no operation is Python, and has no floor. The
-profiler itself makes each operation some microseconds slower: what a step takes without it is printed too.
+profiler itself makes each operation some microseconds slower: what a step takes without it is printed too. So that
+other work on the machine changes little, an operation's time is the median of its calls with the same shapes, and a
+step's is that of the CPU.
 
     python benchmarks/training_profile.py --data FOLDER [--rows 3000] [--steps 60] [--batch-rows 32] [--threads 1]
 
@@ -99,8 +101,8 @@ def copy_rate(tokens: int) -> float:
     return 2 * BYTES * source.numel() / best
 
 
-def trained(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]], float, int]:
-    """Train with the last half of the steps profiled; return profile, record, seconds profiled and how many steps."""
+def trained(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]], list[float]]:
+    """Train with the last half of the steps profiled; return profile, record and the CPU seconds of each step."""
     from torch.profiler import ProfilerActivity, profile
 
     from graft.training import TrainingConfig
@@ -133,18 +135,18 @@ def trained(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]], flo
         device="cpu",
     )
     seen = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
-    begun = [0.0]
+    cpu: list[float] = []
 
     class Half(Profiler):
         def before(self, step: int, steps: int) -> None:
             if step == steps // 2 + 1:
                 seen.start()
-                begun[0] = time.perf_counter()
+            cpu.append(time.process_time())
 
     class Ending(Record):
         def add(self, line: dict[str, Any]) -> None:
             if line["step"] == options.steps and "loss" in line:
-                begun[0] = time.perf_counter() - begun[0]
+                cpu.append(time.process_time())
                 seen.stop()
             super().add(line)
 
@@ -154,7 +156,7 @@ def trained(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]], flo
             store = Checkpoints(Path(name) / "none", "key")
             fit(inputs, store, lambda step: Ending(record, step), stop, Half("cpu"))
         steps = [line for line in lines(record) if "loss" in line]
-    return seen, steps, begun[0], options.steps - options.steps // 2
+    return seen, steps, [after - before for before, after in itertools.pairwise(cpu)]
 
 
 def main() -> None:
@@ -175,34 +177,33 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(options.threads)
-    profile, steps, seconds, count = trained(options)
+    profile, steps, seconds = trained(options)
     ends = [0, *(line["tokens"] for line in steps)]
     tokens = [after - before for before, after in itertools.pairwise(ends)]
     peak, rate = matmul_peak("cpu", torch.bfloat16, options.threads), copy_rate(round(statistics.mean(tokens)))
-    half = slice(len(steps) // 4, len(steps) // 2)
-    plain = statistics.median(
-        1000 * mine / line["tokens_per_second"] for mine, line in zip(tokens[half], steps[half], strict=True)
-    )
+    warm, count = slice(len(steps) // 4, len(steps) // 2), len(steps) - len(steps) // 2
+    plain, whole = (1000 * statistics.median(seconds[part]) for part in (warm, slice(-count, None)))
     print(surroundings(options.threads))
     print(
-        f"{statistics.mean(tokens):.0f} tokens a step; {plain:.1f} ms a step without the profiler, "
-        f"{1000 * seconds / count:.1f} with it; MFU {statistics.median(line['mfu'] for line in steps[half]):.1%} of a "
-        f"peak of {peak / 1e9:.0f} GFLOP/s; copies at {rate / 1e9:.1f} GB/s\n"
+        f"{statistics.mean(tokens):.0f} tokens a step; {plain:.1f} CPU ms a step, {whole:.1f} with the profiler; "
+        f"peak {peak / 1e9:.0f} GFLOP/s; copies at {rate / 1e9:.1f} GB/s\n"
     )
     found: dict[str, list[float]] = {}
-    for one in profile.key_averages(group_by_input_shape=True):
-        shapes = [shape for shape in one.input_shapes if shape] if one.input_shapes else []
-        kind = kind_of(one.key, shapes)
-        least = 0.0 if kind in (OTHERS,) else floor_seconds(one.key, kind, shapes, peak, rate) * one.count
+    calls_of: dict[Any, list[Any]] = {}
+    for one in profile.events():
+        calls_of.setdefault((one.name, str(one.input_shapes)), []).append(one)
+    for (name, _), calls in calls_of.items():
+        shapes = [shape for shape in calls[0].input_shapes or [] if shape]
+        kind = kind_of(name, shapes)
+        least = 0.0 if kind == OTHERS else floor_seconds(name, kind, shapes, peak, rate)
+        spent = statistics.median(one.self_cpu_time_total for one in calls) / 1e6
         sums = found.setdefault(kind, [0.0, 0.0, 0.0])
-        spent = one.self_cpu_time_total / 1e6
-        for place, value in enumerate((one.count / count, 1000 * spent / count, 1000 * least / count)):
-            sums[place] += value
-    whole = 1000 * seconds / count
+        for place, value in enumerate((1, 1000 * spent, 1000 * least)):
+            sums[place] += value * len(calls) / count
     found[PYTHON] = [0.0, max(0.0, whole - sum(one[1] for one in found.values())), 0.0]
     print("| kind | calls a step | ms a step | share | floor, ms | of its time |\n|---|---|---|---|---|---|")
     for kind, (calls, spent, least) in sorted(found.items(), key=lambda item: -item[1][1]):
-        reached = f"{least / spent:.0%}" if least else ""
+        reached = f"{least / spent:.0%}" if least and spent else ""
         floor = f"{least:.2f}" if least else ""
         print(f"| {kind} | {calls:.0f} | {spent:.2f} | {spent / whole:.1%} | {floor} | {reached} |")
     least = sum(one[2] for one in found.values())
