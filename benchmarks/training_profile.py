@@ -7,8 +7,8 @@ The floor of products is their FLOPs over the measured peak of large square prod
 that it reads and writes (2 each) over the rate of a measured copy of a tensor as large as a layer's activations; thin
 products and those of attention have the larger of both. What is in no operation is Python, and has no floor. The
 profiler itself makes each operation some microseconds slower: what a step takes without it is printed too. So that
-other work on the machine changes little, an operation's time is the median of its calls with the same shapes, and a
-step's is that of the CPU.
+other work on the machine changes little, an operation's time is the lower quartile of its calls with the same shapes,
+and a step's is that of the CPU. Shares are of the sum.
 
     python benchmarks/training_profile.py --data FOLDER [--rows 3000] [--steps 60] [--batch-rows 32] [--threads 1]
 
@@ -85,7 +85,8 @@ def floor_seconds(name: str, kind: str, shapes: Sequence[Any], peak: float, rate
         written = math.prod(work[:-2]) * work[-1]
         moved = 0.0 if kind == THICK else BYTES * (sum(read) + written) / rate
         return max(2.0 * math.prod(work) / peak, moved)
-    return BYTES * (sum(read) + max(read, default=0)) / rate
+    written = 0 if name.endswith("_") else max(read, default=0)  # what is changed in place is among the shapes
+    return BYTES * (sum(read) + written) / rate
 
 
 def copy_rate(tokens: int) -> float:
@@ -196,11 +197,12 @@ def main() -> None:
         shapes = [shape for shape in calls[0].input_shapes or [] if shape]
         kind = kind_of(name, shapes)
         least = 0.0 if kind == OTHERS else floor_seconds(name, kind, shapes, peak, rate)
-        spent = statistics.median(one.self_cpu_time_total for one in calls) / 1e6
+        spent = sorted(one.self_cpu_time_total for one in calls)[len(calls) // 4] / 1e6
         sums = found.setdefault(kind, [0.0, 0.0, 0.0])
         for place, value in enumerate((1, 1000 * spent, 1000 * least)):
             sums[place] += value * len(calls) / count
     found[PYTHON] = [0.0, max(0.0, whole - sum(one[1] for one in found.values())), 0.0]
+    whole = sum(one[1] for one in found.values())
     print("| kind | calls a step | ms a step | share | floor, ms | of its time |\n|---|---|---|---|---|---|")
     for kind, (calls, spent, least) in sorted(found.items(), key=lambda item: -item[1][1]):
         reached = f"{least / spent:.0%}" if least and spent else ""
