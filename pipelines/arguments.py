@@ -52,6 +52,7 @@ def finetune_main(arguments: Sequence[str]) -> int:
         "pull": given.pull,
         "push": given.push,
         "publish": given.publish,
+        "profile": given.profile,
     }
 
     def load() -> Callable[[], int]:
@@ -82,6 +83,7 @@ def _finetune_parser() -> argparse.ArgumentParser:
     parser.add_argument("--add-data", action="store_true", help="record changed data in data.dvc")
     parser.add_argument("--pull", action="store_true", help="take results that the DVC remote's run cache has")
     parser.add_argument("--push", action="store_true", help="push outputs, run cache and commit at the end")
+    parser.add_argument("--profile", action="store_true", help="train, and say where its time goes")
     parser.add_argument("--no-publish", dest="publish", action="store_false", help="leave MLflow out of it")
     return parser
 

@@ -14,9 +14,11 @@ class Chain:
     """One run of the chain."""
 
     # No dataclass: Prefect looks for futures in the parameters of a task, and takes dataclasses apart to do so.
-    def __init__(self, run: Run, workspace: Workspace, config: Params, *, force: bool, pull: bool = False) -> None:
+    def __init__(
+        self, run: Run, workspace: Workspace, config: Params, *, force: bool, pull: bool = False, profile: bool = False
+    ) -> None:
         self.run, self.workspace, self.config, self.force = run, workspace, config, force
-        self.pull = pull
+        self.pull, self.profile = pull, profile
         self.commit: str | None = None
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.receipt: Receipt | None = None

@@ -32,13 +32,15 @@ from prefect.states import Completed
 from graft import params, stages
 from graft.errors import ConfigError
 from graft.repository import Repository
-from graft.workspace import Workspace
+from graft.workspace import PROFILE_VARIABLE, Workspace
 from pipelines import journal, logs, placement, recording, reporting
 from pipelines.chain import Chain
 from pipelines.recording import RETRIES, RETRY_SECONDS, a_retry_can_help
 from pipelines.stage import project_of_clone
 
 NO_OVERRIDES: dict[str, Any] = {}
+PROFILED = "train"
+"""The stage that can say where its time goes."""
 OUTCOME_NAMES = {"cached": "Cached", "restored": "Restored", "ran": "Completed"}
 OUTCOME_WORDS = {
     "cached": "nothing it depends on has changed",
@@ -66,6 +68,7 @@ def finetune(
     pull: bool = False,
     push: bool = False,
     publish: bool = True,
+    profile: bool = False,
 ) -> None:
     """Validate, tokenize, train, evaluate, register; then publish to MLflow and decide on promotion.
 
@@ -79,6 +82,7 @@ def finetune(
         pull: Take results that the DVC remote's run cache has, in place of computing them.
         push: At the end, push outputs, run cache and the run's commit to the remotes.
         publish: Record the result in MLflow, and let promotion decide if promotion.automatic says so.
+        profile: Train though it is current, and profile some steps; the adapter is the same.
     """
     logs.shorten_known_errors()
     repository = Repository(project_of_clone(project))
@@ -95,7 +99,7 @@ def finetune(
         journal.cancellable(str(run.facts["flow_run"])),
         _place(repository, commit, overrides, in_place=in_place, add_data=add_data) as workspace,
     ):
-        chain = Chain(run, workspace, params.load(workspace.params), force=force, pull=pull)
+        chain = Chain(run, workspace, params.load(workspace.params), force=force, pull=pull, profile=profile)
         _chain(chain, push=push, publish=publish)
 
 
@@ -144,6 +148,13 @@ def _chain(chain: Chain, *, push: bool, publish: bool) -> None:
     logger.info(f"project {chain.workspace.name} at commit {commit[:12]}")
     current_stages = set() if chain.force else current_ones(repository)
     placed = {str(name): pool for name, pool in chain.config.placement.items()}
+    if chain.profile:
+        current_stages.discard(PROFILED)
+        if PROFILED in placed:
+            raise ConfigError(
+                f"--profile: placement.{PROFILED} gives training to the work pool {placed[PROFILED]}; run "
+                f"`graft stage {PROFILED} --profile` on its machine"
+            )
     placement.check({name: pool for name, pool in placed.items() if name not in current_stages})
     if chain.pull and not repository.has_remote():
         chain.pull = False
@@ -191,7 +202,14 @@ def run_stage(chain: Chain, stage: str, is_current: bool) -> State:
     else:
         if chain.pull and stages.get(stage).parts:
             repository.pull_parts(stage, logger.info)
-        result = repository.run_stage(stage, force=chain.force, pull=chain.pull, on_line=logger.info)
+        profile = chain.profile and stage == PROFILED
+        result = repository.run_stage(
+            stage,
+            force=chain.force or profile,
+            pull=chain.pull and not profile,
+            on_line=logger.info,
+            environment={PROFILE_VARIABLE: "1"} if profile else None,
+        )
         outcome, seconds = result.outcome, result.seconds
     chain.note(stage, outcome, seconds)
     message = f"{OUTCOME_WORDS[outcome]} ({seconds:.1f} s)"

@@ -58,6 +58,7 @@ EXPECTED = (
         "reconcile",
         "history",
         "sync",
+        "tensorboard",
         "predict",
         "merge",
         "reproduce",

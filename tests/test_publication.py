@@ -135,7 +135,8 @@ def test_two_publishes_make_one_run_and_one_version(trained: Any) -> None:
     assert found.run.info.status == "FINISHED"
     lines = read_lines(workspace.training / "metrics.jsonl")
     assert found.curves["loss"] == [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    assert {"learning_rate", "gradient_norm", "tokens_per_second", "memory_bytes"} <= found.curves.keys()
+    kept = {"learning_rate", "gradient_norm", "tokens_per_second", "memory_bytes", "mfu", "padding_share"}
+    assert kept | {"device_utilisation"} <= found.curves.keys()
     metrics = read_json(workspace.evaluation / "metrics.json")
     assert found.curves["test_accuracy"] == [(0, metrics["adapter"]["accuracy"]["value"])]
     assert found.curves["test_accuracy_base"] == [(0, metrics["base"]["accuracy"]["value"])]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PEAK_SECONDS = 0.1
+"""How long products are tried for the peak."""
 
 
 def hardware(device: str, threads: int) -> dict[str, Any]:
@@ -39,6 +48,44 @@ def memory_bytes(device: str) -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def gpu_utilisation() -> float | None:
+    """Return the share of the last moments in which the GPU computed, by NVML; None where that cannot be asked."""
+    import torch
+
+    try:
+        return torch.cuda.utilization() / 100
+    except (ImportError, RuntimeError):  # no pynvml, or no driver that answers
+        return None
+
+
+@functools.cache
+def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001  (part of the key)
+    """Return the FLOP/s of a product of large square matrices: the best of those that a tenth of a second holds.
+
+    Measured, not taken from a data sheet: what can be reached here with this type, this library and, on a CPU, the
+    process' ``threads``. A busy machine makes it smaller.
+    """
+    import torch
+
+    size, together = (4096, 10) if device == "cuda" else (1024, 1)
+    # Its own generator: the training's own chance is not touched. Constant numbers would be multiplied faster.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    best, begun = float("inf"), time.perf_counter()
+    torch.matmul(left, right)  # compiles it
+    wait()
+    while best == float("inf") or time.perf_counter() - begun < PEAK_SECONDS:
+        started = time.perf_counter()
+        for _ in range(together):
+            torch.matmul(left, right)
+        wait()
+        best = min(best, (time.perf_counter() - started) / together)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    return 2.0 * size**3 / best
 
 
 def _processor() -> str:

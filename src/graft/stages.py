@@ -22,7 +22,7 @@ from typing import Any
 from graft.errors import ConfigError, GraftError, shown
 from graft.identity import LOCK_FILE, PLUGINS, code_of
 from graft.part_results import Round
-from graft.workspace import RESTORES_VARIABLE, Workspace
+from graft.workspace import PROFILE_VARIABLE, RESTORES_VARIABLE, Workspace
 
 PINS = "sources.lock"
 CONTRACT = "${validation.contract}"
@@ -221,8 +221,15 @@ def rounds(name: str, workspace: Workspace) -> Iterator[Round]:
 
 def main(arguments: list[str]) -> int:
     """``python -m graft stage NAME``: run one stage in the current project; return the exit code."""
+    if arguments[1:] == ["--profile"] and arguments[0] == "train":
+        os.environ[PROFILE_VARIABLE] = "1"
+        arguments = arguments[:1]
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print("usage: graft stage NAME", *(f"  {stage.name:10} {stage.does}" for stage in STAGES), sep="\n")
+        print(
+            "usage: graft stage NAME, graft stage train --profile",
+            *(f"  {stage.name:10} {stage.does}" for stage in STAGES),
+            sep="\n",
+        )
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     end_with_parent()
     # Deprecations inside the libraries are the maintainers' business (tests show them), not a user's.

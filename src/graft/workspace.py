@@ -32,6 +32,8 @@ from graft.errors import ConfigError, Locked, shown
 HOME_VARIABLE = "GRAFT_HOME"
 RESTORES_VARIABLE = "GRAFT_RESTORES"
 """Set for a stage whose starter puts its previous outputs back if it fails."""
+PROFILE_VARIABLE = "GRAFT_PROFILE"
+"""Set to 1 for a training that is to say where its time goes (``--profile``); no result depends on it."""
 TYPED_VARIABLE = "GRAFT_TYPED_PROJECT"
 """The project as the user named it with ``-C``, for the commands that messages suggest."""
 _SUGGESTED = re.compile(r"`graft (?!init|projects|-C)(?=[a-z])")

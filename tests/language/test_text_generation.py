@@ -12,6 +12,7 @@ from graft.tasks.text_generation import TASK, Config, TextGeneration, windows_of
 from graft.training import TrainingConfig
 from graft.training.batching import Plan
 from graft.training.loop import Inputs, _backward
+from graft.training.throughput import Meter
 from graft.workspace import read_json
 from tests.conftest import check_rows, problems_of, toy_rows
 
@@ -89,7 +90,7 @@ def test_step_of_long_texts_takes_no_more_windows_at_once_than_rows(bos_llama, b
             lambda _, __, named: lines.append(len(named["input_ids"])), with_kwargs=True
         )
         inputs = Inputs(wrapped, task, CONFIG, {}, rows, rows, 0, config, "cpu")
-        found = _backward(inputs, Plan([row["length"] for row in rows], config), 1)
+        found = _backward(inputs, Plan([row["length"] for row in rows], config), 1, Meter(inputs))
         gradients = [one.grad for one in wrapped.parameters() if one.grad is not None]
         return found, gradients, max(lines)
 

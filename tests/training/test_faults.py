@@ -86,7 +86,7 @@ def run(
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    timed = ("tokens_per_second", "memory_bytes", "seconds")
+    timed = ("tokens_per_second", "mfu", "device_utilisation", "memory_bytes", "seconds")
     found = lines(folder / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name not in timed} for line in found]
 

@@ -85,11 +85,13 @@ def test_micro_batches_give_the_same_gradient(make_inputs: Make) -> None:
     import torch
 
     from graft.training.loop import _backward
+    from graft.training.throughput import Meter
 
     found = []
     for size in (None, 3, 1):
         inputs = make_inputs(micro_batch_rows=size)
-        loss, items = _backward(inputs, Plan([len(row["input_ids"]) for row in inputs.train_rows], inputs.config), 1)
+        lengths = [len(row["input_ids"]) for row in inputs.train_rows]
+        loss, items = _backward(inputs, Plan(lengths, inputs.config), 1, Meter(inputs))
         found.append((loss, items, {name: value.grad for name, value in weights_of(inputs).items()}))
     for loss, items, gradients in found[1:]:
         assert items == found[0][1] == 8
@@ -127,7 +129,7 @@ def test_record_holds_one_line_per_step_and_per_scoring(make_inputs: Make, tmp_p
     assert steps[5]["tokens"] == sum(len(row["input_ids"]) for row in inputs.train_rows)
     assert steps[5]["epoch"] == 1.0
     names = {"step", "epoch", "loss", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"}
-    assert set(steps[0]) == names | {"memory_bytes", "seconds"}
+    assert set(steps[0]) == names | {"mfu", "padding_share", "device_utilisation", "memory_bytes", "seconds"}
     assert all(math.isfinite(value) for line in found for value in line.values())
 
 
@@ -177,7 +179,7 @@ def test_killed_training_resumes_bit_identically(make_inputs: Make, tmp_path: Pa
     assert equal(copied(rest), copied(whole))
 
     def stable(folder: str) -> list[dict[str, Any]]:
-        timed = ("tokens_per_second", "memory_bytes", "seconds")
+        timed = ("tokens_per_second", "mfu", "device_utilisation", "memory_bytes", "seconds")
         found = lines(tmp_path / folder / "metrics.jsonl")
         return [{name: value for name, value in line.items() if name not in timed} for line in found]
 

@@ -59,9 +59,9 @@ def test_record_holds_null_for_a_metric_that_is_not_defined(tmp_path: Path) -> N
 def test_tell_prints_the_last_step_and_few_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = Record(tmp_path / "metrics.jsonl", 0)
     for step in range(1, 11):
-        record.tell({"step": step, "loss": 0.5, "tokens_per_second": 1234.4}, 10)
+        record.tell({"step": step, "loss": 0.5, "tokens_per_second": 1234.4, "mfu": 0.456}, 10)
     record.close()
-    assert capsys.readouterr().out == "train: step 10/10, loss 0.5000, 1,234 tokens/s, 0 s left\n"
+    assert capsys.readouterr().out == "train: step 10/10, loss 0.5000, 1,234 tokens/s, MFU 45.6%, 0 s left\n"
 
 
 def test_metric_that_is_not_defined_becomes_null(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -55,7 +56,10 @@ def test_train_writes_both_outputs(tokenized: Workspace) -> None:
     assert summary["steps"] == 16
     assert summary["resumed_from_step"] == 0
     assert summary["parameters_trained"] == 2 * 2 * 2 * 4 * 32 + 3 * 32 + 3
-    assert read_json(tokenized.training / "hardware.json")["threads"] == 1
+    hardware = read_json(tokenized.training / "hardware.json")
+    assert (hardware["threads"], hardware["matmul_type"]) == (1, "float32")
+    assert 0 < summary["mfu"] < 2
+    assert 0 <= summary["padding_share"] < 0.5
     live = tokenized.live / key_of(tokenized) / "metrics.jsonl"
     assert (tokenized.training / "metrics.jsonl").read_bytes() == live.read_bytes()
     with (tokenized.training / "curves.csv").open(encoding="utf-8") as file:
@@ -63,6 +67,41 @@ def test_train_writes_both_outputs(tokenized: Workspace) -> None:
     recorded = [line for line in lines(live) if "loss" in line]
     assert [float(row["loss"]) for row in rows] == [line["loss"] for line in recorded]
     assert not any(tokenized.checkpoints.rglob("step-*"))
+
+
+def test_profiling_leaves_a_table_and_a_trace_and_the_same_adapter(
+    tokenized: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.run("train", tokenized)
+    plain = digest_folder(tokenized.adapter)
+    assert not (tokenized.training / "profile.md").exists()
+    monkeypatch.setenv("GRAFT_PROFILE", "1")
+    monkeypatch.setattr("graft.training.profiling.MOST_EVENTS", 500)
+    stages.run("train", tokenized)
+    assert digest_folder(tokenized.adapter) == plain
+    assert "steps 6 to 10 profiled" in capsys.readouterr().out
+    table = (tokenized.training / "profile.md").read_text()
+    lines_of = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines_of]
+    spent = [float(row[2]) for row in rows[:10]]
+    assert len(rows) == 12
+    assert spent == sorted(spent, reverse=True)
+    assert all(int(row[1]) > 0 for row in rows if row[0].startswith("aten::"))
+    assert sum(float(row[3].removesuffix("%")) for row in rows) == pytest.approx(100, abs=1)
+    trace = json.loads(gzip.decompress((tokenized.training / "trace.json.gz").read_bytes()))
+    assert len(trace["traceEvents"]) == 500
+    assert str(tokenized.root) not in json.dumps(trace)
+
+
+@pytest.mark.parametrize(("steps", "seen"), [(30, (10, 14)), (12, (8, 12)), (6, (5, 6))])
+def test_profile_is_of_warm_steps_where_there_are_any(steps: int, seen: tuple[int, int]) -> None:
+    from graft.training.profiling import Profiler
+
+    profiler = Profiler("cpu")
+    for step in range(5, steps + 1):
+        profiler.before(step, steps)
+    profiler.end()
+    assert (profiler._first, profiler._last) == seen
 
 
 @pytest.mark.parametrize("aside", [[], [3, 40]])

@@ -1,7 +1,8 @@
-"""Commands about model versions: promote, rollback, reconcile, history, sync."""
+"""Commands about model versions: promote, rollback, reconcile, history, tensorboard, sync."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -194,6 +195,28 @@ def _row(entry: Entry) -> list[str]:
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.at_ms / 1000)) if entry.at_ms else "-"
     state = f"{entry.state}, altered since" if entry.altered else entry.state
     return [str(entry.number), day, entry.candidate, entry.verdict, moved, state, entry.who, entry.why]
+
+
+@app.command(
+    rich_help_panel=REVIEW,
+    epilog=examples(
+        ("graft tensorboard events", "write this project's curves; then `tensorboard --logdir events`"),
+        ("graft tensorboard /shared/events", "beside those of others: each training has a folder of its own there"),
+    ),
+)
+def tensorboard(
+    folder: Annotated[Path, typer.Argument(help="Where to write; the training gets a folder of its own in it.")],
+) -> None:
+    """Write the curves of the training as TensorBoard events."""
+    from graft.publication import run_name
+    from graft.tracking.events import write_events
+    from graft.workspace import read_json
+
+    place = workspace()
+    identity = read_json(place.adapter / "identity.json")
+    target = folder / run_name(identity["adapter"]["method"], identity)
+    points = write_events(place.training, target)
+    print(f"{points} points in {target}")
 
 
 @app.command(

@@ -26,6 +26,7 @@ FOLLOW_SECONDS = 0.5
         ("graft run --add-data", "record changed data in data.dvc first"),
         ("graft run --pull", "take results that the shared remote has, in place of computing them"),
         ("graft run --force --push", "everything anew, results to the remotes"),
+        ("graft run --profile", "train again, and say where the time goes: profile.md and a trace, also in MLflow"),
         ("graft run --each 'data/groups/*'", "a project and an adapter for each file or folder there"),
     ),
 )
@@ -43,6 +44,9 @@ def run(
     pull: Annotated[bool, typer.Option("--pull", help="Take results that the DVC remote's run cache has.")] = False,
     push: Annotated[bool, typer.Option("--push", help="At the end, push outputs, run cache and commit.")] = False,
     publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Record the result in MLflow.")] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Train, though it is current, and profile some steps; the same adapter.")
+    ] = False,
     each: Annotated[
         str | None,
         typer.Option("--each", metavar="PATTERN", help="Once for each group: every file or folder that matches."),
@@ -55,12 +59,15 @@ def run(
     place = workspace()
     if each is not None:
         _run_each(
-            place, each, {"--set": overrides, "--commit": commit, "--add-data": add_data}, force, pull, push, publish
+            place,
+            each,
+            {"--set": overrides, "--commit": commit, "--add-data": add_data, "--profile": profile},
+            *(force, pull, push, publish),
         )
     if add_data and (overrides or commit):
         _refuse_add_data("--set" if overrides else "--commit")
     values = _overrides(place, overrides or [])
-    if not (force or values or commit or push):
+    if not (force or values or commit or push or profile):
         found = current(place)
         if found is not None:
             for line in summary_lines(place, found):
@@ -73,7 +80,7 @@ def run(
         refuse_problems(place)
     arguments = ["--project", str(place.root), *(f"--set={one}" for one in overrides or [])]
     arguments += ["--commit", commit] if commit else []
-    flags = {"--force": force, "--add-data": add_data, "--pull": pull, "--push": push}
+    flags = {"--force": force, "--add-data": add_data, "--pull": pull, "--push": push, "--profile": profile}
     flags["--no-publish"] = not publish
     arguments += [name for name, wanted in flags.items() if wanted]
     raise typer.Exit(run_module(place, "pipelines.finetune", arguments))
@@ -163,17 +170,21 @@ register   pack the adapter, and prove in a fresh process that it loads
     rich_help_panel=RUN,
     epilog=examples(
         ("graft stage validate", "the stage's function alone: no DVC, no cache, outputs written in place"),
+        ("graft stage train --profile", "train, and write artifacts/training/profile.md and trace.json.gz"),
         ("dvc repro train", "the same stage through DVC, with what it depends on"),
     ),
 )
-def stage(name: Annotated[str, typer.Argument(help="validate, tokenize, train, evaluate or register.")]) -> None:
+def stage(
+    name: Annotated[str, typer.Argument(help="validate, tokenize, train, evaluate or register.")],
+    profile: Annotated[bool, typer.Option("--profile", help="Of train: profile some steps.")] = False,
+) -> None:
     """Run one stage's function here; this is what dvc.yaml calls."""
     import os
 
     from graft import stages
 
     os.chdir(workspace().root)
-    raise typer.Exit(stages.main([name]))
+    raise typer.Exit(stages.main([name, *(["--profile"] if profile else [])]))
 
 
 @app.command(

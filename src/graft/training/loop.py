@@ -30,11 +30,13 @@ from graft.training.loraplus import split_groups
 from graft.training.memory import MemoryFullError, halved, noticed, release
 from graft.training.section import TrainingConfig
 from graft.training.signals import Stop
+from graft.training.throughput import Meter
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from graft.training.profiling import Profiler
     from graft.training.record import Record
 
     Weights = dict[str, torch.nn.Parameter]
@@ -90,12 +92,20 @@ class Outcome:
     resumed_from_step: int
     checkpoints: CheckpointWriter
     """How often and how long it was held up by them."""
+    meter: Meter
+    """What measured its steps."""
 
 
-def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], Record], stop: Stop) -> Outcome:
+def fit(
+    inputs: Inputs,
+    checkpoints: Checkpoints,
+    open_record: Callable[[int], Record],
+    stop: Stop,
+    profiler: Profiler | None = None,
+) -> Outcome:
     """Train the adapter of ``inputs.model`` in place, from the newest checkpoint on.
 
-    ``open_record(step)`` opens the :class:`Record` without what it holds of later steps.
+    ``open_record(step)`` opens the :class:`Record` without what it holds of later steps; ``profiler`` looks at a few.
 
     Raises:
         Interrupted: ``stop`` was asked for; a checkpoint of the last whole step is there, if it could be written.
@@ -112,13 +122,15 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
     procedure = procedure_of(model)
     procedure.begin(plan.steps)
     progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
-    resumed = progress.step
+    resumed, meter = progress.step, Meter(inputs)
     with open_record(resumed) as record, CheckpointWriter(checkpoints, record) as writer:
         model.train()
         for step in range(resumed + 1, plan.steps + 1):
+            if profiler is not None:
+                profiler.before(step, plan.steps)
             started = time.perf_counter()
             rate = plan.learning_rate(step)
-            loss, items = _gradient(inputs, plan, step, progress, optimizer)
+            loss, items = _gradient(inputs, plan, step, progress, optimizer, meter)
             penalty = procedure.penalty()
             if penalty is not None:
                 (penalty * items).backward()  # type: ignore[no-untyped-call]
@@ -126,7 +138,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
             norm = _update(optimizer, weights, rate, loss, items, config.max_gradient_norm, after_step)
             _count_skipped(inputs, plan, step, loss, norm, progress)
             _advance(progress, plan, step, time.perf_counter() - started)
-            line = _line(progress, plan, loss, rate, norm, time.perf_counter() - started, inputs.device)
+            line = _line(progress, plan, loss, rate, norm, time.perf_counter() - started, inputs.device, meter)
             record.add(line)
             record.tell(line, plan.steps)
             if plan.is_scored(step):
@@ -145,7 +157,7 @@ def fit(inputs: Inputs, checkpoints: Checkpoints, open_record: Callable[[int], R
         _assign(weights, progress.best_weights)
     procedure.finish()
     model.eval()
-    return Outcome(progress, plan, resumed, writer)
+    return Outcome(progress, plan, resumed, writer, meter)
 
 
 def _interrupted(stop: Stop, step: int, plan: Plan, writer: CheckpointWriter) -> Interrupted:
@@ -188,7 +200,7 @@ def adamw(weights: Weights, config: TrainingConfig, own: frozenset[str] = frozen
 
 
 def _gradient(
-    inputs: Inputs, plan: Plan, step: int, progress: Progress, optimizer: torch.optim.Optimizer
+    inputs: Inputs, plan: Plan, step: int, progress: Progress, optimizer: torch.optim.Optimizer, meter: Meter
 ) -> tuple[float, int]:
     """Accumulate a step's gradient, in smaller pieces where memory does not hold it; each try begins from nothing.
 
@@ -200,7 +212,7 @@ def _gradient(
     while True:
         torch.manual_seed(mixed_seed("dropout", inputs.config.seed, step))
         try:
-            return _backward(inputs, plan, step, progress.halvings)
+            return _backward(inputs, plan, step, meter, progress.halvings)
         except MemoryFullError as full:
             rows, reason = full.rows, full.reason
         optimizer.zero_grad(set_to_none=True)
@@ -220,8 +232,9 @@ def _most(config: TrainingConfig, halvings: int) -> int:
     return max(1, (config.micro_batch_rows or config.batch_rows) >> halvings)
 
 
-def _backward(inputs: Inputs, plan: Plan, step: int, halvings: int = 0) -> tuple[float, int]:
+def _backward(inputs: Inputs, plan: Plan, step: int, meter: Meter, halvings: int = 0) -> tuple[float, int]:
     """Accumulate the gradient of the summed loss; return the loss per item and the number of items."""
+    meter.begin()
     total, items = 0.0, 0
     most = _most(inputs.config, halvings)
     for rows in halved(plan.micro_batches(step), halvings):
@@ -229,8 +242,10 @@ def _backward(inputs: Inputs, plan: Plan, step: int, halvings: int = 0) -> tuple
             batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id, inputs.state)
             for piece in inputs.task.pieces(batch, most):
                 here = {name: value.to(inputs.device) for name, value in piece.items()}
-                loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
+                with meter.watching():
+                    loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
                 loss.backward()  # type: ignore[no-untyped-call]
+                meter.add(piece, count)
                 total, items = total + float(loss.detach()), items + count
     return total / items, items
 
@@ -290,7 +305,7 @@ def _advance(progress: Progress, plan: Plan, step: int, seconds: float) -> None:
 
 
 def _line(
-    progress: Progress, plan: Plan, loss: float, rate: float, norm: float, seconds: float, device: str
+    progress: Progress, plan: Plan, loss: float, rate: float, norm: float, seconds: float, device: str, meter: Meter
 ) -> dict[str, Any]:
     tokens = sum(plan.lengths[row] for row in plan.rows(progress.step))
     return {
@@ -302,6 +317,7 @@ def _line(
         **({"skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}),
         "tokens": progress.tokens,
         "tokens_per_second": round(tokens / seconds, 1),
+        **meter.facts(seconds),
         "memory_bytes": memory_bytes(device),
         "seconds": round(progress.seconds, 3),
     }

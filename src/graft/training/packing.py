@@ -394,7 +394,7 @@ def packed(model: PeftModel, run: Callable[[], object]) -> Iterator[bool]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    bodies = [_Body(body) for body in _bodies(model.get_base_model())]
+    bodies = [_Body(body) for body in bodies_of(model.get_base_model())]
     own = [one.body.__dict__.get("forward") for one in bodies]
     for one in bodies:
         one.body.forward = one
@@ -408,11 +408,17 @@ def packed(model: PeftModel, run: Callable[[], object]) -> Iterator[bool]:
                 one.body.forward = before
 
 
-def _bodies(inner: Any) -> list[Any]:
+def bodies_of(inner: Any) -> list[Any]:
     """Return the parts of a model that run on tokens: its base, or encoder and decoder of that."""
     base = getattr(inner, inner.base_model_prefix, inner)
     found = [base.get_encoder(), base.get_decoder()] if inner.config.is_encoder_decoder else [base]
-    return [one for one in found if "attention_mask" in inspect.signature(one.forward).parameters]
+    return [one for one in found if "attention_mask" in inspect.signature(type(one).forward).parameters]
+
+
+def is_packed(body: Any) -> bool:
+    """Return whether a body runs on packed rows now."""
+    forward = body.__dict__.get("forward")
+    return isinstance(forward, _Body) and not forward.off
 
 
 def _agree(model: PeftModel, bodies: Sequence[_Body], run: Callable[[], object]) -> bool:

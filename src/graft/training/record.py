@@ -95,7 +95,7 @@ class Record:
         left = (now - self._begun) / max(step - self._first, 1) * (steps - step)
         print(
             f"train: step {step}/{steps}, loss {line['loss']:.4f}, {line['tokens_per_second']:,.0f} tokens/s, "
-            f"{left:.0f} s left",
+            f"MFU {line['mfu']:.1%}, {left:.0f} s left",
             flush=True,
         )
 

@@ -28,6 +28,7 @@ from graft.hardware import hardware
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
+from graft.training import profiling, throughput
 from graft.training.checkpoints import Checkpoints, forget_leftovers
 from graft.training.forward import efficient, set_dropout
 from graft.training.frozen import Feed, above_frozen_layers
@@ -117,13 +118,16 @@ def _trained(
         _report_on_divergence(workspace),
         _frozen(workspace, inputs, identity) as feed,
         efficient(inputs, feed),
+        profiling.profiling(device, wanted=profiling.is_wanted()) as profiler,
     ):
-        outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop)
+        outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop, profiler)
     with replaced(done) as folder:
         (folder / "adapter").mkdir()
         (folder / "training").mkdir()
         save(inputs.model, folder / "adapter", identity, _probe(inputs, probe_rows(workspace.tokens)), new_modules)
         _write_training(folder / "training", live, inputs, outcome, run_key(identity), described, feed)
+        if profiler is not None:
+            profiler.write(folder / "training")
     checkpoints.remove()
     return done
 
@@ -256,7 +260,7 @@ def _write_training(
         writer.writerow(CURVES)
         writer.writerows([line[name] for name in CURVES] for line in lines(live) if "loss" in line)
     kept = progress.best_step if inputs.config.keep == "best" else progress.step
-    facts = {
+    facts: dict[str, Any] = {
         "run_key": key,
         "steps": progress.step,
         "epochs": round(progress.step / plan.steps_per_epoch, 4),
@@ -271,6 +275,7 @@ def _write_training(
         "parameters_total": summary.total_parameters,
         "device": inputs.device,
         "resumed_from_step": outcome.resumed_from_step,
+        **throughput.summary(lines(live)),
         "stopped_early": progress.step < plan.steps,
         "skipped_steps": progress.skipped_steps,
         "memory_halvings": progress.halvings,
@@ -280,4 +285,4 @@ def _write_training(
     if feed is not None:
         facts["frozen"] = feed.facts()
     write_json(folder / "summary.json", facts)
-    write_json(folder / "hardware.json", hardware(inputs.device, inputs.config.threads))
+    write_json(folder / "hardware.json", hardware(inputs.device, inputs.config.threads) | outcome.meter.peak_facts())
