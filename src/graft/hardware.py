@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from pathlib import Path
 from typing import Any
+
+CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Files of the limit, of what is used, of facts, and the fact that counts pages which make room when it is needed."""
 
 
 def hardware(device: str, threads: int) -> dict[str, Any]:
@@ -39,6 +46,27 @@ def memory_bytes(device: str) -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(device: str) -> int:
+    """Return the memory that this process may still take: of its GPU, or of the machine and its control group."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_free_in_group()])
+
+
+def _free_in_group(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Return what a limit of the container leaves (control groups, version 2 and 1); nothing where there is none."""
+    for limit, used, facts, cache in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            lines = dict(line.split() for line in (root / facts).read_text().splitlines())
+            taken = int((root / used).read_text()) - int(lines.get(cache, 0))  # pages of files make room
+            return [max(0, int((root / limit).read_text()) - taken)]
+    return []
 
 
 def _processor() -> str:
