@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+from graft.errors import DataError
+from graft.identity import digest_folder
+from graft.training.distributed import first_error, leave_error
+from graft.workspace import Workspace, read_json
 
 ROOT = Path(__file__).parents[2]
 FORKS = """
@@ -142,6 +152,107 @@ def test_sharding_changes_no_bit_of_the_same_products(tiny_base: Path, tmp_path:
     for size in (2, 4):
         one, other = (weights(tmp_path / f"{kind}-{size}") for kind in ("none", "fsdp"))
         assert curves(tmp_path / f"none-{size}") == curves(tmp_path / f"fsdp-{size}")
-        assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+        assert one.keys() == other.keys()
+        assert all(one[name].equal(other[name]) for name in one)
     for ours, theirs in zip(*(curves(tmp_path / f"packed-{kind}") for kind in ("none", "fsdp")), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-5)
+
+
+class Stage:
+    """A train stage in a process of its own."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._places = workspace.checkpoints
+        self._before = {path.name for path in self._places.glob("*/step-*")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "graft", "stage", "train"],
+            cwd=workspace.root,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def ranks(self) -> list[psutil.Process]:
+        """Wait until a new checkpoint is there; return the ranks in their order."""
+        while {path.name for path in self._places.glob("*/step-*")} <= self._before:
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+        found = psutil.Process(self.process.pid).children()
+        return sorted(found, key=lambda one: int(one.environ()["RANK"]))
+
+    def ended(self) -> tuple[int, str]:
+        said, _ = self.process.communicate()
+        return self.process.returncode, said
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=10)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whatever_is_killed_the_adapter_is_the_same(make_tokenized: Callable[..., Workspace], tmp_path: Path) -> None:
+    settings = {"processes": 2, "epochs": 20, "checkpoint_every_steps": 8, "evaluate_every_epochs": 10}
+    workspace = make_tokenized(tmp_path / "project", training=settings)
+    assert Stage(workspace).ended()[0] == 0
+    undisturbed = digest_folder(workspace.adapter)
+    assert read_json(workspace.adapter / "identity.json")["processes"] == 2
+    shutil.rmtree(workspace.adapter)
+
+    stage = Stage(workspace)  # the stage is asked to end
+    ranks = stage.ranks()
+    stage.process.terminate()
+    code, said = stage.ended()
+    assert code == 75, said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    told = re.fullmatch(r"error: train: stopped by SIGTERM after step (\d+) of 160; the same command resumes", line)
+    assert told, said
+    assert gone(ranks)
+
+    stage = Stage(workspace)  # the stage is killed: the ranks do not live on
+    ranks = stage.ranks()
+    stage.process.kill()
+    assert gone(ranks)
+    assert f"going on from the checkpoint of step {told[1]}\n" in stage.ended()[1]
+
+    stage = Stage(workspace)  # a rank is killed: the same command goes on to the end
+    ranks = stage.ranks()
+    ranks[1].kill()
+    code, said = stage.ended()
+    assert code == 0, said
+    assert "train: one of 2 processes was ended by SIGKILL; all start again from the newest checkpoint (1 of" in said
+    assert said.count("train: going on from the checkpoint of step") == 2
+    assert "Traceback" not in said
+    assert gone(ranks)
+    assert digest_folder(workspace.adapter) == undisturbed
+
+
+@pytest.mark.slow
+def test_error_of_all_ranks_is_said_once(make_tokenized: Callable[..., Workspace], tmp_path: Path) -> None:
+    settings = {"processes": 2, "learning_rate": 1e30, "max_skipped_steps": 0, "schedule": "constant"}
+    workspace = make_tokenized(tmp_path / "project", training=settings)
+    code, said = Stage(workspace).ended()
+    assert code == 5, said
+    assert said.count("error: training.learning_rate: the loss is nan") == 1
+    assert "Traceback" not in said
+    assert read_json(workspace.failed / "train" / "report.json")["rows"]
+
+
+def test_first_error_of_a_rank_is_raised_and_its_traceback_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_error(tmp_path, 0, RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer"))
+    assert first_error(tmp_path) is None
+    try:
+        raise KeyError("a bug")
+    except KeyError as error:
+        leave_error(tmp_path, 1, error)
+    leave_error(tmp_path, 0, DataError("a row", problems=["a.jsonl:1"]))
+    found = first_error(tmp_path)
+    assert str(found) == "training: process 1 failed (KeyError); its traceback stands above"
+    assert capsys.readouterr().err.rstrip().endswith("KeyError: 'a bug'")
+    (tmp_path / "error-1.json").unlink()
+    found = first_error(tmp_path)
+    assert isinstance(found, DataError)
+    assert (str(found), found.problems) == ("a row", ("a.jsonl:1",))

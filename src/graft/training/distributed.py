@@ -1,9 +1,9 @@
 """A training in several processes of this machine: torchrun's elastic agent starts and watches them.
 
 The stage's process becomes the agent. It trains nothing; its children, the ranks, run the stage's own code
-(``rank.py``) and the first of them writes the outputs. When a signal ends a rank, the agent ends the others, and all
-start again from the newest checkpoint, a bounded number of times. An error is no reason to try again: each rank leaves
-its own in a file, and the one that came first, which made the others lose their peer, is raised here.
+(``rank.py``) and the first of them writes the outputs. When a rank is killed or lost, the agent ends the others, and
+all start again from the newest checkpoint, a bounded number of times. An error is no reason to try again: each rank
+leaves its own in a file, and the first one is raised here, once. That a rank lost another one is no error of its own.
 
 What the ranks meet over is a file in a private folder and the loopback device: nothing listens to the network.
 """
@@ -38,6 +38,8 @@ RESTARTS = 3
 SHUTDOWN_SECONDS = 60
 """How long ranks have for the step that they are in, and for its checkpoint, when a signal asks them to end."""
 SECTIONS = "sections.json"
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
+"""What errors of gloo say, which have no type of their own."""
 
 
 def processes_of(training: TrainingConfig, device: str) -> int:
@@ -99,7 +101,7 @@ def launch(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     sections = {"task": task, "base": base, "adapter": adapter, "training": training}
-    values = {name: one.model_dump(mode="json") for name, one in sections.items()}
+    values = {name: one.model_dump(mode="json", exclude_unset=True) for name, one in sections.items()}
     for attempt in range(RESTARTS + 1):
         with tempfile.TemporaryDirectory(prefix="graft-ranks-") as name, _own_signals():
             folder, codes, signalled = Path(name), list[int](), ""
@@ -111,23 +113,23 @@ def launch(
                 signalled = ended.sigval.name
             except ChildFailedError as failed:
                 codes = [one.exitcode for one in failed.failures.values()]
-            error = _first_error(folder)
-        killed = [-code for code in codes if code < 0]
-        if signalled and not isinstance(error, Interrupted):
-            raise Interrupted(f"train: stopped by {signalled}; the same command resumes")
-        if not killed and error:
+            error = first_error(folder)
+        if error:
             raise error
-        if not killed and not codes:
+        if signalled:
+            raise Interrupted(f"train: stopped by {signalled}; the same command resumes")
+        if not codes:
             return
-        what = signal.Signals(killed[0]).name if killed else f"exit code {codes[0]}"
+        killed = [-code for code in codes if code < 0 and -code != signal.SIGTERM]  # that is how the agent ends ranks
+        what = f"ended by {signal.Signals(killed[0]).name}" if killed else "lost"
         if attempt < RESTARTS:
             print(
-                f"train: one of {processes} processes was ended by {what}; all start again from the newest checkpoint "
+                f"train: one of {processes} processes was {what}; all start again from the newest checkpoint "
                 f"({attempt + 1} of at most {RESTARTS} times)",
                 flush=True,
             )
     raise ResourceMissing(
-        f"training.processes: one of {processes} processes was ended by {what}, {RESTARTS + 1} times; is there too "
+        f"training.processes: one of {processes} processes was {what}, {RESTARTS + 1} times; is there too "
         f"little memory (training.micro_batch_rows)? The same command resumes"
     )
 
@@ -138,7 +140,9 @@ def _run(folder: Path, processes: int) -> None:
 
     from graft.training import rank
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # what the agent would say is said here, once
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -168,8 +172,12 @@ def _own_signals() -> Iterator[None]:
 
 
 def leave_error(folder: Path, number: int, error: BaseException) -> None:
-    """Write what ended rank ``number``, for the agent."""
+    """Write what ended rank ``number``, for the agent; nothing where it is that another rank was lost."""
+    from torch.distributed import DistError
+
     known = isinstance(error, GraftError)
+    if isinstance(error, DistError) or any(text in str(error) for text in LOST):
+        return
     left = {
         "at": time.time(),
         "rank": number,
@@ -183,8 +191,8 @@ def leave_error(folder: Path, number: int, error: BaseException) -> None:
     new.rename(folder / f"error-{number}.json")
 
 
-def _first_error(folder: Path) -> GraftError | None:
-    """Return what a rank raised before the others, which had lost it then; a traceback is printed."""
+def first_error(folder: Path) -> GraftError | None:
+    """Return what a rank raised before the others; a traceback is printed."""
     left: list[dict[str, Any]] = [
         json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*"))
     ]
