@@ -11,7 +11,7 @@ import pytest
 
 from graft.training.batching import Plan
 from graft.training.checkpoints import Checkpoints
-from graft.training.fitting import SHARE, token_budget
+from graft.training.fitting import SHARE, _used, token_budget
 from graft.training.record import Record, lines
 from graft.training.signals import Stop
 
@@ -53,7 +53,9 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines(folder / "metrics.jsonl") if "loss" in line]
 
 
-def test_budget_halves_with_the_memory(make_inputs: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_goes_through_at_once_takes_no_more_than_is_free(
+    make_inputs: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     inputs = make_inputs(**SETTINGS)
     plan, whole = plan_of(inputs), needed(inputs)
     largest = max(sum(plan.lengths[row] for row in plan.rows(step)) for step in range(1, plan.steps_per_epoch + 1))
@@ -61,8 +63,13 @@ def test_budget_halves_with_the_memory(make_inputs: Make, capsys: pytest.Capture
     assert token_budget(inputs, plan, whole) is None
     assert capsys.readouterr().out == ""
     for parts in (2, 4, 8):
-        assert token_budget(inputs, plan, int(whole / parts * 1.02)) == -(-largest // parts)
+        free = int(whole / parts * 1.02)
+        budget = token_budget(inputs, plan, free)
         assert "the rows of each step stay the same" in capsys.readouterr().out
+        assert budget in [-(-largest // size) for size in (parts, 2 * parts, 4 * parts)]
+        for step in range(1, plan.steps_per_epoch + 1):
+            for rows in plan.micro_batches(step, most_tokens=budget):
+                assert _used(inputs, rows) <= free * SHARE
     assert token_budget(inputs, plan, 1) == max(plan.lengths)  # a row that does not fit goes alone
     assert all(one.grad is None for one in inputs.model.parameters())
 

@@ -121,7 +121,7 @@ class Plan:
 
         Args:
             step: The step.
-            share: Which rank's rows, of how many ranks: every so-manieth, so that each gets rows of like lengths.
+            share: Which rank's rows, of how many ranks: with n of them every n-th, so that all get like lengths.
             most_tokens: Tokens per piece, where the section does not say it.
         """
         rows = self.rows(step)[share[0] :: share[1]]
