@@ -202,6 +202,8 @@ def test_whatever_is_killed_the_adapter_is_the_same(make_tokenized: Callable[...
 
     stage = Stage(workspace)  # the stage is asked to end
     ranks = stage.ranks()
+    open_to = [one for process in (psutil.Process(stage.process.pid), *ranks) for one in process.net_connections()]
+    assert {one.laddr.ip for one in open_to if one.status == psutil.CONN_LISTEN} <= {"127.0.0.1", "::1"}
     stage.process.terminate()
     code, said = stage.ended()
     assert code == 75, said

@@ -140,6 +140,7 @@ def _run(folder: Path, processes: int) -> None:
 
     from graft.training import rank
 
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the agent would listen on every device for the ranks
     for name in logging.root.manager.loggerDict:  # what the agent would say is said here, once
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

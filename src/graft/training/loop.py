@@ -172,7 +172,10 @@ def _refuse_unlike(ranks: Ranks, step: int, weights: Weights) -> None:
     Raises:
         IntegrityError: their checkpoints, bases or libraries differ.
     """
-    if len(set(ranks.exchange(step, *(float(one.detach().double().sum()) for one in weights.values())))) > 1:
+    if (
+        ranks.size > 1
+        and len(set(ranks.exchange(step, *(float(one.detach().double().sum()) for one in weights.values())))) > 1
+    ):
         raise IntegrityError(
             f"training.processes: the {ranks.size} processes begin with different weights or at different steps; do "
             f"they read the same files, with the same libraries, on GPUs of one kind?"
