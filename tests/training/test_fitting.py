@@ -69,7 +69,7 @@ def test_what_goes_through_at_once_takes_no_more_than_is_free(
         assert budget in [-(-largest // size) for size in (parts, 2 * parts, 4 * parts)]
         for step in range(1, plan.steps_per_epoch + 1):
             for rows in plan.micro_batches(step, most_tokens=budget):
-                assert _used(inputs, rows) <= free * SHARE
+                assert _used(inputs, rows) <= free
     assert token_budget(inputs, plan, 1) == max(plan.lengths)  # a row that does not fit goes alone
     assert all(one.grad is None for one in inputs.model.parameters())
 
@@ -81,7 +81,7 @@ def test_estimate_covers_what_the_backward_pass_keeps(make_inputs: Make) -> None
     inputs = make_inputs(**SETTINGS)
     plan = plan_of(inputs)
     step = max(range(1, plan.steps_per_epoch + 1), key=lambda one: sum(plan.lengths[row] for row in plan.rows(one)))
-    kept = 0
+    kept, estimated = 0, needed(inputs) * SHARE
 
     def note(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
         nonlocal kept
@@ -92,7 +92,7 @@ def test_estimate_covers_what_the_backward_pass_keeps(make_inputs: Make) -> None
         one.register_forward_pre_hook(note)
     rows = [inputs.train_rows[row] for row in plan.rows(step)]
     inputs.task.loss(inputs.task_config, inputs.model, inputs.task.collate(rows, inputs.pad_token_id, inputs.state))
-    assert kept < needed(inputs) * SHARE < 40 * kept
+    assert kept < estimated < 40 * kept
 
 
 def test_pieces_change_nothing_but_rounding_and_are_kept_on_resume(

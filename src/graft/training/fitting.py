@@ -1,10 +1,10 @@
 """How many tokens go through the model at once, by a short trial, where nobody says it.
 
-Before its first step a training runs the longest rows of the largest step forward and backward, one, then two, then
-four of them, until what they take shows how many fit. Rows of other steps are shorter or as long, so a token takes the
-most here: attention grows with the square of a row. Mostly the first try shows that a whole step fits. Then nothing is
-cut and nothing printed. Otherwise a step is cut into 2, 4, 8, ... parts of equal tokens: whole powers, so that a
-machine with a little more room chooses the same, and with it the same bytes.
+Before its first step a training runs its longest rows forward and backward, one, then two, then four of them, until
+what they take shows how many fit. A token takes the most there, since attention grows with the square of a row. Mostly
+the first try shows that a whole step fits. Then nothing is cut and nothing printed. Otherwise a step is cut into 2, 4,
+8, ... parts of equal tokens: whole powers, so that a machine with a little more room chooses the same, and with it the
+same bytes.
 
 On a GPU the peak is what the allocator counted. On a CPU, where nobody counts, it is estimated from what the backward
 pass keeps.
@@ -33,15 +33,15 @@ def token_budget(inputs: Inputs, plan: Plan, free: int) -> int | None:
     All ranks return the same: that of the one with the least room.
     """
     ranks = inputs.ranks
-    steps = range(1, plan.steps_per_epoch + 1)
-    largest = max(steps, key=lambda step: sum(plan.lengths[row] for row in plan.rows(step)))
-    rows = sorted(plan.rows(largest), key=lambda row: plan.lengths[row], reverse=True)
-    rows = rows[: math.ceil(len(rows) / ranks.size)]
-    whole, limit = sum(plan.lengths[row] for row in rows), max(1.0, free * SHARE)
+    lengths, steps = plan.lengths, range(1, plan.steps_per_epoch + 1)
+    largest = max((plan.rows(step) for step in steps), key=lambda rows: sum(lengths[row] for row in rows))
+    whole = math.ceil(sum(lengths[row] for row in largest) / ranks.size)
+    rows = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)[: len(largest)]
+    limit = max(1.0, free * SHARE)
     tried = 1
     while True:
         used = _used(inputs, rows[:tried])
-        share = sum(plan.lengths[row] for row in rows[:tried]) / whole
+        share = sum(lengths[row] for row in rows[:tried]) / whole
         needed = max(each for (each,) in ranks.exchange(used / share / limit))
         if needed <= 1:
             return None
@@ -49,8 +49,8 @@ def token_budget(inputs: Inputs, plan: Plan, free: int) -> int | None:
         if tried >= len(rows) or needed * share * 2 > 1:
             break
         tried *= 2
-    parts = 2 ** math.ceil(math.log2(needed)) if math.isfinite(needed) else len(rows)
-    budget = max(plan.lengths[rows[0]], math.ceil(whole / parts))
+    parts = 2 ** math.ceil(math.log2(needed)) if math.isfinite(needed) else whole
+    budget = max(lengths[rows[0]], math.ceil(whole / parts))
     print(
         f"train: a step of {whole:,} tokens would take {needed:.1f} times the memory that is free; {budget:,} tokens "
         f"go through the model at once, the rows of each step stay the same",
