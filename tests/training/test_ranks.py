@@ -151,7 +151,13 @@ def test_sharding_changes_no_bit_of_the_same_products(tiny_base: Path, tmp_path:
     trained(tiny_base, tmp_path, cases | packed)
     for size in (2, 4):
         one, other = (weights(tmp_path / f"{kind}-{size}") for kind in ("none", "fsdp"))
-        assert curves(tmp_path / f"none-{size}") == curves(tmp_path / f"fsdp-{size}")
+        steps = [
+            [
+                line for line in curves(tmp_path / f"{kind}-{size}") if "loss" in line
+            ]  # each rank scores all rows, or some
+            for kind in ("none", "fsdp")
+        ]
+        assert steps[0] == steps[1]
         assert one.keys() == other.keys()
         assert all(one[name].equal(other[name]) for name in one)
     for ours, theirs in zip(*(curves(tmp_path / f"packed-{kind}") for kind in ("none", "fsdp")), strict=True):
