@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -434,6 +435,32 @@ def test_bfloat16_that_is_only_emulated_is_warned_of(
     assert any("base.dtype: bfloat16, which this processor only emulates" in text for text in texts)
     monkeypatch.setattr(checks, "_has_bfloat16", lambda: True)
     assert not any("emulates" in one.text for one in checks.check(place, adapter=False).findings)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({}, "fsdp, but there is one process; set training.processes"),
+        ({"training.processes": 2, "base.quantization": {"load_in_8bit": True}}, "base.quantization cannot be split"),
+        ({"training.processes": 2, "adapter": {"method": "full"}}, "adapter.method: full leaves nothing frozen"),
+        ({"training.processes": 2, "training.unfreeze": [".*bias"]}, "training.unfreeze trains weights of the base"),
+        ({"training.processes": 2, "adapter": {"method": "probe"}}, "adapter.method: probe runs the base once"),
+        ({"training.processes": 2}, ""),
+    ],
+)
+def test_sharding_that_cannot_be_is_refused(
+    tmp_path: Path, make_project: Callable[..., Workspace], overrides: dict[str, Any], text: str
+) -> None:
+    place = make_project(tmp_path / "project", **{"training.sharding": "fsdp"}, **overrides)
+    found = [one for one in checks.check(place, adapter=False).findings if "training.sharding: fsdp" in one.text]
+    assert [one.state for one in found] == ["fail"] * bool(text)
+    assert all(text in one.text and one.exit_code == 2 for one in found)
+
+
+def test_more_processes_than_cores_are_warned_of(tmp_path: Path, make_project: Callable[..., Workspace]) -> None:
+    place = make_project(tmp_path / "project", **{"training.processes": 256})
+    warned = [one.text for one in checks.check(place, adapter=False).findings if one.state == "warn"]
+    assert any(text.startswith("training.processes: 256 of 1 threads each, on ") for text in warned)
 
 
 def test_what_was_found_is_shown_before_the_adapter_is_asked_about(

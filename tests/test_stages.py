@@ -186,7 +186,10 @@ def test_stage_usage(tmp_path: Path) -> None:
 
 
 def test_stage_dies_with_its_parent(tmp_path: Path) -> None:
-    child = "import graft.stages, sys, time; graft.stages.end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    child = (
+        "import time\nfrom graft.orphans import end_with_parent\nend_with_parent()\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
+    )
     parent = (
         "import subprocess, sys, os, signal\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"

@@ -19,6 +19,7 @@ ORDER = (
         "errors",
         "config",
         "workspace",
+        "orphans",
         "identity",
         "privacy",
         "reading",

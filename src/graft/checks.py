@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graft.adapters import AdapterSummary, Layers
     from graft.base import LockedBase
     from graft.data import Problem
+    from graft.training import TrainingConfig
 
 State = Literal["ok", "warn", "fail"]
 FIRST_ROWS = 50
@@ -469,6 +470,8 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
     training = sections.get("training")
     if training is None:
         return
+    from graft.training.distributed import refuse_sharding
+
     cores = os.cpu_count() or 1
     if training.threads > cores:
         text = f"training.threads: {training.threads} on {cores} cores is slower than {cores}"
@@ -479,7 +482,13 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("training", "fail", text, 7)
     else:
         yield Finding("training", "ok", f"device {training.device}, {training.threads} threads, seed {training.seed}")
+    yield from () if placed else _processes(training, cores)
     base = sections.get("base")
+    if base and "adapter" in sections:
+        try:
+            refuse_sharding(base, sections["adapter"], training)
+        except GraftError as error:
+            yield _failed("training", error)
     if not base or placed or not _runs_on_cpu(training.device):
         return
     if base.dtype == "bfloat16" and not _has_bfloat16():
@@ -488,6 +497,25 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
     if base.dtype == "float32" and base.quantization is None and _has_bfloat16(believed=False):
         text = "base.dtype: bfloat16 trains about twice as fast here, the processor multiplies it (docs/training.md)"
         yield Finding("training", "ok", text)
+
+
+def _processes(training: TrainingConfig, cores: int) -> Iterator[Finding]:
+    """Compare the processes that train together with the devices of this machine."""
+    from graft.training.distributed import processes_of
+
+    if training.processes == 1:
+        return
+    on_cpu = _runs_on_cpu(training.device) or not _has_cuda()
+    try:
+        count = processes_of(training, "cpu" if on_cpu else "cuda")
+    except GraftError as error:
+        yield _failed("training", error)
+        return
+    if on_cpu and count * training.threads > cores:
+        text = f"training.processes: {count} of {training.threads} threads each, on {cores} cores"
+        yield Finding("training", "warn", text)
+    else:
+        yield Finding("training", "ok", f"{count} processes, sharding {training.sharding}")
 
 
 def _runs_on_cpu(device: str) -> bool:

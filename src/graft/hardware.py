@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import time
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 PEAK_SECONDS = 0.1
 """How long products are tried for the peak."""
+
+CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Files of the limit, of what is used, of facts, and the fact that counts pages which make room when it is needed."""
 
 
 def hardware(device: str, threads: int) -> dict[str, Any]:
@@ -86,6 +93,27 @@ def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:  # noqa
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return 2.0 * size**3 / best
+
+
+def free_bytes(device: str) -> int:
+    """Return the memory that this process may still take: of its GPU, or of the machine and its control group."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_free_in_group()])
+
+
+def _free_in_group(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Return what a limit of the container leaves (control groups, version 2 and 1); nothing where there is none."""
+    for limit, used, facts, cache in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            lines = dict(line.split() for line in (root / facts).read_text().splitlines())
+            taken = int((root / used).read_text()) - int(lines.get(cache, 0))  # pages of files make room
+            return [max(0, int((root / limit).read_text()) - taken)]
+    return []
 
 
 def _processor() -> str:

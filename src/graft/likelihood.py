@@ -125,7 +125,7 @@ def _read_by(head: nn.Module, model: nn.Module, given: Mapping[str, Any], kept: 
     def choose(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         read[:] = [arguments[0][:, -kept.shape[1] :][kept]]
         # Contiguous: a slice would be multiplied line by line, each with a copy of the whole vocabulary's weights.
-        return (arguments[0][:, -1:].detach().contiguous(), *arguments[1:])
+        return (arguments[0][:1, -1:].contiguous(), *arguments[1:])
 
     hook = head.register_forward_pre_hook(choose)
     try:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 
 from graft.errors import ConfigError, GraftError, shown
 from graft.identity import LOCK_FILE, PLUGINS, code_of
+from graft.orphans import end_with_parent
 from graft.part_results import Round
 from graft.workspace import PROFILE_VARIABLE, RESTORES_VARIABLE, Workspace
 
@@ -245,29 +244,6 @@ def main(arguments: list[str]) -> int:
         print("interrupted; the same command resumes", file=sys.stderr, flush=True)
         return 75
     return 0
-
-
-def end_with_parent() -> None:
-    """End this process when the process that started it dies, also by SIGKILL: no orphan holds a GPU.
-
-    Linux has a parent-death signal; elsewhere (and behind a shell that stays) a thread watches the parent's id.
-    """
-    parent = os.getppid()
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(75)
-        return
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.5):
-            if os.getppid() != parent:
-                os._exit(75)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
 def render(project: Path, repository: Path, task: str | None = None, *, files: Collection[str] = ()) -> str:

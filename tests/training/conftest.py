@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,38 +36,39 @@ def tokenized(tmp_path: Path, make_tokenized: Callable[..., Workspace]) -> Works
     return make_tokenized(tmp_path / "project")
 
 
+def inputs_on(
+    base: Path, rows: list[dict[str, Any]], *, dropout: float = 0.0, dtype: str = "float32", **training: Any
+) -> Any:
+    """Return inputs of the loop on the base in a folder, with ``rows`` tokenized."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from graft.training.loop import Inputs
+
+    settings = {"batch_rows": 8, "learning_rate": 1e-2, "epochs": 2, "threads": 1, "seed": 7, **training}
+    task = tasks.get("text_classification")
+    config = tasks.config_class("text_classification")(name="text_classification")
+    torch.manual_seed(7)
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    model, new = task.load_model(str(base), config, STATE, dtype=getattr(torch, dtype), **rates)
+    wrapped = attach(model, AdapterConfig(r=4, lora_alpha=8, target_modules=["query", "value"]), new)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    encoded = task.encode(config, rows, tokenizer, 32)
+    encoded = [{**row, "row": f"data/train/part-0000.jsonl:{line}"} for line, row in enumerate(encoded, start=1)]
+    return Inputs(
+        model=wrapped,
+        task=task,
+        task_config=config,
+        state=STATE,
+        train_rows=encoded[:45],
+        validation_rows=encoded[45:],
+        pad_token_id=tokenizer.pad_token_id,
+        config=TrainingConfig(**settings),
+        device="cpu",
+    )
+
+
 @pytest.fixture
 def make_inputs(tiny_base: Path, tiny_rows: list[dict[str, Any]]) -> Callable[..., Any]:
     """``make_inputs(dropout=0.0, dtype=..., **training)``: inputs of the loop on the tiny base, rows tokenized."""
-
-    def make(*, dropout: float = 0.0, dtype: str = "float32", **training: Any) -> Any:
-        import torch
-        from transformers import AutoTokenizer
-
-        from graft.training.loop import Inputs
-
-        settings = {"batch_rows": 8, "learning_rate": 1e-2, "epochs": 2, "threads": 1, "seed": 7, **training}
-        task, config = (
-            tasks.get("text_classification"),
-            tasks.config_class("text_classification")(name="text_classification"),
-        )
-        torch.manual_seed(7)
-        rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        model, new = task.load_model(str(tiny_base), config, STATE, dtype=getattr(torch, dtype), **rates)
-        wrapped = attach(model, AdapterConfig(r=4, lora_alpha=8, target_modules=["query", "value"]), new)
-        tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-        rows = task.encode(config, tiny_rows, tokenizer, 32)
-        rows = [{**row, "row": f"data/train/part-0000.jsonl:{line}"} for line, row in enumerate(rows, start=1)]
-        return Inputs(
-            model=wrapped,
-            task=task,
-            task_config=config,
-            state=STATE,
-            train_rows=rows[:45],
-            validation_rows=rows[45:],
-            pad_token_id=tokenizer.pad_token_id,
-            config=TrainingConfig(**settings),
-            device="cpu",
-        )
-
-    return make
+    return functools.partial(inputs_on, tiny_base, tiny_rows)

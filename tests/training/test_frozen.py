@@ -15,6 +15,7 @@ import pytest
 from graft import params, stages
 from graft.adapters import AdapterConfig, attach
 from graft.training import TrainingConfig
+from graft.training.ranks import ALONE
 from graft.workspace import Workspace, read_json
 
 Make = Callable[..., Workspace]
@@ -134,6 +135,7 @@ def ready(wrapped: Any, task: Whole, source: Any, training: Mapping[str, Any]) -
         state={},
         config=TrainingConfig(batch_rows=4, **training),
         device="cpu",
+        ranks=ALONE,
     )
 
 
@@ -577,7 +579,7 @@ def test_each_quantization_has_base_outputs_of_its_own(
         yield None
 
     monkeypatch.setattr(stage, "above_frozen_layers", noted)
-    inputs: Any = SimpleNamespace(config=config.training, device="cpu")
+    inputs: Any = SimpleNamespace(config=config.training, device="cpu", ranks=ALONE)
     for base in (plain["base"], {**plain["base"], "quantization": bits}):
         with stage._frozen(workspace, inputs, {**plain, "base": base}):
             pass

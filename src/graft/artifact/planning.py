@@ -21,7 +21,7 @@ FORMAT = 1
 NO_BYTES = ("device", "repeats")
 """Settings of the training that are no part of the result: the device is in the identity by itself, and trainings with
 other seeds are adapters of their own."""
-LUCK = ("seed", "threads")
+LUCK = ("seed", "threads", "processes", "sharding")
 """Settings of the training that decide bytes, and how good the adapter is by luck alone."""
 RECIPE = ("recipe", "data", "base", "code", "environment", "versions")
 """What is equal in the identities of adapters that differ by luck alone."""

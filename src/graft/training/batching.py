@@ -114,10 +114,21 @@ class Plan:
             self._epoch = epoch
         return self._batches[index]
 
-    def micro_batches(self, step: int) -> list[list[int]]:
-        """Return the rows of a step in the pieces that go through the model one after another."""
-        rows = self.rows(step)
-        most_rows, most_tokens = self.config.micro_batch_rows or len(rows), self.config.micro_batch_tokens
+    def micro_batches(
+        self, step: int, share: tuple[int, int] = (0, 1), most_tokens: int | None = None
+    ) -> list[list[int]]:
+        """Return the rows of a step in the pieces that go through the model one after another.
+
+        Args:
+            step: The step.
+            share: Which rank's rows, of how many ranks: with n of them every n-th, so that all get like lengths.
+            most_tokens: Tokens per piece, where the section does not say it.
+        """
+        rows = self.rows(step)[share[0] :: share[1]]
+        most_rows, most_tokens = (
+            self.config.micro_batch_rows or len(rows),
+            self.config.micro_batch_tokens or most_tokens,
+        )
         found: list[list[int]] = []
         tokens = 0
         for row in rows:

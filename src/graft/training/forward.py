@@ -52,7 +52,9 @@ def efficient(inputs: Inputs, feed: Feed | None = None) -> Iterator[Forward]:
     def run() -> None:
         inputs.task.outputs(inputs.task_config, inputs.model, batch)
 
-    with packed(inputs.model, run) as is_packed, fused(inputs.model, run) as layers:
+    # Fused layers keep the base's matrices at hand; those that are split over processes come and go.
+    fusing = contextlib.nullcontext(0) if inputs.ranks.sharded else fused(inputs.model, run)
+    with packed(inputs.model, run) as is_packed, fusing as layers:
         yield Forward(is_packed, layers)
 
 

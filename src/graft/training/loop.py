@@ -13,26 +13,30 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graft.adapters import Procedure, procedure_of, unfrozen
 from graft.artifact import answer_columns, judged
-from graft.errors import Interrupted, ResourceMissing, TrainingDiverged, shown
+from graft.errors import IntegrityError, Interrupted, ResourceMissing, TrainingDiverged, shown
 from graft.hardware import memory_bytes
 from graft.tasks import State, Task, TaskConfig
 from graft.tokenization import lengths_of
 from graft.training.batching import Plan, mixed_seed
 from graft.training.checkpoint_writer import CheckpointWriter
 from graft.training.checkpoints import Checkpoint, Checkpoints
+from graft.training.fitting import token_budget
 from graft.training.loraplus import split_groups
 from graft.training.memory import MemoryFullError, halved, noticed, release
+from graft.training.ranks import ALONE, Ranks
 from graft.training.section import TrainingConfig
+from graft.training.sharding import evened
 from graft.training.signals import Stop
 from graft.training.throughput import Meter
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from peft import PeftModel
 
@@ -44,7 +48,10 @@ if TYPE_CHECKING:
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-COUNTERS = ("tokens", "seconds", "best_step", "best_value", "unimproved", "skipped_steps", "skipped_in_row", "halvings")
+COUNTERS = (
+    *("tokens", "seconds", "best_step", "best_value", "unimproved", "skipped_steps", "skipped_in_row", "halvings"),
+    "piece_tokens",
+)
 """What of a :class:`Progress` is a number in a checkpoint."""
 TokenRows = Sequence[Mapping[str, Any]]
 
@@ -62,6 +69,10 @@ class Inputs:
     pad_token_id: int
     config: TrainingConfig
     device: str
+    ranks: Ranks = ALONE
+    """The processes that train together."""
+    free_bytes: int | None = None
+    """The memory that a step may take; None: it is not tried out beforehand."""
 
 
 @dataclass
@@ -81,6 +92,8 @@ class Progress:
     skipped_in_row: int = 0
     halvings: int = 0
     """How often the pieces of a step were halved because memory did not hold them."""
+    piece_tokens: int | None = None
+    """How many tokens go through the model at once, as a trial found before the first step; None: a whole step's."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def fit(
         ResourceMissing: memory does not hold a single row, or the disk not the record.
         TrainingDiverged: loss or gradient became infinite or NaN, and stayed so.
     """
-    config, model = inputs.config, inputs.model
+    config, model, ranks = inputs.config, inputs.model, inputs.ranks
     plan = Plan(lengths_of(inputs.train_rows), config)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     own = base_weights(model, weights)
@@ -123,14 +136,17 @@ def fit(
     procedure.begin(plan.steps)
     progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
     resumed, meter = progress.step, Meter(inputs)
+    _refuse_unlike(ranks, resumed, weights)
     with open_record(resumed) as record, CheckpointWriter(checkpoints, record) as writer:
         model.train()
+        if not resumed and inputs.free_bytes is not None:
+            progress.piece_tokens = token_budget(inputs, plan, inputs.free_bytes)
         for step in range(resumed + 1, plan.steps + 1):
             if profiler is not None:
                 profiler.before(step, plan.steps)
             started = time.perf_counter()
             rate = plan.learning_rate(step)
-            loss, items = _gradient(inputs, plan, step, progress, optimizer, meter)
+            loss, items = _gradient(inputs, plan, step, progress, optimizer, weights, meter)
             penalty = procedure.penalty()
             if penalty is not None:
                 (penalty * items).backward()  # type: ignore[no-untyped-call]
@@ -149,10 +165,12 @@ def fit(
                         flush=True,
                     )
                     break
-            if stop.signal_name or (step % config.checkpoint_every_steps == 0 and step < plan.steps):
+            signal_name = ranks.stopped_by(stop)
+            due = signal_name or (step % config.checkpoint_every_steps == 0 and step < plan.steps)
+            if due and ranks.is_first:
                 writer.save(_checkpoint(progress, weights, optimizer, procedure))
-            if stop.signal_name:
-                raise _interrupted(stop, step, plan, writer)
+            if signal_name:
+                raise _interrupted(signal_name, step, plan, writer)
     if config.keep == "best":
         _assign(weights, progress.best_weights)
     procedure.finish()
@@ -160,12 +178,28 @@ def fit(
     return Outcome(progress, plan, resumed, writer, meter)
 
 
-def _interrupted(stop: Stop, step: int, plan: Plan, writer: CheckpointWriter) -> Interrupted:
+def _refuse_unlike(ranks: Ranks, step: int, weights: Weights) -> None:
+    """Refuse to begin where the ranks did not come to the same step and weights.
+
+    Raises:
+        IntegrityError: their checkpoints, bases or libraries differ.
+    """
+    if (
+        ranks.size > 1
+        and len(set(ranks.exchange(step, *(float(one.detach().double().sum()) for one in weights.values())))) > 1
+    ):
+        raise IntegrityError(
+            f"training.processes: the {ranks.size} processes begin with different weights or at different steps; do "
+            f"they read the same files, with the same libraries, on GPUs of one kind?"
+        )
+
+
+def _interrupted(signal_name: str, step: int, plan: Plan, writer: CheckpointWriter) -> Interrupted:
     """Return what says that a training can be resumed, and from where; its checkpoint has been written by then."""
     writer.flush()
     lost = "" if writer.written_step == step else f", from an earlier step: no checkpoint of step {step} was written"
     return Interrupted(
-        f"train: stopped by {stop.signal_name} after step {step} of {plan.steps}; the same command resumes{lost}"
+        f"train: stopped by {signal_name} after step {step} of {plan.steps}; the same command resumes{lost}"
     )
 
 
@@ -200,28 +234,47 @@ def adamw(weights: Weights, config: TrainingConfig, own: frozenset[str] = frozen
 
 
 def _gradient(
-    inputs: Inputs, plan: Plan, step: int, progress: Progress, optimizer: torch.optim.Optimizer, meter: Meter
+    inputs: Inputs,
+    plan: Plan,
+    step: int,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    weights: Weights,
+    meter: Meter,
 ) -> tuple[float, int]:
     """Accumulate a step's gradient, in smaller pieces where memory does not hold it; each try begins from nothing.
+
+    Several ranks add theirs. Returns the loss per item and the number of items.
 
     Raises:
         ResourceMissing: memory does not hold a single row.
     """
     import torch
 
+    ranks = inputs.ranks
+    own = (ranks.number,) if ranks.number else ()
     while True:
-        torch.manual_seed(mixed_seed("dropout", inputs.config.seed, step))
+        torch.manual_seed(mixed_seed("dropout", inputs.config.seed, step, *own))
+        rows: Sequence[int] = ()
+        loss, items, reason = 0.0, 0, "on another rank"
         try:
-            return _backward(inputs, plan, step, meter, progress.halvings)
+            loss, items = _backward(inputs, plan, step, meter, progress.halvings, progress.piece_tokens)
         except MemoryFullError as full:
             rows, reason = full.rows, full.reason
+        told = ranks.exchange(loss, items, len(rows), rows[0] if rows else 0)
+        full_at = [(int(count), int(row)) for _, _, count, row in told if count]
+        if not full_at:
+            ranks.add_gradients(weights)
+            items = int(sum(one[1] for one in told))
+            return sum(one[0] for one in told) / items, items
         optimizer.zero_grad(set_to_none=True)
         release()
-        if len(rows) == 1 and _most(inputs.config, progress.halvings) == 1:
-            raise _too_large(inputs, plan, step, rows[0], reason)
+        fewest, row = min(full_at)
+        if ranks.sharded or (fewest == 1 and _most(inputs.config, progress.halvings) == 1):
+            raise _too_large(inputs, plan, step, row, reason)
         progress.halvings += 1
         print(
-            f"train: out of memory at step {step} with {len(rows)} rows at once ({reason}); going on with half as many "
+            f"train: out of memory at step {step} with {fewest} rows at once ({reason}); going on with half as many "
             f"at a time, the rows of each step stay the same",
             flush=True,
         )
@@ -232,22 +285,36 @@ def _most(config: TrainingConfig, halvings: int) -> int:
     return max(1, (config.micro_batch_rows or config.batch_rows) >> halvings)
 
 
-def _backward(inputs: Inputs, plan: Plan, step: int, meter: Meter, halvings: int = 0) -> tuple[float, int]:
-    """Accumulate the gradient of the summed loss; return the loss per item and the number of items."""
+def _backward(
+    inputs: Inputs, plan: Plan, step: int, meter: Meter, halvings: int = 0, piece_tokens: int | None = None
+) -> tuple[float, int]:
+    """Accumulate the gradient of this rank's summed loss; return that sum and the number of items in it."""
     meter.begin()
     total, items = 0.0, 0
+    ranks = inputs.ranks
+    own = halved(plan.micro_batches(step, (ranks.number, ranks.size), piece_tokens), halvings)
+    pieces, spare = _pieces(inputs, own, halvings), _pieces(inputs, [plan.rows(step)[:1]], halvings)
+    for (rows, piece), counts in evened(pieces, spare, ranks):
+        with noticed(rows):
+            here = {name: value.to(inputs.device) for name, value in piece.items()}
+            with meter.watching():
+                loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
+            loss, count = (loss, count) if counts else (loss * 0, 0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            meter.add(piece, count)
+            total, items = total + float(loss.detach()), items + count
+    return total, items
+
+
+def _pieces(
+    inputs: Inputs, micro_batches: Iterable[list[int]], halvings: int
+) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
+    """Yield what goes through the model at once, with the rows that it is of."""
     most = _most(inputs.config, halvings)
-    for rows in halved(plan.micro_batches(step), halvings):
+    for rows in micro_batches:
         with noticed(rows):
             batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id, inputs.state)
-            for piece in inputs.task.pieces(batch, most):
-                here = {name: value.to(inputs.device) for name, value in piece.items()}
-                with meter.watching():
-                    loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
-                loss.backward()  # type: ignore[no-untyped-call]
-                meter.add(piece, count)
-                total, items = total + float(loss.detach()), items + count
-    return total / items, items
+        yield from ((rows, piece) for piece in inputs.task.pieces(batch, most))
 
 
 def _update(
@@ -325,21 +392,10 @@ def _line(
 
 def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, Any]:
     """Score the validation split, remember the weights if they are the best so far, return the record's line."""
-    started, task, rows = time.perf_counter(), inputs.task, inputs.validation_rows
+    started, task = time.perf_counter(), inputs.task
     inputs.model.eval()
-    table = answer_columns(
-        inputs.model,
-        task,
-        inputs.task_config,
-        inputs.state,
-        rows,
-        processor=None,
-        pad_token_id=inputs.pad_token_id,
-        batch_rows=max(1, inputs.config.batch_rows >> progress.halvings),
-        device=inputs.device,
-    )
+    table = judged(task, inputs.task_config, inputs.state, _answers(inputs, progress.halvings))
     inputs.model.train()
-    table = judged(task, inputs.task_config, inputs.state, table)
     values = {metric.name: metric.function(table) for metric in task.metrics if not metric.generated}
     selecting = task.selecting
     value, best = values[selecting.name], progress.best_value
@@ -352,6 +408,31 @@ def _score(inputs: Inputs, weights: Weights, progress: Progress) -> dict[str, An
     told = ", ".join(f"{name} {number:.4f}" for name, number in values.items())
     print(f"train: step {progress.step}, validation: {told}", flush=True)
     return {"step": progress.step} | {f"validation_{name}": float(number) for name, number in values.items()}
+
+
+def _answers(inputs: Inputs, halvings: int) -> dict[str, np.ndarray]:
+    """Return references and predictions of the validation rows; of several ranks each makes those of its share."""
+    import numpy as np
+
+    ranks, rows = inputs.ranks, inputs.validation_rows
+    whole = ranks.sharded or len(rows) < ranks.size  # then each makes all of them
+    share = range(len(rows)) if whole else ranks.share(range(len(rows)))
+    table = answer_columns(
+        inputs.model,
+        inputs.task,
+        inputs.task_config,
+        inputs.state,
+        rows if ranks.size == 1 else [rows[row] for row in share],
+        processor=None,
+        pad_token_id=inputs.pad_token_id,
+        batch_rows=max(1, inputs.config.batch_rows >> halvings),
+        device=inputs.device,
+    )
+    tables = ranks.gathered(table)
+    if whole or len(tables) == 1:
+        return tables[0]
+    order = np.argsort(np.concatenate([range(number, len(rows), ranks.size) for number in range(ranks.size)]))
+    return {name: np.concatenate([one[name] for one in tables])[order] for name in table}
 
 
 def _checkpoint(

@@ -100,6 +100,22 @@ class Record:
         )
 
 
+class Unwritten(Record):
+    """The record of a process that leaves it to another one."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def tell(self, line: dict[str, Any], steps: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def cut_after(path: Path, step: int) -> None:
     """Cut ``path`` off, in place, at its first line of a later step, or that a killed process left unfinished."""
     kept = 0

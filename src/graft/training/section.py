@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field as Limit
 
@@ -41,7 +41,8 @@ class TrainingConfig(Section):
 
     micro_batch_rows: int | None = Limit(default=None, ge=1)
     """Rows per forward pass where memory does not hold a whole step's (of a long text: windows); the step's gradient
-    stays the same."""
+    stays the same. null, and ``micro_batch_tokens`` too: a short trial before the first step finds out how many tokens
+    fit."""
 
     micro_batch_tokens: int | None = Limit(default=None, ge=1)
     """Tokens per forward pass, likewise; a longer row goes alone."""
@@ -97,8 +98,17 @@ class TrainingConfig(Section):
     alone: they are computed once and kept in ``.graft/store``, and every epoch starts there. Above it, or with 0, the
     base runs in each epoch, which rounds differently."""
 
+    processes: Annotated[int, Limit(ge=1, le=256)] | Literal["auto"] = 1
+    """How many processes of this machine train together, each with its share of a step's rows, on a GPU of its own
+    where training runs on GPUs; ``auto``: one per GPU, one on a CPU. Part of the identity, since it changes the last
+    bits of the result."""
+
+    sharding: Literal["none", "fsdp"] = "none"
+    """``fsdp``: the processes share the layers of the frozen base, where one GPU does not hold it. It is slower, and
+    changes the last bits of the result: LoRA runs as PEFT wrote it, not fused."""
+
     threads: int = Limit(default=2, ge=1, le=256)
-    """CPU threads; part of the identity, since the thread count changes the result's bytes."""
+    """CPU threads of each process; part of the identity, since the thread count changes the result's bytes."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one. ``cuda`` refuses where there is none."""

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,20 @@ from graft.artifact import (
 )
 from graft.base import BaseConfig, locked, quantization
 from graft.errors import ConfigError, IntegrityError, TrainingDiverged
-from graft.hardware import hardware
+from graft.hardware import free_bytes, hardware
 from graft.identity import digest_json, run_key
 from graft.tasks import TaskConfig
 from graft.tokenization import probe_rows, token_rows
 from graft.training import profiling, throughput
 from graft.training.checkpoints import Checkpoints, forget_leftovers
+from graft.training.distributed import launch, processes_of, refuse_sharding
 from graft.training.forward import efficient, set_dropout
 from graft.training.frozen import Feed, above_frozen_layers
 from graft.training.loop import Inputs, Outcome, fit
-from graft.training.record import Record, lines
+from graft.training.ranks import ALONE, Ranks
+from graft.training.record import Record, Unwritten, lines
 from graft.training.section import TrainingConfig
+from graft.training.sharding import shard
 from graft.training.signals import Stop
 from graft.workspace import Workspace, read_json, replaced, write_json
 from graft.workspace import locked as lock_held
@@ -52,18 +56,33 @@ DONE = ".done"
 
 
 def run(
-    workspace: Workspace, *, task: TaskConfig, base: BaseConfig, adapter: AdapterConfig, training: TrainingConfig
+    workspace: Workspace,
+    *,
+    task: TaskConfig,
+    base: BaseConfig,
+    adapter: AdapterConfig,
+    training: TrainingConfig,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train once per seed, prepare the reload proofs' probes, and write the outputs.
 
     Each training has its own key, checkpoints and lock, and is put aside when it is done: a kill during the second
-    costs nothing of the first.
+    costs nothing of the first. Where several processes are to train, this one starts and watches them; each of them
+    comes here with its place among the ``ranks``.
     """
+    refuse_sharding(base, adapter, training)
+    processes = processes_of(training, pick_device(training.device))
+    if processes > ranks.size:
+        launch(workspace, task=task, base=base, adapter=adapter, training=training, processes=processes)
+        return
     with reproducible(training.threads), Stop() as stop, contextlib.ExitStack() as locks:
+        ranks.stop = stop
         done = [
-            _trained(workspace, task, base, adapter, training.of_seed(seed), stop, locks, _which(training, seed))
+            _trained(workspace, task, base, adapter, training.of_seed(seed), ranks, locks, _which(training, seed))
             for seed in training.seeds
         ]
+        if not ranks.is_first:
+            return
         with (
             replaced(workspace.adapter) as folder,
             replaced(workspace.training) as beside,
@@ -93,34 +112,48 @@ def _trained(
     base: BaseConfig,
     adapter: AdapterConfig,
     training: TrainingConfig,
-    stop: Stop,
+    ranks: Ranks,
     locks: contextlib.ExitStack,
     which: str,
 ) -> Path:
     """Train with one seed, from its newest checkpoint on; return the folder that holds ``adapter`` and ``training``."""
     device = pick_device(training.device)
     identity = planned_identity(workspace, task, base, adapter, training) | {"device": device}
+    if ranks.size > 1:
+        identity["processes"] = ranks.size
     key = digest_json(identity)[:32]
-    lock = lock_held(workspace.checkpoints / f"{key}.lock", purpose="training", wait_seconds=LOCK_WAIT_SECONDS)
-    locks.enter_context(lock)
+    if ranks.is_first:
+        lock = lock_held(workspace.checkpoints / f"{key}.lock", purpose="training", wait_seconds=LOCK_WAIT_SECONDS)
+        locks.enter_context(lock)
     done = workspace.checkpoints / f"{key}{DONE}"
     if which:
         print(which, flush=True)
-    if _is_whole(done):
+    if ranks.first(_is_whole(done)):
         print("train: it was trained before this was interrupted", flush=True)
         return done
     live = workspace.live / run_key(identity) / METRICS
     checkpoints = Checkpoints(workspace.checkpoints / key, key, live)
-    for leftover in forget_leftovers(checkpoints.folder):
+    for leftover in forget_leftovers(checkpoints.folder) if ranks.is_first else ():
         print(f"train: removed {leftover.name}, which a killed process left unfinished", flush=True)
-    inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, device)
+    inputs, new_modules, described = _inputs(workspace, task, base, adapter, training, identity, ranks)
     with (
-        _report_on_divergence(workspace),
+        _report_on_divergence(workspace, ranks),
         _frozen(workspace, inputs, identity) as feed,
         efficient(inputs, feed),
-        profiling.profiling(device, wanted=profiling.is_wanted()) as profiler,
+        profiling.profiling(device, wanted=profiling.is_wanted() and ranks.is_first) as profiler,
     ):
-        outcome = fit(inputs, checkpoints, lambda step: Record(live, step), stop, profiler)
+        tried = inputs if feed else replace(inputs, free_bytes=_free_bytes(inputs))
+        outcome = fit(
+            tried,
+            checkpoints,
+            lambda step: Record(live, step) if ranks.is_first else Unwritten(),
+            ranks.stop or Stop(),
+            profiler,
+        )
+    if not ranks.is_first:
+        return done
+    if ranks.sharded:
+        inputs = _whole(inputs, workspace, task, base, adapter, training, identity)
     with replaced(done) as folder:
         (folder / "adapter").mkdir()
         (folder / "training").mkdir()
@@ -150,13 +183,18 @@ def _inputs(
     adapter: AdapterConfig,
     training: TrainingConfig,
     identity: dict[str, Any],
-    device: str,
+    ranks: Ranks,
+    *,
+    beside: bool = False,
 ) -> tuple[Inputs, list[str], AdapterSummary]:
     """Load rows, base and adapter; the seed is set before any new weight is drawn.
 
-    What is trained is described now: a method may change its ranks on the way, or its form at the end.
+    What is trained is described now: a method may change its ranks on the way, or its form at the end. ``beside``: the
+    model is whole, and in host memory.
     """
     import torch
+
+    device = identity["device"]
 
     manifest = read_json(workspace.tokens / "manifest.json")
     one, state = tasks.get(task.name), identity["task"]["state"]
@@ -179,10 +217,14 @@ def _inputs(
     if start is not None:
         said = begin_from(wrapped, folder_of(workspace, start), identity, new_modules)
         print("; ".join([f"train: starts from the adapter of {start}", *said]), flush=True)
-    wrapped = wrapped.to(device)
+    if ranks.sharded and not beside:
+        shard(wrapped, device, ranks.size)
+    else:
+        wrapped = wrapped.to("cpu" if beside else device)
     summary = describe(wrapped)
     on = f" on {len(summary.modules)} modules" if summary.modules else ""
-    print(f"train: {summary.method}{on}, {summary.counted}, {_type_of(base)} base, {device}", flush=True)
+    where = f"{ranks.size} processes on {device}" if ranks.size > 1 else device
+    print(f"train: {summary.method}{on}, {summary.counted}, {_type_of(base)} base, {where}", flush=True)
     inputs = Inputs(
         model=wrapped,
         task=one,
@@ -193,8 +235,39 @@ def _inputs(
         pad_token_id=manifest["pad_token_id"],
         config=training,
         device=device,
+        ranks=ranks,
     )
     return inputs, new_modules, summary
+
+
+def _whole(
+    inputs: Inputs,
+    workspace: Workspace,
+    task: TaskConfig,
+    base: BaseConfig,
+    adapter: AdapterConfig,
+    training: TrainingConfig,
+    identity: dict[str, Any],
+) -> Inputs:
+    """Return inputs with the trained adapter on a whole base, in place of one of which this rank has a part."""
+    import torch
+
+    with contextlib.redirect_stdout(None):  # what there is to say was said
+        again, *_ = _inputs(workspace, task, base, adapter, training, identity, inputs.ranks, beside=True)
+    places = dict(again.model.named_parameters())
+    with torch.no_grad():
+        for name, value in inputs.model.named_parameters():
+            if value.requires_grad:
+                places[name].copy_(value)
+    return again
+
+
+def _free_bytes(inputs: Inputs) -> int | None:
+    """Return the memory that a step may take; None where params say what goes through the model at once."""
+    config, ranks, device = inputs.config, inputs.ranks, inputs.device
+    if config.micro_batch_rows or config.micro_batch_tokens or (device == "cpu" and ranks.sharded):
+        return None
+    return free_bytes(device) // (ranks.size if device == "cpu" else 1)
 
 
 def _type_of(base: BaseConfig) -> str:
@@ -210,8 +283,15 @@ def _head_alone(adapter: AdapterConfig, training: TrainingConfig) -> bool:
 
 @contextlib.contextmanager
 def _frozen(workspace: Workspace, inputs: Inputs, identity: dict[str, Any]) -> Iterator[Feed | None]:
-    """Run the training from its lowest trained layer on, where layers lie below it."""
+    """Run the training from its lowest trained layer on, where layers lie below it.
+
+    Not with a base in shards: all ranks must run its layers equally often, and one may have a row that another lacks.
+    """
     import torch
+
+    if inputs.ranks.sharded:
+        yield None
+        return
 
     names = ("task", "clean", "privacy", "max_length_tokens", "code", "threads", "versions", "device")
     made_of = {name: identity[name] for name in names if name in identity}
@@ -225,11 +305,13 @@ def _frozen(workspace: Workspace, inputs: Inputs, identity: dict[str, Any]) -> I
 
 
 @contextlib.contextmanager
-def _report_on_divergence(workspace: Workspace) -> Any:
+def _report_on_divergence(workspace: Workspace, ranks: Ranks) -> Any:
     try:
         yield
     except TrainingDiverged as error:
-        write_json(workspace.failed / "train" / "report.json", {"error": str(error), "rows": list(error.problems)})
+        if ranks.is_first:
+            report = {"error": str(error), "rows": list(error.problems)}
+            write_json(workspace.failed / "train" / "report.json", report)
         raise
 
 
@@ -279,6 +361,8 @@ def _write_training(
         "stopped_early": progress.step < plan.steps,
         "skipped_steps": progress.skipped_steps,
         "memory_halvings": progress.halvings,
+        "piece_tokens": progress.piece_tokens,
+        "processes": inputs.ranks.size,
         "checkpoints_failed": outcome.checkpoints.failed,
         "checkpoint_blocked_seconds": [round(one, 6) for one in outcome.checkpoints.blocked_seconds],
     }
