@@ -418,6 +418,18 @@ def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Pat
         run(workspace, severity={"min_characters": "quarantine"})
 
 
+def test_warnings_that_are_not_printed_are_counted_with_their_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dirt = [{"id": f"d{n}", "label": "x", "text": text} for n, text in enumerate(["a\x07b text", "salt &amp; pepper"])]
+    splits = {}
+    for split in SPLITS:
+        own = [row | {"id": f"{split}-{row['id']}", "text": f"{row['text']} {split}"} for row in dirt]
+        splits[split] = [*rows_of(split), *own]
+    assert len(run(write(tmp_path, **splits))["warnings"]) == 6
+    assert "validate: 6 warnings; 1 more in artifacts/data_docs/index.html\n" in capsys.readouterr().out
+
+
 def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_others(tmp_path: Path) -> None:
     workspace = write(tmp_path)
     proposal = profiled(workspace.data, Config(), DataConfig())
