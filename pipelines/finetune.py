@@ -31,6 +31,7 @@ from prefect.states import Completed
 
 from graft import params, stages
 from graft.errors import ConfigError
+from graft.quarantine import in_words
 from graft.repository import Repository
 from graft.workspace import PROFILE_VARIABLE, Workspace
 from pipelines import journal, logs, placement, recording, reporting
@@ -134,7 +135,7 @@ def _check_data(repository: Repository, *, add_data: bool) -> None:
         repository.refuse_changed_data()
     elif changes := repository.data_changes():
         repository.add_data()
-        logger.info(f"data/: {len(changes)} changed files recorded in data.dvc")
+        logger.info(f"data/: {in_words(len(changes), 'changed file')} recorded in data.dvc")
         return
     if repository.cache_data():
         logger.info("data/: as data.dvc names it; put into the DVC cache, which lacked it")

@@ -53,6 +53,12 @@ def test_all_problems_are_reported_together(make_project: Callable[..., Workspac
     assert "no folder './other'" in found["base"][0]
 
 
+def test_a_language_is_a_known_code(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", **{"validation.languages": ["de", "en"]})
+    project.params.write_text(project.params.read_text().replace("- en\n", "- english\n"))
+    assert "validation.languages: unknown language 'english'; did you mean 'en'?" in failures(project)["params"][0]
+
+
 def test_positions_of_the_base_bound_the_length(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", **{"tokenization.max_length_tokens": 65})
     assert failures(project) == {

@@ -361,6 +361,7 @@ def test_init_wants_a_name_or_here(capsys: pytest.CaptureFixture[str]) -> None:
         (["--split", "80/20"], "--split: must be three whole numbers, such as 80/10/10 (got '80/20')"),
         (["--split", "a/b/c"], "--split: must be three whole numbers"),
         (["--column", "text"], "--column: must be FIELD=COLUMN"),
+        (["--replace", "--text", "boddy"], "found only 'id, text, label'; --text names it"),
         (["--rows", "word"], "--rows: must be line, paragraph, file (got 'word')"),
         (["--take", "dev=b"], "--take: must be NAME, or SPLIT=NAME with train, validation, test (got 'dev=b')"),
         (["--replace", "--layout", "alpaca"], "--layout: only for tasks that hold conversations"),

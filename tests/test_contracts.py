@@ -340,10 +340,16 @@ def test_another_folder_is_profiled(
     assert f"--from data: no such folder; did you mean {inside}? Files are named from" in capsys.readouterr().err
     assert invoke("-C", str(whole.root), "contract", "--from", inside) == 0
     assert f"# profiled: {inside}\n" in capsys.readouterr().out
+    (tmp_path / "files").mkdir()
+    for split in ("train", "validation", "test"):
+        part = next(path for path in (tmp_path / "exports" / split).iterdir() if path.suffix == ".jsonl")
+        shutil.copy(part, tmp_path / "files" / f"{split}.jsonl")
+    assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "files")) == 0
+    assert "rows: train " in capsys.readouterr().out
     shutil.rmtree(tmp_path / "exports" / "test")
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "exports")) == 2
     err = capsys.readouterr().err
-    assert f"--from {tmp_path / 'exports'}: has no folder test; a folder to profile holds the folders" in err
+    assert f"--from {tmp_path / 'exports'}: has no test; a folder to profile holds train, " in err
 
 
 @pytest.mark.parametrize(

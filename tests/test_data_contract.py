@@ -175,10 +175,10 @@ def test_private_data_is_found_and_nowhere_shown(
 
 DAMAGED: dict[str, tuple[str, str, str]] = {
     "mojibake": ("encoding", "das schöne Wetter".encode().decode("latin-1"), "mojibake"),
-    "replaced": ("encoding", "caf\ufffd au lait", "1 replacement characters"),
-    "bell": ("encoding", "a\x07b text", "1 control characters"),
-    "tags": ("markup", "<p>Hello there</p>", "2 HTML"),
-    "reference": ("markup", "salt &amp; pepper", "1 HTML"),
+    "replaced": ("encoding", "caf\ufffd au lait", "1 replacement character,"),
+    "bell": ("encoding", "a\x07b text", "1 control character,"),
+    "tags": ("markup", "<p>Hello there</p>", "HTML in 2 places,"),
+    "reference": ("markup", "salt &amp; pepper", "HTML, as in"),
     "language": ("language", "Gestern war das Wetter im ganzen Land sehr schlecht.", "de"),
 }
 
@@ -384,6 +384,8 @@ def test_rows_over_the_share_are_counted_once_each(tmp_path: Path) -> None:
     text, number = Problem("", "", "a text", "none"), Problem("", "id", "more", "1")
     found = why([{"b:10": [text, number, text], "b:9": [text]}, {f"a:{line}": [number] for line in range(12, 8, -1)}])
     assert found == "(a:9, a:10, a:11, a:12, b:9, ...): 4 for id: more; 1 for a text and id: more; 1 for a text"
+    parts = [{f"a:{line}": [Problem("", "", reason, "")] for line, reason in enumerate(["x", "x", "y", "z", "v", "w"])}]
+    assert why(parts).endswith(": 2 for x; 1 for y; 1 for z; 2 for other reasons")
     assert [most_rows(0.07, 100), most_rows(0.07, 101), most_rows(0.01, 1), most_rows(0.0, 99)] == [7, 8, 1, 0]
 
 
@@ -409,9 +411,23 @@ def test_a_missing_value_and_a_row_that_cannot_be_read_have_severities_of_their_
 
 
 def test_a_label_that_only_rows_in_quarantine_have_stops_the_chain(tmp_path: Path) -> None:
-    workspace = write(tmp_path, train=[*rows_of("train"), {"id": "z", "text": " ", "label": "z"}])
-    with pytest.raises(DataError, match="data/train: all rows with the label 'z' are in quarantine"):
+    aside = [{"id": "w", "text": " ", "label": "x"}, {"id": "z", "text": " ", "label": "z"}]
+    workspace = write(tmp_path, train=[*rows_of("train"), *aside])
+    said = r"data/train: all rows with the label 'z' are in quarantine \(data/train/part.jsonl:12\);"
+    with pytest.raises(DataError, match=said):  # not line 11, which has another label
         run(workspace, severity={"min_characters": "quarantine"})
+
+
+def test_warnings_that_are_not_printed_are_counted_with_their_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dirt = [{"id": f"d{n}", "label": "x", "text": text} for n, text in enumerate(["a\x07b text", "salt &amp; pepper"])]
+    splits = {}
+    for split in SPLITS:
+        own = [row | {"id": f"{split}-{row['id']}", "text": f"{row['text']} {split}"} for row in dirt]
+        splits[split] = [*rows_of(split), *own]
+    assert len(run(write(tmp_path, **splits))["warnings"]) == 6
+    assert "validate: 6 warnings; 1 more in artifacts/data_docs/index.html\n" in capsys.readouterr().out
 
 
 def test_a_profiled_contract_holds_for_the_data_it_was_made_from_and_not_for_others(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ TEXTS = [
     "".join(random.Random(0).choices("ACGT", k=200)),
     "味道不错，送餐快。",
     "test",
+    "no no no no no no no",
+    "ha ha ha ha ha ha ha ha ha, that was a good one",
+    "hahahahahahahahahahahaha",
+    "0 0 0 0 0 0 1 0 0 0 0 0",
     "a | b | c\n" + "\n".join(f"{n} | {n * n} | {n**3 % 97}" for n in range(60)),
 ]
 FILLER = [
@@ -47,6 +51,8 @@ FILLER = [
     ("[INST] Hi [/INST]", "role markers"),
     ("Below is it.\n### Instruction:\nSay hi", "role markers"),
     ("spam " * 60, filler.REPEATED),
+    ("good " * 10, filler.REPEATED),
+    ("very good, " * 8, filler.REPEATED),
     ("好吃" * 60, filler.REPEATED),
     ("This page was left empty on purpose by nobody at all.\n" * 40, filler.REPEATED),
 ]

@@ -11,7 +11,7 @@ from graft import tasks
 from graft.data import DataConfig, parts
 from graft.errors import DataError
 from graft.identity import digest_folder
-from graft.importing import import_data
+from graft.importing import Choices, import_data
 from graft.tasks import Field
 from graft.workspace import Workspace
 
@@ -206,6 +206,39 @@ def test_project_data_can_be_split_anew(workspace: Workspace, tmp_path: Path) ->
         "validation": 10,
         "test": 10,
     }
+
+
+def test_shares_that_are_no_percentages_are_said(workspace: Workspace, tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", rows())
+    [note] = import_data(source, workspace, split=(80, 10, 20)).notes
+    assert note.endswith("; the shares 80/10/20 add up to 110: train 72.7%, validation 9.09%, test 18.2%")
+    [note] = import_data(source, workspace, split=(70, 10, 20), replace=True).notes
+    assert "add up" not in note
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_row_without_label_is_named_with_a_way_on_and_taken_where_validate_keeps_it_aside(
+    workspace: Workspace, tmp_path: Path, suffix: str
+) -> None:
+    table = rows()
+    table[3]["label"] = "" if suffix == ".csv" else None
+    source = save(tmp_path / f"in{suffix}", table)
+    with pytest.raises(DataError, match=r"nothing imported, 1 problem; with `validation.severity.missing: quarantine`"):
+        import_data(source, workspace, fields=FIELDS)
+    summary = import_data(source, workspace, fields=FIELDS, choices=Choices(takes_missing=True))
+    assert sum(summary.rows.values()) == len(table)
+    assert summary.notes[0].startswith("stratified by label")
+    assert [row["label"] for split in load(workspace).values() for row in split].count(table[3]["label"]) == 1
+    bad = save(tmp_path / "bad.jsonl", [*table, {"text": ["no text"], "label": "a"}])
+    with pytest.raises(DataError, match=r"nothing imported, 1 problem\n"):
+        import_data(bad, workspace, fields=FIELDS, choices=Choices(takes_missing=True), replace=True)
+
+
+def test_a_column_that_an_option_named_is_mended_there(workspace: Workspace, tmp_path: Path) -> None:
+    source = save(tmp_path / "in.csv", [{"body": "b", "label": "a"}] * 9)
+    data, choices = DataConfig(columns={"text": "boddy"}), Choices(options={"text": "--text"})
+    with pytest.raises(DataError, match=r"did you mean 'body'\? Give --text"):
+        import_data(source, workspace, fields=FIELDS, data=data, choices=choices)
 
 
 def test_fields_give_tables_their_types_and_missing_columns_their_name(workspace: Workspace, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.languages import LEAST_LETTER_BYTES, MOST_CHARACTERS, UNKNOWN, known, languages
+from graft.languages import LEAST_LETTER_BYTES, MOST_CHARACTERS, UNKNOWN, known, languages, meant
 
 TEXTS = {
     "en": "The delivery was late again, and nobody answered the phone.",
@@ -58,6 +58,14 @@ def test_nul_surrogates_addresses_and_length_do_not_change_the_answer() -> None:
     english = TEXTS["en"]
     assert found("\0\ud83d @benutzername https://beispiel.de/strasse " + english) == "en"
     assert languages([english * 100]) == languages([(english * 100)[:MOST_CHARACTERS]])
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("english", "en"), ("German", "de"), ("chinesse", "zh"), ("en-US", "en"), ("deu", "de"), ("xx", None)],
+)
+def test_a_name_or_a_longer_code_means_a_language(name: str, code: str | None) -> None:
+    assert meant(name) == code
 
 
 def test_another_process_gives_the_same_answers() -> None:

@@ -82,15 +82,18 @@ def _kinds(kind: type[GraftError]) -> Iterator[type[GraftError]]:
         yield from _kinds(one)
 
 
-def check(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> Report:
+def check(workspace: Workspace, *, adapter: bool = True, data: bool = True, recorded: bool = True) -> Report:
     """Return what :func:`findings` finds, all of it."""
-    return Report(tuple(findings(workspace, adapter=adapter, data=data)))
+    return Report(tuple(findings(workspace, adapter=adapter, data=data, recorded=recorded)))
 
 
-def findings(workspace: Workspace, *, adapter: bool = True, data: bool = True) -> Iterator[Finding]:
+def findings(
+    workspace: Workspace, *, adapter: bool = True, data: bool = True, recorded: bool = True
+) -> Iterator[Finding]:
     """Check a project as far as it can be without running it, what takes longest last.
 
-    ``adapter=False`` leaves out the question to PEFT (several seconds of imports), ``data=False`` the part files.
+    ``adapter=False`` leaves out the question to PEFT (several seconds of imports), ``data=False`` the part files,
+    ``recorded=False`` whether data.dvc says what they are.
     Nothing is written.
     """
     from graft import params
@@ -105,7 +108,7 @@ def findings(workspace: Workspace, *, adapter: bool = True, data: bool = True) -
         yield Finding("params", "ok", f"{workspace.params.name}: every key is known and valid")
     stages = [*_stages(workspace)]
     yield from stages
-    yield from _data(workspace, sections) if data else ()
+    yield from _data(workspace, sections, recorded=recorded) if data else ()
     base, found = _base(workspace, sections)
     yield from found
     yield from _champion(workspace, sections)
@@ -152,7 +155,7 @@ def _stages(workspace: Workspace) -> Iterator[Finding]:
             yield _failed("stages", ConfigError(text))
 
 
-def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+def _data(workspace: Workspace, sections: dict[str, Any], *, recorded: bool) -> Iterator[Finding]:
     """Read the first rows of each part: the splits are there, the columns too, the types fit."""
     from graft.data import TEST_SETS, parts, parts_of_test_sets
     from graft.quarantine import in_words
@@ -194,7 +197,7 @@ def _data(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
     if elsewhere and not broken:
         yield Finding("data", "ok", f"test sets from elsewhere: {', '.join(elsewhere)}")
     yield from _wanted_test_sets(elsewhere, sections)
-    yield from _recorded(workspace)
+    yield from _recorded(workspace) if recorded else ()
     yield from _provenance(workspace)
 
 

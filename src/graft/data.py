@@ -27,6 +27,7 @@ from graft.pictures import EXPECTED, FILES, LARGEST_PIXELS, Pictures
 from graft.privacy.section import PrivacyConfig
 from graft.reading import (
     DECODER,
+    EMPTY,
     FORMATS,
     LACKING,
     NULL,
@@ -339,6 +340,8 @@ class Schema:
     """The columns of all rows of the part: asked once, where a row lacks one that none before it has."""
     present: set[str] = dataclass_field(default_factory=set)
     absent: set[str] = dataclass_field(default_factory=set)
+    options: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """The option that named a field's column, where the user gave one."""
 
     @classmethod
     def of(cls, fields: Sequence[Field], config: DataConfig, path: Path, pictures: Path | None = None) -> Schema:
@@ -374,7 +377,7 @@ class Schema:
         return {
             self.columns[field.name]: row[field.name]
             for field in self.fields
-            if self.textual and field.type in STRUCTURED and self.columns[field.name] in values
+            if self.textual and field.type in STRUCTURED and field.name in row and self.columns[field.name] in values
         }
 
     def pictures_of(self, row: Mapping[str, Any]) -> dict[str, bytes]:
@@ -413,7 +416,7 @@ class Schema:
             yield Problem(place, column, kind, LACKING)
         elif column not in self.absent:
             self.absent.add(column)
-            yield _absent(column, field, values, place)
+            yield _absent(column, field, values, place, self.options.get(field))
 
 
 def _columns(fields: Sequence[Field], config: DataConfig) -> dict[str, str]:
@@ -432,14 +435,15 @@ def _all_columns(rows: Iterable[RawRow | Problem]) -> Iterator[str]:
     return (column for row in rows if not isinstance(row, Problem) for column in row[1])
 
 
-def _absent(column: str, field: str, values: Mapping[str, Any], place: str) -> Problem:
+def _absent(column: str, field: str, values: Mapping[str, Any], place: str, option: str | None) -> Problem:
     """Return the problem of a column that a part does not have, at the place where its columns are named."""
     file = file_of(place)
     kind = format_of(Path(file))
     where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in ROWS_OF_OBJECTS else file
     called = next((one for one in ALIKE.get(field, ()) if one in values), None)
     near = nearest(column, list(values), 0.75) or called or nearest(column, list(values))
-    advice = f"; did you mean {excerpt(near)}? Set data.columns.{field}" if near else f"; data.columns.{field} names it"
+    named, do = option or f"data.columns.{field}", "Give" if option else "Set"
+    advice = f"; did you mean {excerpt(near)}? {do} {named}" if near else f"; {named} names it"
     return Problem(where, column, "a column of that name", f"only {excerpt(', '.join(values))}{advice}", of_part=True)
 
 
@@ -506,7 +510,7 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
 def _label(value: str | bool | int) -> str:
     label = value if isinstance(value, str) else json.dumps(value)
     if not label.strip():
-        raise RowError("a label", f"an empty one, {shown(label)}")
+        raise RowError("a label", f"{EMPTY}{shown(label)}")
     return label
 
 

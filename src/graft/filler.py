@@ -4,7 +4,8 @@ and again; and markers of a chat format inside a text, which a model would read 
 None of it is damage: each is content somewhere (a text about ``{{name}}``, an answer that is ``none``), so rows are
 reported rather than refused. The measures are those of ``damage`` in kind: regular expressions that Python and polars
 share. Repetition is none that such an expression can say: a text that a compressor shrinks beyond ``SHRUNK`` (Whisper
-and others tell looping text by it), asked of the few texts whose middle comes again and again.
+and others tell looping text by it), asked of the few texts whose middle comes again and again; of a short one, words
+that are nothing but one to three words ``LEAST_TIMES``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ SHRUNK = 10
 LEAST_COPIED_BYTES = 24
 """The shortest text whose copy is one: about four words, or eight Chinese characters."""
 LEAST_REPEATED_BYTES, SAMPLE_CHARACTERS, LEAST_SAMPLES = 120, 12, 5
+LEAST_TIMES = 8
+"""How often a word, or two or three words, stand one after the other in a short text that says nothing else."""
 
 CELLS = frozenset(["nan", "NaN", "<NA>", "#N/A", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#DIV/0!"])
 """Words that nobody writes: what a table says for a missing value."""
@@ -84,15 +87,17 @@ def repetitions(texts: pl.Series) -> pl.Series:
     text = pl.col("text")
     sample = text.str.slice(text.str.len_chars() // 2, SAMPLE_CHARACTERS)
     again = text.str.count_matches(sample, literal=True) >= LEAST_SAMPLES
-    long = texts.str.len_bytes() >= LEAST_REPEATED_BYTES
-    asked = texts.alias("text").to_frame().filter(long)
-    suspect = asked.select(again.fill_null(False)).to_series()
-    found = [is_repetition(one) for one in asked.to_series().filter(suspect)]
-    places = long.arg_true().filter(suspect).filter(pl.Series(found, dtype=pl.Boolean))
+    short = text.str.len_bytes() < LEAST_REPEATED_BYTES
+    words = text.str.count_matches(text.str.extract(r"(\w+)"), literal=True) >= LEAST_TIMES
+    suspect = pl.when(short).then(words).otherwise(again).fill_null(False)
+    suspects = texts.alias("text").to_frame().select(suspect).to_series()
+    found = [is_repetition(one) for one in texts.filter(suspects)]
+    places = suspects.arg_true().filter(pl.Series(found, dtype=pl.Boolean))
     counts = pl.select(pl.when(texts.is_not_null()).then(pl.lit(0, pl.UInt32))).to_series()
     return counts.scatter(places, 1)
 
 
+_WORD = re.compile(r"\w+")
 _NO_LETTERS = re.compile(r"[\W_]+")
 
 
@@ -109,4 +114,7 @@ def says_the_same(one: str, other: str) -> bool:
 def is_repetition(text: str) -> bool:
     """Say whether a text says one thing again and again."""
     content = text.encode("utf-8", "surrogatepass")
-    return len(content) >= LEAST_REPEATED_BYTES and len(content) >= SHRUNK * len(zlib.compress(content, 1))
+    if len(content) < LEAST_REPEATED_BYTES:
+        words = _WORD.findall(text)
+        return any(len(words) >= LEAST_TIMES * many and words[many:] == words[:-many] for many in (1, 2, 3))
+    return len(content) >= SHRUNK * len(zlib.compress(content, 1))

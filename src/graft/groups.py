@@ -124,7 +124,7 @@ def _pinned(template: Workspace, place: Workspace) -> str:
 def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
     """Import the group's rows where they, or how they are read, are new, and record them in data.dvc."""
     from graft import tasks
-    from graft.importing import digest_source, import_data
+    from graft.importing import Choices, digest_source, import_data
     from graft.repository import Repository
 
     fields = tasks.get(config.task.name).fields_of(config.task)
@@ -132,7 +132,12 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
         rows = digest_source(group.source, config.data, fields)
     except OSError as error:
         raise DataError(f"{group.source}: cannot be read ({error.strerror}); mend or remove it") from None
-    how = {"data": config.data.model_dump(mode="json"), "fields": [[one.name, one.type] for one in fields]}
+    missing = config.validation.severity.missing
+    how = {
+        "data": config.data.model_dump(mode="json"),
+        "missing": missing,
+        "fields": [[one.name, one.type] for one in fields],
+    }
     digest = digest_json({"rows": rows, **how})
     known = read_json(mark)
     if known.get("rows") == digest and place.data_dvc.is_file():
@@ -142,6 +147,7 @@ def _import(place: Workspace, config: Params, group: Group, mark: Path) -> None:
         place,
         data=config.data,
         fields=fields,
+        choices=Choices(takes_missing=missing == "quarantine"),
         replace=True,
     )
     Repository(place).add_data(found.provenance)

@@ -10,6 +10,7 @@ messages of a conversation are judged one by one. Norwegian has no forms apart, 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable
@@ -56,3 +57,23 @@ def known() -> tuple[str, ...]:
     import eldc
 
     return tuple(sorted(eldc.LANGUAGES))
+
+
+_NAMES = (
+    "am amharic ar arabic az azerbaijani be belarusian bg bulgarian bn bengali ca catalan cs czech da danish de german "
+    "el greek en english es spanish et estonian eu basque fa persian fi finnish fr french gu gujarati he hebrew "
+    "hi hindi hr croatian hu hungarian hy armenian is icelandic it italian ja japanese ka georgian kn kannada "
+    "ko korean ku kurdish lo lao lt lithuanian lv latvian ml malayalam mr marathi ms malay nl dutch no norwegian "
+    "or odia pa punjabi pl polish pt portuguese ro romanian ru russian sk slovak sl slovene sq albanian sr serbian "
+    "sv swedish ta tamil te telugu th thai tl tagalog tr turkish uk ukrainian ur urdu vi vietnamese yo yoruba "
+    "zh chinese"
+)
+
+
+def meant(name: str) -> str | None:
+    """Return the code that a name (``English``, also misspelt) or a longer code (``en-US``, ``deu``) likely means."""
+    codes = _NAMES.split()
+    names = dict(zip(codes[1::2], codes[::2], strict=True))
+    near = difflib.get_close_matches(name.strip().lower(), names, n=1, cutoff=0.75)
+    code = names[near[0]] if near else name.strip().lower()[:2]
+    return code if code in known() else None

@@ -133,9 +133,11 @@ def why(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> str:
         first = heapq.nsmallest(NAMED_PLACES, [*first, *rows], key=place_order)
         count += len(rows)
     more = ", ..." if count > len(first) else ""
-    return f"({', '.join(first)}{more}): " + "; ".join(
-        f"{rows} for {reason}" for reason, rows in reasons.most_common(NAMED_REASONS)
-    )
+    named = reasons.most_common(NAMED_REASONS)
+    said = [f"{rows} for {reason}" for reason, rows in named]
+    if others := count - sum(rows for _, rows in named):
+        said.append(f"{others} for other reasons")
+    return f"({', '.join(first)}{more}): {'; '.join(said)}"
 
 
 def _reason_of(problem: Problem) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 from prefect.logging import disable_run_logger
 
+from graft.checks import findings
 from graft.errors import ConfigError, DataError, Locked, ResourceMissing
 from graft.repository import Repository
-from graft.workspace import Workspace
+from graft.workspace import SPLITS, Workspace
 from pipelines import finetune, placement, recording
 
 
@@ -52,6 +54,15 @@ def test_changed_data_is_refused_or_recorded(clone: Workspace) -> None:
         assert clone.data_dvc.read_text() != before
         with place(clone):
             pass
+
+
+def test_a_run_that_records_changed_data_is_not_told_to(clone: Workspace) -> None:
+    shutil.rmtree(clone.data)
+    for split in SPLITS:
+        (clone.data / split).mkdir(parents=True)
+        (clone.data / split / "part.jsonl").write_text('{"text": "words", "label": "a"}\n')
+    said = [[one.text for one in findings(clone, adapter=False, recorded=wanted)] for wanted in (True, False)]
+    assert [sum("records the change" in text for text in texts) for texts in said] == [1, 0]
 
 
 def test_a_worktree_takes_no_changed_data(clone: Workspace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,23 @@ def test_the_environment_is_built_by_the_script_of_the_commit(root: Path, monkey
     (root / "infra/install").write_text("echo no such package >&2\nexit 3\n")
     with pytest.raises(ResourceMissing, match=r"failed \(exit code 3\): no such package"):
         environment_of_clone(root, recorded=None, build=True, whatever=False, on_line=quiet)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_set_up_says_how_far_it_is_and_what_is_wrong(tmp_path: Path, code: int) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/sh\n[ "$3" = install ] || exit 0\n'
+        "echo \"WARNING: Location 'file:///a' is ignored: it lacks a scheme\" >&2\n"
+        f'echo "Installing collected packages: a, b, c"\necho "ERROR: no match" >&2\nexit {code}\n'
+    )
+    python.chmod(0o755)
+    script = Path(__file__).parents[2] / "infra" / "install"
+    done = subprocess.run(["sh", script, sys.executable, tmp_path, "demo"], capture_output=True, encoding="utf-8")
+    assert done.returncode == 7 * code
+    assert "\n  installing 3 packages\n" in done.stdout
+    assert done.stderr == "ERROR: no match\n"
 
 
 def test_a_commit_that_does_not_say_how_it_is_made_is_refused(root: Path) -> None:

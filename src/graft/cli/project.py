@@ -163,7 +163,15 @@ def import_(
         seed=seed,
         data=sections.data.model_copy(update={"columns": {**sections.data.columns, **columns}}),
         fields=tasks.get(sections.task.name).fields_of(sections.task),
-        choices=Choices(layout, _unit(rows), revision, config, dict(_taken(one) for one in take or [])),
+        choices=Choices(
+            layout,
+            _unit(rows),
+            revision,
+            config,
+            dict(_taken(one) for one in take or []),
+            {name: f"--{name}" if name in ("text", "label") else "--column" for name in columns},
+            sections.validation.severity.missing == "quarantine",
+        ),
         replace=replace,
     )
     if changed is not None:
@@ -294,7 +302,9 @@ def contract(
     source: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FOLDER", help="A folder with train, validation and test to profile instead of data/."
+            "--from",
+            metavar="FOLDER",
+            help="A folder with train, validation and test (folders or files) to profile instead of data/.",
         ),
     ] = None,
     write: Annotated[
@@ -331,9 +341,8 @@ def contract(
             print(f"warning: {line}")
         return
     loaded = params.load_alone(place.params) if to else params.load(place.params)
-    if source:
-        _refuse_unsplit(source, place.root)
-    proposal = profiled((source or place.data).resolve(), loaded.task, loaded.data)
+    files = _split_files(source, place.root) if source else None
+    proposal = profiled((source or place.data).resolve(), loaded.task, loaded.data, files)
     change = contracts.change(place, proposal.section, to)
     mark = "" if write or to else "# "  # what is only proposed is YAML to take over, with comments
     print(f"{mark}profiled: {_relative(source or place.data)}")
@@ -363,22 +372,31 @@ def contract(
     print("docs/contract.md says what its keys mean")
 
 
-def _refuse_unsplit(source: Path, project: Path) -> None:
-    """Refuse a folder that is none of data, in words for who has just named it, perhaps as below the project."""
+def _split_files(source: Path, project: Path) -> dict[str, list[Path]] | None:
+    """Return the files of a folder with train.csv, validation.csv and so on; None of one like data/.
+
+    Any other folder is refused in words for who has just named it, perhaps as below the project.
+    """
     from graft.errors import DataError
+    from graft.importing.sources import files_of
     from graft.workspace import SPLITS
 
     if not source.is_dir():
         inside = _relative(project / source)
         advice = f"; did you mean {inside}? Files are named from the current folder, also with -C"
         raise DataError(f"--from {source}: no such folder{advice if Path(inside).is_dir() else ''}")
-    missing = [split for split in SPLITS if not (source / split).is_dir()]
-    if missing:
+    if all((source / split).is_dir() for split in SPLITS):
+        return None
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for split, path in files_of(source.resolve()):
+        found.setdefault(split or "", []).append(path)
+    if missing := [split for split in SPLITS if not found[split]]:
         raise DataError(
-            f"--from {source}: has no folder {', '.join(missing)}; a folder to profile holds the folders "
-            f"{', '.join(SPLITS)}, each with part files, as data/ does. `graft import` makes them of other files, in "
-            f"data/, which `graft contract` profiles without --from"
+            f"--from {source}: has no {', '.join(missing)}; a folder to profile holds {', '.join(SPLITS)}, each a "
+            f"folder of part files, as in data/, or files of that name (train.csv). `graft import` splits other files "
+            f"into data/, which `graft contract` profiles without --from"
         )
+    return found
 
 
 def _short(value: object) -> str:

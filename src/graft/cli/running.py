@@ -77,7 +77,7 @@ def run(
     if not (commit or values or add_data):
         _refuse_changed_data(place)
     if not commit:
-        refuse_problems(place)
+        refuse_problems(place, recording=add_data)
     arguments = ["--project", str(place.root), *(f"--set={one}" for one in overrides or [])]
     arguments += ["--commit", commit] if commit else []
     flags = {"--force": force, "--add-data": add_data, "--pull": pull, "--push": push, "--profile": profile}
@@ -141,13 +141,14 @@ def _overrides(place: Workspace, given: list[str]) -> dict[str, Any]:
     return values
 
 
-def refuse_problems(place: Workspace) -> None:
-    """Refuse to start with what the light checks find; warnings are shown."""
+def refuse_problems(place: Workspace, *, recording: bool = False) -> None:
+    """Refuse to start with what the light checks find; warnings are shown, but not of data that the run records."""
     from graft import checks
     from graft.cli import printing
 
     # Data that is not here yet is pulled by the run, and validated by its first stage.
-    report = checks.check(place, adapter=False, data=place.data.is_dir() or not place.data_dvc.is_file())
+    present = place.data.is_dir() or not place.data_dvc.is_file()
+    report = checks.check(place, adapter=False, data=present, recorded=not recording)
     for one in report.findings:
         if one.state == "warn":
             printing.finding("warn", f"{one.check}:", one.text)

@@ -26,6 +26,7 @@ from graft.errors import DataError, shown
 from graft.identity import digest_file, digest_files
 from graft.importing.hub import is_saved
 from graft.importing.sources import Choices, Source, files_of
+from graft.quarantine import in_words, percent
 from graft.reading import excerpt, read_rows
 from graft.splitting import Shares, assign, by_time
 from graft.workspace import SPLITS, Workspace, replaced
@@ -183,7 +184,7 @@ def _read_keys(table: Source, stratify: str | None, group: str | None, time: str
                 break  # no row has it so far: a misspelt option has one answer, not one for each row
             continue
         value = values.get(label)
-        labelled &= isinstance(value, str | int)
+        labelled &= isinstance(value, str | int) or (value is None and table.takes_missing and label in values)
         if stratify and not isinstance(value, str | int):
             problems.add(Problem(place, label, "a value to stratify by (string or integer)", excerpt(value)))
         try:
@@ -222,7 +223,12 @@ class _Problems:
             DataError: with the problems that were kept.
         """
         if self.count:
-            title = f"{name}: nothing imported, {self.count} problem{'s' if self.count > 1 else ''}"
+            title = f"{name}: nothing imported, {in_words(self.count, 'problem')}"
+            if any(one.is_missing for one in self.kept):
+                title += (
+                    "; with `validation.severity.missing: quarantine` in params.yaml, rows that lack a value are "
+                    "imported, and validate keeps them aside"
+                )
             raise DataError.from_problems(title, [str(problem) for problem in self.kept])
 
 
@@ -288,6 +294,10 @@ def _placed(keys: _Keys, shares: Shares, seed: int, *, timed: bool) -> list[str]
         raise DataError(f"{len(places)} rows in {groups} groups: too few for {names}; give more rows or other shares")
     taken = [split for split, share in zip(SPLITS, wanted, strict=True) if share and split != "train"]
     keys.note = f"{' and '.join(taken)} taken from train, {keys.note}" if present else keys.note
+    if not present and sum(shares) != 100:
+        whole = sum(shares)
+        parts = ", ".join(f"{split} {percent(share / whole)}" for split, share in zip(SPLITS, shares, strict=True))
+        keys.note += f"; the shares {'/'.join(map(str, shares))} add up to {whole}: {parts}"
     return places
 
 

@@ -45,6 +45,10 @@ class Choices:
     """The configuration (subset) of a data set, where it has several."""
     take: Mapping[str, str | None] = field(default_factory=dict)
     """Splits of a data set to take -> the split they become (None: as their name says); default: all of them."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Field -> the option that named its column, for messages."""
+    takes_missing: bool = False
+    """Whether rows that lack a value are taken, because validate keeps them aside."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Source:
         self.facts: dict[str, str] = {}
         self.read: set[Path] = set()
         self.beside: set[Path] = set()
+        self.options, self.takes_missing = choices.options, choices.takes_missing
         self.tables = self._tables(source, choices)
         self.present = {table.split for table in self.tables if table.split}
         self.complete = self.present == set(SPLITS)
@@ -185,6 +190,7 @@ class Source:
         """
         for table in self.tables:
             schema = table.schema()
+            schema.options = self.options
             for found in table.rows(schema.images):
                 if isinstance(found, Problem):
                     yield found
@@ -200,6 +206,8 @@ class Source:
                     row, _, problems = schema.read(place, values)
                     values |= schema.numbers_and_lists(row, values)
                     values |= _kept(schema.pictures_of(row), data)
+                    if self.takes_missing:
+                        problems = [one for one in problems if one.of_part or not one.is_missing]
                 yield from problems
                 if not problems:
                     yield table.split, place, values

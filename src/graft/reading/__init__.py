@@ -25,6 +25,7 @@ from graft.reading.json_rows import DECODER, read_json, read_jsonl
 from graft.reading.opening import TEXT_FORMATS, foreign, format_of, has_bom, names_of, stem_of
 from graft.reading.plain_text import Unit, read_text
 from graft.reading.rules import (
+    EMPTY,
     LACKING,
     NULL,
     Limits,
@@ -42,6 +43,7 @@ from graft.reading.rules import (
 
 __all__ = [
     "DECODER",
+    "EMPTY",
     "FORMATS",
     "LACKING",
     "NULL",

@@ -24,8 +24,8 @@ class Limits:
     max_unpacked_ratio: int = 1000
 
 
-NULL, LACKING = "null", "nothing: this row lacks it"
-"""What is found where a value is missing."""
+NULL, LACKING, EMPTY = "null", "nothing: this row lacks it", "an empty one, "
+"""What is found where a value is missing; of an empty label the value follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Problem:
     @property
     def is_missing(self) -> bool:
         """Whether a value that is needed is not there."""
-        return self.found in (NULL, LACKING)
+        return self.found in (NULL, LACKING) or self.found.startswith(EMPTY)
 
     @property
     def asked(self) -> str:

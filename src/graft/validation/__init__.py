@@ -66,8 +66,8 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     if assembly.problems:
         with replaced(report) as folder:
             assembly.write_report(folder)
-        total = assembly.total_problems
-        title = f"{workspace.data.name}: {in_words(total, 'problem')}; report: {_shown(report, workspace)}"
+        total, page = assembly.total_problems, _shown(report / "data_docs" / "index.html", workspace)
+        title = f"{workspace.data.name}: {in_words(total, 'problem')}; report: {page}"
         raise DataError.from_problems(title, [str(problem) for problem in assembly.problems], total=total)
     try:
         check_test_sets(workspace, task, data, assembly.state)
@@ -91,7 +91,8 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
         print(f"warning: {line}", flush=True)
     if assembly.warnings:
         count, where = len(assembly.warnings), _shown(workspace.data_docs / "index.html", workspace)
-        print(f"validate: {count} warning{'s' if count > 1 else ''}; {where}", flush=True)
+        more = f"; {count - PRINTED_WARNINGS} more in" if count > PRINTED_WARNINGS else ";"
+        print(f"validate: {in_words(count, 'warning')}{more} {where}", flush=True)
     for line in assembly.quarantine.described():
         print(f"validate: {line}; {_shown(workspace.quarantine, workspace)}", flush=True)
     if assembly.composition and assembly.composition.note:

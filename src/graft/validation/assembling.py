@@ -10,11 +10,11 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import Problem, content_digest
+from graft.data import Problem, Schema, content_digest
 from graft.errors import DataError, shown
 from graft.part_results import PartResults
 from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows
-from graft.reading import place_order
+from graft.reading import place_order, read_rows
 from graft.tasks import label_of
 from graft.validation.across import KINDS, LEAKAGE, equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
@@ -189,18 +189,29 @@ class Assembly:
         Raises:
             DataError: with the first of the rows.
         """
-        aside = [place for place in self.quarantine.places if place.startswith(f"{self.name}/train/")]
-        where = ", ".join(sorted(aside, key=place_order)[:NAMED_PLACES])
         kept = sum(self.rows[one.key] for one in self.inspected if one.split == "train")
         are_learnt = self.label and not getattr(self.sources.task, "labels", None)
         lost = [one for one in self.state.get("labels") or () if are_learnt and not self.counts["train"][one]]
         if kept and not lost:
             return
         what = f"all rows with the label {', '.join(map(shown, lost))}" if kept else "all rows"
+        aside = [place for place, label in self._aside_for_training() if not kept or label in lost]
+        where = ", ".join(sorted(aside, key=place_order)[:NAMED_PLACES])
         raise DataError(
             f"{self.name}/train: {what} are in quarantine ({where}{', ...' if len(aside) > NAMED_PLACES else ''}); "
             f"mend them, or remove them from the data"
         )
+
+    def _aside_for_training(self) -> Iterator[tuple[str, str | None]]:
+        """Yield the place of each training row in quarantine, and its label where it can be read."""
+        for (split, part), problems in self.quarantine.parts.items():
+            schema = Schema.of(self.fields, self.data, part)
+            for one in (
+                read_rows(part, self.workspace.root, self.data.limits, schema.images) if split == "train" else ()
+            ):
+                place, values = (one.place, None) if isinstance(one, Problem) else one
+                if place in problems:
+                    yield place, schema.read(place, values)[0].get(self.label) if values and self.label else None
 
     def end(self) -> None:
         """Check what only whole splits show."""

@@ -6,6 +6,7 @@ value itself would be wrong, or would put text into its result.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -195,7 +196,7 @@ class Frame:
                 before, at = said[row].get(measure, (0, place))
                 said[row][measure] = before + count, at
         for row, found in said.items():
-            words = ", ".join(f"{count} {measure}" for measure, (count, _) in found.items())
+            words = ", ".join(_counted(count, measure) for measure, (count, _) in found.items())
             self.said[column, row] = f"{words}, as in {_excerpt(next(at for _, at in found.values()))}"
 
     def _foreign(self, name: str) -> Iterator[int | None]:
@@ -207,6 +208,14 @@ class Frame:
             if others:
                 self.said[f"{name} ({FOREIGN})", row] = ", ".join(sorted(set(others)))
             yield None if texts is None else len(others)
+
+
+def _counted(count: int, measure: str) -> str:
+    """Return ``2 NULs``, ``1 word of two scripts``; of what has no plural ``HTML``, ``HTML in 2 places``."""
+    one = re.sub("s(?= of | for |$)", "", measure, count=1)
+    if one == measure:
+        return measure if count == 1 else f"{measure} in {count} places"
+    return f"{count} {one if count == 1 else measure}"
 
 
 def _hidden(text: str, values: Sequence[tuple[str, str]], privacy: PrivacyConfig) -> str:

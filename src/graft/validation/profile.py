@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,21 @@ class _Seen:
             self.most[column] = max(self.most.get(column, -math.inf), *known)
 
 
-def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> Proposal:
+def profiled(
+    folder: Path, task: TaskConfig, data: DataConfig, files: Mapping[str, Sequence[Path]] | None = None
+) -> Proposal:
     """Return a section ``validation`` that the data in ``folder`` keeps, but for what is likely wrong in it.
+
+    ``files``: of each split, where the folder is no data folder.
 
     Raises:
         DataError: there is no data, no column of the task in it, or no row of a split can be read.
     """
     fields, seen = tasks.get(task.name).fields_of(task), _Seen()
-    found = parts(folder)
-    for split, files in found.items():
+    found = files or parts(folder)
+    for split, paths in found.items():
         cleaning = Cleaning(data.clean, data.privacy)
-        for path in files:
+        for path in paths:
             frame = Frame(fields)
             for row in read_part(path, folder.parent, fields, data, cleaning):
                 if isinstance(row, Problem):
@@ -100,7 +104,7 @@ def profiled(folder: Path, task: TaskConfig, data: DataConfig) -> Proposal:
         names = ", ".join(f"{folder.name}/{split}" for split in nothing)
         raise DataError(f"{names}: no row can be read; `graft run` names what is wrong with each row of data/")
     misspelt = {name: misspellings(counts) for name, counts in seen.labels.items()}
-    like_ids = [] if seen.ids else _like_ids(folder, [path for files in found.values() for path in files], fields, data)
+    like_ids = [] if seen.ids else _like_ids(folder, [path for paths in found.values() for path in paths], fields, data)
     described = [*_described(seen), *_without_ids(seen, like_ids)]
     return Proposal(_section(seen, fields, misspelt), described, list(_broken(seen, misspelt)))
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field as Limit
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from graft.config import Section, line_of, read_yaml, validate
 from graft.duplicates import DuplicatesConfig
 from graft.errors import ConfigError, shown
+from graft.languages import known, meant
 from graft.quarantine import Severity
 from graft.reading import Problem
 from graft.workspace import Workspace
@@ -221,6 +222,16 @@ class ValidationConfig(Section):
     languages: tuple[str, ...] = ()
     """The languages that texts may be in (ISO 639-1: ``en``, ``zh``). A text whose language nobody can tell, such as a
     short one, passes. Empty: any."""
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        for one in languages:
+            if one not in known():
+                near = meant(one)
+                advice = f"did you mean {shown(near)}?" if near else f"known ones are {', '.join(known())}"
+                raise ValueError(f"unknown language {shown(one)}; {advice}")
+        return languages
 
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """What nearly the same text is, and in how much data it is looked for."""
