@@ -415,6 +415,12 @@ def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any
     assert refused.refused
     assert known_champion(second) == "1"
     assert refused.verdict in ("undecided", "reject")
+    # Going back is to a version that was champion: what the gates refused does not come in by this door.
+    with pytest.raises(
+        InputError, match=rf"never was champion \(decisions about it: {refused.verdict}\).*: 1\. .*--appr"
+    ):
+        rollback(second, to="2")
+    assert known_champion(second) == "1"
     assert refused.against == "champion version 1"
     share = 0.05 * 6 / math.pi**2
     assert entries(first)[1].evidence["level"] == pytest.approx(share)
