@@ -376,11 +376,13 @@ def _costs(rows: Rows, reference: Reference, gate: GateConfig) -> Iterator[Measu
 
 def _probed(workspace: Workspace, reference: Reference, probe: str, margin: float) -> Iterator[Measured]:
     """Yield the gate of a probe; of test sets from elsewhere one each, since a good one must not hide a bad one."""
+    from graft.evaluation.probes.forgetting import BITS, UNITS
     from graft.promotion.gates import MEAN_SCORE, Measured
 
     ours, theirs = read_probe(workspace.evaluation, probe, "adapter"), reference.probe(probe)
     if SET not in ours:
-        yield Measured(probe, ours, theirs, MEAN_SCORE, margin, of_test=False)
+        unit = UNITS.get(str(ours["measure"][0]), BITS) if "measure" in ours else ""
+        yield Measured(probe, ours, theirs, MEAN_SCORE, margin, of_test=False, unit=unit)
         return
     for name in dict.fromkeys(ours[SET]):
         yield Measured(f"{probe} {name}", ours, theirs, MEAN_SCORE, margin, ours[SET] == name, of_test=False)
