@@ -347,11 +347,15 @@ def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
         promote(workspace)
     change(workspace, promotion={"gates": [{"slice": {"label": "sea"}, "margin": 0.5}]})
     with pytest.raises(
-        ConfigError, match=r"promotion.gates\[0\].slice.label: .*the labels are animals, cooking, weather"
+        ConfigError, match=r"promotion.gates.0.slice.label: no label 'sea'; there are animals, cooking, weather"
     ):
         promote(workspace)
     change(workspace, promotion={"gates": [{**slices[1], "min_rows": 99}]})
-    with pytest.raises(ConfigError, match=r"promotion.gates\[0\].slice: 15 test rows, fewer than its min_rows, 99"):
+    with pytest.raises(ConfigError, match=r"promotion.gates.0.slice: 15 test rows, fewer than its min_rows, 99"):
+        promote(workspace)
+    wrong = [{"probe": "forgeting", "margin": 0.1}, {"groups": "sorce", "margin": 0.1}]
+    change(workspace, promotion={"gates": wrong})
+    with pytest.raises(ConfigError, match=r"2 problems(?s:.*)'forgeting'(?s:.*)gates.1.groups: no test row has"):
         promote(workspace)
     assert entries(workspace) == []
     change(workspace, promotion={"gates": [slices[0], {**slices[1], "min_rows": 5}]})
@@ -416,6 +420,12 @@ def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any
     assert refused.refused
     assert known_champion(second) == "1"
     assert refused.verdict in ("undecided", "reject")
+    # Going back is to a version that was champion: what the gates refused does not come in by this door.
+    with pytest.raises(
+        InputError, match=rf"never was champion \(decisions about it: {refused.verdict}\).*: 1\. .*--appr"
+    ):
+        rollback(second, to="2")
+    assert known_champion(second) == "1"
     assert refused.against == "champion version 1"
     share = 0.05 * 6 / math.pi**2
     assert entries(first)[1].evidence["level"] == pytest.approx(share)
@@ -580,6 +590,11 @@ def test_rollback_needs_a_champion_and_a_version_before_it(trained: Any) -> None
     promote(workspace)
     with pytest.raises(InputError, match="knows no champion before"):
         rollback(workspace)
+    loaded = params.load(workspace.params)
+    other = loaded.registration.model_copy(update={"name": f"{NAME}z"})
+    assert not publication.standing(workspace, registration=other, tracking=loaded.tracking).entries
+    with pytest.raises(InputError, match=rf"no model '{NAME}z' .*; did you mean '{NAME}'\?"):
+        publication.standing(workspace, registration=other, tracking=loaded.tracking, published=True)
 
 
 def test_follower_facts_are_the_published_ones(trained: Any) -> None:
@@ -916,6 +931,6 @@ def test_training_starts_from_the_champion_that_is_pinned(trained: Any, monkeypa
     with pytest.raises(ResourceMissing, match=r"not reachable"):
         publication.pin_start(first, training=loaded.training, tracking=away)
     missing = loaded.training.model_copy(update={"init_from": f"models:/{NAME}/7"})
-    with pytest.raises(InputError, match=r"no version '7' .*; there are: 2, 1"):
+    with pytest.raises(InputError, match=r"^training.init_from: .*no version '7' .*; there are: 2, 1"):
         publication.pin_start(first, training=missing, tracking=loaded.tracking)
     assert first.sources_lock.read_bytes() == before

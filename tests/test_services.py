@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from graft import services
-from graft.errors import ResourceMissing
+from graft.errors import ConfigError, ResourceMissing
 from graft.runs import process_started
 from graft.workspace import Workspace, read_json, write_json
 
@@ -118,6 +118,22 @@ def test_a_server_that_does_not_start_shows_its_log(workspace: Workspace) -> Non
     with pytest.raises(ResourceMissing, match=r"(?s)the test server did not start.*no such database"):
         server.wait(20)
     server.end()
+
+
+def test_a_server_that_is_slow_is_not_said_to_have_failed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(300)"]
+    monkeypatch.setenv("GRAFT_START_SECONDS", "0.2")
+    server = services.start("test", command, "http://127.0.0.1:9", workspace.root / "log", {})
+    try:
+        with pytest.raises(ResourceMissing, match=r"not answer within 0\.2 seconds; .*GRAFT_START_SECONDS=0\.4 \(/"):
+            server.wait()
+        monkeypatch.setenv("GRAFT_START_SECONDS", "soon")
+        with pytest.raises(ConfigError, match="GRAFT_START_SECONDS: must be a number"):
+            server.wait()
+    finally:
+        server.end()
 
 
 def test_no_server_outlives_a_starter_that_was_killed(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_stage_with_a_bad_key_reports_it_before_anything_heavy(tmp_path: Path) -
 
 def test_stage_usage(tmp_path: Path) -> None:
     usage, *lines = run_stage(tmp_path, "--help").stdout.splitlines()
-    assert usage == "usage: graft stage NAME"
+    assert usage == "usage: graft stage NAME, graft stage train --profile"
     assert [line.split()[0] for line in lines] == [stage.name for stage in STAGES]
     assert all(stage.does in line for stage, line in zip(STAGES, lines, strict=True))
     assert run_stage(tmp_path).returncode == 2

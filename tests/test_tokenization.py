@@ -173,9 +173,15 @@ def test_column_names_of_the_files_are_used_in_messages(make_project, tmp_path):
 def test_rows_shared_with_training_are_counted(project, capsys):
     first = json.loads((project.data / "train" / "part-0000.jsonl").read_text().splitlines()[0])
     append(project, "test", {**first, "id": "again", "text": first["text"].upper()})
-    stages.run("tokenize", validated(project))
-    assert manifest(project)["splits"]["test"]["also_in_train"] == 1
-    assert "test: 1 row has the same tokens as a training row" in capsys.readouterr().out
+    append(project, "test", {**first, "id": "and again"})
+    stages.run("validate", project)
+    stages.run("tokenize", project)
+    assert manifest(project)["splits"]["test"]["also_in_train"] == 2
+    assert manifest(project)["leaked"] == {
+        "the text of a row of train": 1,
+        "the text, or nearly, of a row of train": 1,
+    }
+    assert "test: 2 rows have the same tokens as a training row" in capsys.readouterr().out
 
 
 def test_unknown_tokens_are_counted(project, capsys):

@@ -19,6 +19,8 @@ from graft.errors import ConfigError, DataError, GraftError, shown
 from graft.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from graft.adapters import AdapterSummary, Layers
     from graft.base import LockedBase
     from graft.data import Problem
@@ -116,7 +118,9 @@ def findings(
     yield from _prompt(base, sections)
     yield from _generation(base, sections)
     yield from _columns(sections)
-    yield from _files(workspace, sections)
+    state = _known_state(workspace, sections, rows=adapter)
+    yield from _files(workspace, sections, state)
+    yield from _names(workspace, sections, state) if data else ()
     yield from _training(sections)
     yield from _warm_start(workspace, sections)
     yield from _metric(sections)
@@ -395,20 +399,24 @@ def _columns(sections: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("task", "warn", text)
 
 
-def _behaviour(name: str, root: Path) -> None:
-    from graft.evaluation.probes.behaviour_tests import parsed
+def _behaviour(name: str, root: Path, task: Any, state: Mapping[str, Any] | None) -> None:
+    from graft import tasks
+    from graft.evaluation.probes.behaviour_tests import parsed, read
 
-    parsed(name, root)
+    if task is None:
+        parsed(name, root)
+    else:
+        read(name, root, tasks.get(task.name), state)
 
 
-def _general_text(name: str, root: Path) -> None:
+def _general_text(name: str, root: Path, task: Any, state: Mapping[str, Any] | None) -> None:  # noqa: ARG001
     from graft.evaluation.probes.files import lines_of, project_file
     from graft.evaluation.probes.forgetting import KEY
 
     lines_of(project_file(name, root, KEY), name, KEY)
 
 
-def _unread(name: str, root: Path) -> None:
+def _unread(name: str, root: Path, task: Any, state: Mapping[str, Any] | None) -> None:
     """Params are loaded with the contract, which is checked there."""
 
 
@@ -416,7 +424,40 @@ READERS = {"evaluation.behaviour": _behaviour, "evaluation.forgetting.text": _ge
 """Files that a stage late in the chain would refuse: how each is read."""
 
 
-def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
+def _known_state(workspace: Workspace, sections: dict[str, Any], *, rows: bool) -> Mapping[str, Any] | None:
+    """Return what the task learns, where something that is asked before the training needs it: the labels.
+
+    Pinned labels are known at once; else, with ``rows``, training rows are read. None where nothing is known.
+    """
+    task, promotion = sections.get("task"), sections.get("promotion")
+    if pinned := getattr(task, "labels", None):
+        return {"labels": list(pinned)}
+    asked = getattr(sections.get("evaluation"), "behaviour", None) or any(
+        gate.slice is not None and gate.slice.label is not None for gate in (promotion.gates if promotion else ())
+    )
+    if not (rows and asked and {"task", "data"} <= sections.keys()):
+        return None
+    try:
+        return _state(sections, _training_rows(workspace, sections))
+    except GraftError:  # `_adapter` says it
+        return None
+
+
+def _names(workspace: Workspace, sections: dict[str, Any], state: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Say which columns, values, labels, probes and test sets are asked for and are not there."""
+    from graft.promotion.asked import wrong_names
+
+    if not {"task", "data"} <= sections.keys():
+        return
+    evaluation, promotion = sections.get("evaluation"), sections.get("promotion")
+    try:
+        found = list(wrong_names(workspace, evaluation, promotion, sections["data"], _fields(sections), state))
+    except GraftError:  # parts that cannot be read: `_data` says it
+        return
+    yield from (Finding(section, "fail", text, ConfigError.exit_code) for section, text in found)
+
+
+def _files(workspace: Workspace, sections: dict[str, Any], state: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Say which file holds the contract, what else params name, and whether DVC sees it change."""
     from graft.stages import STAGES, unseen_file
 
@@ -426,11 +467,11 @@ def _files(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Finding]:
         if name is None:
             continue
         try:
+            READERS.get(path, _unread)(name, workspace.root, sections.get("task"), state)
             if unseen := unseen_file(workspace, path, name):
                 raise ConfigError(unseen)
-            READERS.get(path, _unread)(name, workspace.root)
         except ConfigError as error:
-            yield _failed(section, error)
+            yield from _problems(section, error)
         else:
             yield Finding(section, "ok", f"the contract is in {name}" if key == "contract" else f"{path}: {name}")
 
@@ -548,7 +589,7 @@ def _metric(sections: dict[str, Any]) -> Iterator[Finding]:
     task, promotion = tasks.get(sections["task"].name), sections["promotion"]
     asked = [("promotion.metric", name) for name in promotion.metrics]
     gates = enumerate(promotion.gates)
-    asked += [(f"promotion.gates[{number}].metric", gate.metric) for number, gate in gates if gate.metric]
+    asked += [(f"promotion.gates.{number}.metric", gate.metric) for number, gate in gates if gate.metric]
     for path, name in asked:
         try:
             task.metric(name)
@@ -627,6 +668,7 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
     task, config = tasks.get(sections["task"].name), sections["task"]
     try:
         found = peft_config(sections["adapter"])
+        _refuse_other_start(workspace, sections, found)
         if sections["base"].quantization:
             unfreezes = "training" in sections and bool(sections["training"].unfreeze)
             refuse_quantized(found, unfreezes)
@@ -664,6 +706,28 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
         yield Finding("adapter", "ok", _kept(workspace, sections, summary))
     elif summary.layers:
         yield from _layers(workspace, sections, summary, summary.layers)
+
+
+def _refuse_other_start(workspace: Workspace, sections: dict[str, Any], found: PeftConfig) -> None:
+    """Refuse an adapter to start from that was trained with other numbers than those of ``adapter``."""
+    from graft.artifact.files import IDENTITY, plain_config
+    from graft.artifact.starts import folder_of, pinned
+    from graft.artifact.warm_start import refuse_differences, unlike
+    from graft.workspace import read_json
+
+    try:
+        start = pinned(workspace, sections["training"].init_from if "training" in sections else None)
+        before = read_json(folder_of(workspace, start) / IDENTITY) if start else None
+    except GraftError:  # `_warm_start` says it
+        return
+    if before:
+        # What PEFT resolves on the model (modules by their names) is compared when it is there.
+        sides = unlike(before["adapter"]["config"], plain_config(found))
+        decided = {name: both for name, both in sides.items() if name == "peft_type" or None not in both}
+        plain = {
+            name: both for name, both in decided.items() if all(isinstance(one, int | float | str) for one in both)
+        }
+        refuse_differences({name: both for name, both in plain.items() if name != "adapter.target_modules"})
 
 
 def _faster(sections: dict[str, Any], summary: AdapterSummary) -> Iterator[Finding]:

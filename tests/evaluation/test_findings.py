@@ -104,6 +104,10 @@ def test_limits_name_the_weakest_label_and_what_was_not_measured() -> None:
     text = "\n".join(limits(metrics, manifest, confusion))
     assert "the true accuracy on rows like these may be anywhere from 0.500 to 0.900" in text
     assert "at most 16 tokens; 3 of 8 test rows were longer and were cut" in text
+    whole = {**manifest, "splits": {"test": {"rows": 8, "truncated": 0}}, "leaked": {"the text of a row of train": 5}}
+    said = "\n".join(limits(metrics, whole, None))
+    assert "were cut" not in said
+    assert "5 of 8 test rows have the text of a row of train: the figures flatter it." in said
     assert "2 test rows have the same tokens as a training row" in text
     assert "Weakest label: `b`, of whose 4 cases it finds 25\N{NO-BREAK SPACE}%" in text
     assert "no test row has them: `c`" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,19 @@ def alike(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, margin: floa
     named = [(str(name), groups == name) for name in np.unique(groups)]
     measured = Measured("accuracy alike by g", scored(ours), scored(theirs), RATE, margin, groups=named)
     return passes(measured, Drawn(), level=0.05, alpha=0.05, power=0.8)
+
+
+def test_verdict_says_in_words_what_a_gap_is_and_was() -> None:
+    """The first group stays at 0.9, the second rises from 0.7 to 0.8."""
+    groups = np.repeat(np.array(["a", "b"], object), 400)
+    theirs = np.concatenate([np.arange(400) < 360, np.arange(400) < 280]).astype(float)
+    ours = np.concatenate([np.arange(400) < 360, np.arange(400) < 320]).astype(float)
+    said = alike(ours, theirs, groups, 0.05).said
+    lead = (
+        "alike by g b before a is a lead of -0.1000, and the gap was 0.2000: growth by 0.05 or more is ruled out (p = "
+    )
+    assert lead in said
+    assert " ≤ 0.05, 800 rows)" in said
 
 
 def test_gap_between_groups_may_not_grow() -> None:
@@ -160,7 +175,7 @@ def test_cost_is_counted_and_not_tested() -> None:
 
     assert said(1100, level=0).state == "held"
     assert said(1101).state == "broken"
-    assert said(1101).said == "adapter_bytes 1101 against 1000 (may be 100 more)"
+    assert said(1101).said == "adapter_bytes is 1101 against 1000; at most 100 more are allowed"
 
 
 def test_promotion_needs_every_gate() -> None:
@@ -169,7 +184,7 @@ def test_promotion_needs_every_gate() -> None:
     ours = np.where(draw.random(600) < 0.3, 1.0, theirs)
     against = [Opponent("champion version 1", scored(theirs), trained=True)]
     fine = Measured("robustness", scored(ours), scored(theirs), MEAN_SCORE, 0.05)
-    bad = Measured("forgetting", scored(theirs - 0.5), scored(theirs), MEAN_SCORE, 0.05)
+    bad = Measured("forgetting", scored(theirs - 0.5), scored(theirs), MEAN_SCORE, 0.05, unit="bits per token")
     few = Measured("few", scored(draw.normal(size=20)), scored(draw.normal(size=20)), MEAN_SCORE, 0.05)
 
     def says(*gates: Measured) -> tuple[str, str]:
@@ -177,11 +192,16 @@ def test_promotion_needs_every_gate() -> None:
         return found.decision, found.reason
 
     assert says(fine)[0] == "promote"
-    assert says(fine)[1].endswith("All 1 gates hold.")
+    assert re.search(
+        r"Every gate holds: robustness is .* better: a loss of 0.05 or more is ruled out \(p", says(fine)[1]
+    )
     repeated = verdict(scored(ours), against, [RATE], policy=Terms(), gates=[fine], repeats=[scored(ours)] * 4)
-    assert repeated.reason.endswith("hold. Gates are of the adapter of the first seed, which would be champion.")
+    assert repeated.reason.endswith("rows). Gates are of the adapter of the first seed, which would be champion.")
     assert says(fine, bad)[0] == "reject"
-    assert "Gates that do not hold: forgetting -0.5000 (may be -0.05" in says(fine, bad)[1]
+    said = says(fine, bad)[1]
+    assert said.startswith("Gates that do not hold: forgetting is ")
+    assert "0.5000 bits per token worse: a loss of 0.05 bits per token or more is shown (600 rows)." in said
+    assert "Gates that hold: robustness is " in said
     assert says(fine, few)[0] == "undecided"
     assert "≤ 0.05, but not every gate holds" in says(fine, few)[1]
 

@@ -53,6 +53,8 @@ def test_model_is_found_or_created_with_its_description(connection: Connection) 
 def test_get_takes_number_or_alias(connection: Connection, versions: list[registry.Version]) -> None:
     registry.set_candidate(connection, versions[1])
     assert registry.get(connection, NAME, "2").version == registry.get(connection, NAME, "@candidate").version == "2"
+    with pytest.raises(InputError, match=rf"no model '{NAME}z' at .*; did you mean '{NAME}'\?"):
+        registry.get(connection, f"{NAME}z", "@champion")
     with pytest.raises(InputError, match=r"no version '9'.*there are: 3, 2, 1"):
         registry.get(connection, NAME, "9")
 

@@ -164,7 +164,7 @@ def test_what_lock_has_not_seen_is_refused(trained: Workspace, make_tokenized: M
 def test_folder_without_a_whole_adapter_is_not_pinned(trained: Workspace, make_project: Make, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     second = make_project(tmp_path / "second", training={"init_from": str(broken)})
-    with pytest.raises(ConfigError, match=r"training\.init_from: no folder '.*broken'"):
+    with pytest.raises(ConfigError, match=r"training\.init_from: no folder '.*broken"):
         locked(second)
     shutil.copytree(trained.adapter, broken)
     (broken / "probe.safetensors").unlink()

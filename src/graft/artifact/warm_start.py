@@ -102,9 +102,23 @@ def _refuse_misfits(
     }
     if before["base"]["digest"] == now["base"]["digest"]:
         del sides["base"]  # one base may lie in two places
-    there, here = before["adapter"]["config"], plain_config(model.peft_config[model.active_adapter])
+    refuse_differences(
+        sides | unlike(before["adapter"]["config"], plain_config(model.peft_config[model.active_adapter]))
+    )
+
+
+def unlike(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return both values of what must be alike in two PEFT configurations, by its path in params."""
     keys = [key for key in {**there, **here} if key not in OWN and "dropout" not in key]
-    sides |= {f"adapter.{key}": (there.get(key), here.get(key)) for key in keys}
+    return {f"adapter.{key}": (there.get(key), here.get(key)) for key in keys}
+
+
+def refuse_differences(sides: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse what is one thing in the adapter to start from and another here.
+
+    Raises:
+        ConfigError: with both sides of each.
+    """
     wrong = [f"{name} is {shown(a)} there and {shown(b)} here" for name, (a, b) in sides.items() if a != b]
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""

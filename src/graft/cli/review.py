@@ -157,7 +157,7 @@ def history(
     place = workspace()
     config = params.load(place.params)
     model = _named(config, name)
-    found = publication.standing(place, registration=model, tracking=config.tracking)
+    found = publication.standing(place, registration=model, tracking=config.tracking, published=bool(name))
     entries = found.entries[:limit]
     if as_json:
         printing.as_json([dataclasses.asdict(one) for one in entries])

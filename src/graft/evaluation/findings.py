@@ -198,11 +198,14 @@ def limits(
     if "test_sets" not in metrics.get("probes", {}):
         other = "pictures of other kinds were" if pictures else "text of other kinds was"
         yield f"The test rows come from the same source as the training rows; {other} not measured."
-    if not pictures:
+    if not pictures and test["truncated"]:
         yield (
             f"It reads at most {manifest['max_length_tokens']} tokens; {test['truncated']} of {test['rows']} test rows "
             "were longer and were cut."
         )
+    for has, rows in manifest.get("leaked", {}).items():
+        verb = "has" if rows == 1 else "have"
+        yield f"{rows} of {test['rows']} test rows {verb} {has}: the figures flatter it."
     if test.get("also_in_train"):
         same = "picture" if pictures else "tokens"
         yield f"{test['also_in_train']} test rows have the same {same} as a training row: the figures flatter it."

@@ -95,7 +95,7 @@ def _columns(
                     f"{setting}: no test row has the column {shown(name)}; the columns are {', '.join(sorted(known))}"
                     + (f"; did you mean {near!r}?" if near else "")
                 )
-    return {name: [_plain(rows[place][0].get(name), place, name, data) for place in places] for name in names}
+    return {name: [plain(rows[place][0].get(name), place, name, data) for place in places] for name in names}
 
 
 def _read(
@@ -112,7 +112,7 @@ def _read(
     return found
 
 
-def _plain(value: Any, place: str, column: str, data: DataConfig) -> str | float | None:
+def plain(value: Any, place: str, column: str, data: DataConfig) -> str | float | None:
     """Return a value as slices are named by it: text, or a finite number, without what is private, or None."""
     if value is None or value == "":
         return None

@@ -46,6 +46,8 @@ class Measured:
     """Names and masks of groups, bool [N] each: what is held is how alike they are served (:mod:`gaps`)."""
     of_test: bool = True
     """Whether items are test rows, so that more of those make more of them."""
+    unit: str = ""
+    """Of differences and margin, for people, where the name does not say it."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,30 @@ class Gate:
     rows_needed: int | None
     of_test: bool = True
     """Whether its rows are test rows."""
+    unit: str = ""
+    """Of differences and margin, for people, where the name does not say it."""
 
     @property
     def said(self) -> str:
-        """One clause for people."""
+        """One clause for people: what was measured, and whether the margin is kept."""
         if self.test == COUNTED:
-            return f"{self.name} {self.candidate:.0f} against {self.champion:.0f} (may be {self.margin:.0f} more)"
-        facts = f"{self.name} {self.difference:+.4f} (may be {-self.margin:g}, p = {self.p:.2g}, {self.rows} rows)"
-        more = f", about {self.rows_needed} rows would tell" if self.state == "unclear" and self.rows_needed else ""
-        return f"{facts}{more}"
+            facts = f"{self.name} is {self.candidate:.0f} against {self.champion:.0f}"
+            return f"{facts}; at most {self.margin:.0f} more are allowed"
+        unit = f" {self.unit}" if self.unit else ""
+        if self.test == PAIRS:
+            changed = f"is a lead of {self.candidate:+.4f}, and the gap was {self.champion:.4f}"
+            harm = f"growth by {self.margin:g} or more"
+        else:
+            way = "worse" if self.difference < 0 else "better"
+            changed = f"is {self.candidate:.4f} against {self.champion:.4f}, {abs(self.difference):.4f}{unit} {way}"
+            harm = f"a loss of {self.margin:g}{unit} or more"
+        if self.state == "broken":
+            return f"{self.name} {changed}: {harm} is shown ({self.rows} rows)"
+        if self.state == "held":
+            return f"{self.name} {changed}: {harm} is ruled out (p = {self.p:.2g} ≤ {self.level:.3g}, {self.rows} rows)"
+        more = f"; about {self.rows_needed} rows would tell" if self.rows_needed else ""
+        at = f"p = {self.p:.2g} > {self.level:.3g}, {self.rows} rows{more}"
+        return f"{self.name} {changed}: {harm} cannot be ruled out ({at})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields with numbers rounded to 6 digits."""
@@ -102,7 +119,7 @@ def _mean(table: Table) -> float:
 MEAN_SCORE = Metric("score", _mean, per_row=lambda table: table["score"])
 
 
-COUNTED = "counted"
+COUNTED, PAIRS = "counted", "pairs of groups"
 
 
 def passes(measured: Measured | Counted, how: Resampling, *, level: float, alpha: float, power: float) -> Gate:
@@ -162,6 +179,7 @@ def _gate(
         test=found.test,
         rows_needed=rows_needed(found, at, power) if state == "unclear" and at > 0 else None,
         of_test=measured.of_test,
+        unit=measured.unit,
     )
 
 
@@ -224,7 +242,7 @@ def _alike(
         margin=measured.margin,
         p=hardest.p_held,
         level=level,
-        test="pairs of groups",
+        test=PAIRS,
         rows_needed=None if times is None else max(total + 1, math.ceil(times * total)),
     )
 

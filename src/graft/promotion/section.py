@@ -149,7 +149,9 @@ class PromotionConfig(Section):
         asked: dict[tuple[str, ...], int] = {}
         for number, gate in enumerate(gates):
             if (first := asked.setdefault(gate.asks, number)) != number:
-                raise ValueError(f"[{number}] asks what [{first}] asks, {', '.join(gate.asks)}; take one of them out")
+                raise ValueError(
+                    f"gates.{number} asks what gates.{first} asks, {', '.join(gate.asks)}; take one of them out"
+                )
         return gates
 
     @model_validator(mode="after")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from graft.tasks import Metric
 
 Says = Literal["promote", "reject", "undecided"]
+SHOWN_HELD = 10
+"""Gates that hold and are told; the journal cuts longer reasons."""
 
 
 class Policy(Protocol):
@@ -308,11 +310,14 @@ def _reason(
         f"{bout.p:.2g}"
     )
     parts = [f"{facts}{_conclusion(bout, says, policy, level, needed, smallest)}"]
-    broken = [gate.said for gate in gates if gate.state != "held"]
-    if broken:
-        parts.append(f"Gates that do not hold: {'; '.join(broken)}.")
-    elif gates:
-        parts.append(f"All {len(gates)} gates hold.")
+    open_ = [gate.said for state in ("broken", "unclear") for gate in gates if gate.state == state]
+    held = [gate.said for gate in gates if gate.state == "held"]
+    if open_:
+        # Where gates alone hold the candidate back, they come first.
+        parts.insert(0 if _won(bout, policy, level) else 1, f"Gates that do not hold: {'; '.join(open_)}.")
+    if held:
+        more = f"; and {len(held) - SHOWN_HELD} more" if len(held) > SHOWN_HELD else ""
+        parts.append(f"{'Gates that hold' if open_ else 'Every gate holds'}: {'; '.join(held[:SHOWN_HELD])}{more}.")
     if gates and c.repeats > 1:
         parts.append("Gates are of the adapter of the first seed, which would be champion.")
     return " ".join(parts)

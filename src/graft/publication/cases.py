@@ -162,6 +162,7 @@ def tested(
     against = f"champion version {case.before}" if case.champion else "the base"
     rows = measuring.Rows(case.workspace, task, data)
     try:
+        measuring.refuse_unasked(rows, promotion)
         with _reference(case, rows, evaluation, against) as reference:
             if why := _luck_alone(case, reference, against):
                 return _decided(case, "undecided", why, against)

@@ -103,7 +103,7 @@ def rollback(
     """Give ``champion`` back to the version before, or to version ``to``, after checking that version's adapter.
 
     Raises:
-        InputError: there is no champion, no version before it, or no version ``to``.
+        InputError: there is no champion, no version before it, or no version ``to`` that was champion once.
         IntegrityError: the adapter of that version is not the one that was published.
         PromotionConflict: the alias moved meanwhile.
     """
@@ -124,6 +124,7 @@ def rollback(
         case = replace(case, candidate=target)
         if target.version == current.version:
             raise InputError(f"{name}: version {target.version} is champion already")
+        _refuse_newcomer(case)
         check_artifact(connection, target)
         why = reason or f"rolled back from version {current.version}"
         decision = Decision(
@@ -152,6 +153,21 @@ def _resumed(case: Case, kind: Kind, version: str | None) -> Decision | None:
         if one.kind == kind and one.moved and version in (None, one.after) and one.who == case.who:
             return decision_of(one)
     return None
+
+
+def _refuse_newcomer(case: Case) -> None:
+    """Refuse a version that never was champion: going back to it would be a promotion without a test."""
+    taken = [one for one in case.history if one.stands]
+    were = {number for one in taken for number in (one.before, one.after) if number}
+    target = case.candidate
+    if target.version not in were:
+        said = [one.verdict for one in reversed(taken) if one.candidate == target.version]
+        decided = f" (decisions about it: {', '.join(said)})" if said else ""
+        raise InputError(
+            f"{target.name}: version {target.version} never was champion{decided}, and a rollback restores an earlier "
+            f"champion: {', '.join(sorted(were, key=int))}. To make version {target.version} champion all the same, "
+            'with its adapter on disk: `graft promote --approve --reason "..."`'
+        )
 
 
 def _previous(case: Case) -> str:

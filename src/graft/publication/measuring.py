@@ -20,6 +20,7 @@ from graft.data import DataConfig, Record, rows_of
 from graft.errors import ConfigError, DataError, shown
 from graft.identity import digest_bytes, digest_json
 from graft.promotion import GateConfig, PromotionConfig, SliceConfig
+from graft.promotion.asked import there, unknown
 from graft.promotion.spending import Look
 from graft.tasks import Field, TaskConfig
 from graft.workspace import Workspace, read_json
@@ -105,15 +106,15 @@ class Reference(Protocol):
 
 
 class BaseOnDisk:
-    """The base, as evaluate scored it with the adapter off."""
+    """The base, as evaluate scored it with the adapter off; or the candidate itself, to see what can be asked."""
 
     name = "the base"
     identity: Mapping[str, Any] = MappingProxyType({})
     unknown = ()
 
-    def __init__(self, evaluation: Path) -> None:
-        """Read below ``evaluation``, the output of the stage."""
-        self._folder = evaluation
+    def __init__(self, evaluation: Path, system: str = "base") -> None:
+        """Read what ``system`` answered below ``evaluation``, the output of the stage."""
+        self._folder, self._system = evaluation, system
 
     def predictions(self) -> Table:
         return self._table
@@ -123,10 +124,10 @@ class BaseOnDisk:
         """Its predictions, read once for all opponents and gates."""
         from graft.evaluation import prediction
 
-        return prediction.read(self._folder / "predictions" / "base.parquet")
+        return prediction.read(self._folder / "predictions" / f"{self._system}.parquet")
 
     def probe(self, name: str) -> Table:
-        return read_probe(self._folder, name, "base")
+        return read_probe(self._folder, name, self._system)
 
     def cost(self) -> None:
         """Return None: a base takes no adapter, so there is nothing that the first one could take more than."""
@@ -277,6 +278,17 @@ def metrics_of(task: TaskConfig, policy: PromotionConfig) -> list[Metric]:
     return [_metric(one, name, "promotion.metric") for name in policy.metrics or (one.headline,)]
 
 
+def refuse_unasked(rows: Rows, policy: PromotionConfig) -> None:
+    """Refuse what asks for a thing that is not there before anything is scored: the candidate's own files say it.
+
+    Raises:
+        ConfigError: as :func:`metrics_of` and :func:`gates`.
+    """
+    metrics_of(rows.task, policy)
+    candidate, _ = candidate_tables(rows.workspace)
+    gates(rows, policy, BaseOnDisk(rows.workspace.evaluation, "adapter"), candidate)
+
+
 def gates(rows: Rows, policy: PromotionConfig, reference: Reference, candidate: Table) -> list[Measured | Counted]:
     """Return what the gates of ``promotion.gates`` ask; one by column, or on all test sets, asks several things.
 
@@ -284,12 +296,22 @@ def gates(rows: Rows, policy: PromotionConfig, reference: Reference, candidate: 
         ConfigError: a metric, label, column, probe or test set that is not there; the same is asked twice.
     """
     found: dict[str, tuple[str, Measured | Counted]] = {}
+    problems = list[str]()
     for number, gate in enumerate(policy.gates):
-        path = f"promotion.gates[{number}]"
-        for one in _asks(rows, policy, reference, candidate, gate, path):
+        path = f"promotion.gates.{number}"
+        try:
+            asked = list(_asks(rows, policy, reference, candidate, gate, path))
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        for one in asked:
             if one.name in found:
-                raise ConfigError(f"{path}: asks for {one.name}, as {found[one.name][0]} does; take one of them out")
-            found[one.name] = path, one
+                problems.append(f"{path}: asks for {one.name}, as {found[one.name][0]} does; take one of them out")
+            found.setdefault(one.name, (path, one))
+    if len(problems) > 1:
+        raise ConfigError.from_problems(f"promotion.gates: {len(problems)} problems", problems)
+    if problems:
+        raise ConfigError(problems[0])
     return [one for _, one in found.values()]
 
 
@@ -316,8 +338,7 @@ def _asks(
         asked = read_probe(rows.workspace.evaluation, TEST_SETS, "adapter")
         mask = asked[SET] == gate.test_set
         if not mask.any():
-            there = ", ".join(sorted(set(asked[SET])))
-            raise ConfigError(f"{path}.test_set: {shown(gate.test_set)}: evaluate measured {there}")
+            raise ConfigError(f"{path}.test_set: {unknown('test set', gate.test_set, sorted(set(asked[SET])))}")
         name = f"{metric.name} on {gate.test_set}"
         yield Measured(name, asked, reference.probe(TEST_SETS), metric, margin, mask, of_test=False)
     elif gate.groups is not None:
@@ -355,11 +376,13 @@ def _costs(rows: Rows, reference: Reference, gate: GateConfig) -> Iterator[Measu
 
 def _probed(workspace: Workspace, reference: Reference, probe: str, margin: float) -> Iterator[Measured]:
     """Yield the gate of a probe; of test sets from elsewhere one each, since a good one must not hide a bad one."""
+    from graft.evaluation.probes.forgetting import BITS, UNITS
     from graft.promotion.gates import MEAN_SCORE, Measured
 
     ours, theirs = read_probe(workspace.evaluation, probe, "adapter"), reference.probe(probe)
     if SET not in ours:
-        yield Measured(probe, ours, theirs, MEAN_SCORE, margin, of_test=False)
+        unit = UNITS.get(str(ours["measure"][0]), BITS) if "measure" in ours else ""
+        yield Measured(probe, ours, theirs, MEAN_SCORE, margin, of_test=False, unit=unit)
         return
     for name in dict.fromkeys(ours[SET]):
         yield Measured(f"{probe} {name}", ours, theirs, MEAN_SCORE, margin, ours[SET] == name, of_test=False)
@@ -397,6 +420,9 @@ def slices(rows: Rows, gate: GateConfig, table: Table, path: str) -> Iterator[tu
     values = [wanted] if wanted is not None else sorted({value for value in column if value is not None})
     for value in values:
         mask = fixed & (column == value)
+        if one.value is not None and not (column == value).any():
+            known = sorted({each for each in column if each is not None})
+            raise ConfigError(f"{path}.slice.value: no row has {one.column} {shown(value)}; {there(str(value), known)}")
         if one.value is not None or int(mask.sum()) >= gate.min_rows:
             yield _enough(mask, one.model_copy(update={"value": value}), gate, path)
 
@@ -443,7 +469,7 @@ def _labelled(workspace: Workspace, label: str, table: Table, path: str) -> np.n
     if labels is None or "reference" not in table:
         raise ConfigError(f"{path}.label: {shown(label)}: the rows of this task have no label")
     if label not in labels:
-        raise ConfigError(f"{path}.label: {shown(label)}: the labels are {', '.join(map(str, labels))}")
+        raise ConfigError(f"{path}.label: {unknown('label', label, list(map(str, labels)))}")
     reference = np.asarray(table["reference"])
     number = labels.index(label)
     if reference.ndim == 2:  # several labels per row

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 Way = Literal["adopt", "restore"]
 
 
-def standing(workspace: Workspace, *, registration: RegistrationConfig, tracking: TrackingConfig) -> Standing:
+def standing(
+    workspace: Workspace, *, registration: RegistrationConfig, tracking: TrackingConfig, published: bool = False
+) -> Standing:
     """Return where journal and alias of the registered model stand; nothing is changed.
 
+    ``published``: a model that the registry does not know is refused; a project's own may not be published yet.
+
     Raises:
+        InputError: there is no such model.
         ResourceMissing: MLflow is not reachable.
     """
     from graft.tracking import ledger, registry
@@ -30,6 +35,8 @@ def standing(workspace: Workspace, *, registration: RegistrationConfig, tracking
     connection, name = connect(tracking, workspace), registration.name
     with reported(connection.uri):
         book = ledger.find(connection, name)
+        if published and book is None:
+            registry.refuse_unknown(connection, name)
         return standing_of(book) if book else Standing([], registry.champion_number(connection, name))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from graft.artifact.starts import PARAM, Start, pin, place_of
 from graft.artifact.warm_start import keep
-from graft.errors import ConfigError, shown
+from graft.errors import ConfigError, InputError, shown
 from graft.identity import digest_folder
 from graft.publication.cases import fetch
 from graft.tracking import TrackingConfig
@@ -56,10 +56,12 @@ def pin_start(workspace: Workspace, *, training: TrainingConfig, tracking: Track
     if source is None:
         start = None
     elif source.startswith(REGISTERED):
-        name, number = registry.parsed(source)
         connection = connect(tracking, workspace)
         with reported(connection.uri):
-            version = registry.get(connection, name, number)
+            try:
+                version = registry.get(connection, *registry.parsed(source))
+            except InputError as error:
+                raise InputError(f"{PARAM}: {error}") from None
             fetched(workspace, connection, version)
         start = Start(source, str(version.adapter), version.name, version.version)
     else:

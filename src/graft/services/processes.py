@@ -19,11 +19,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.errors import ResourceMissing
+from graft.errors import ConfigError, ResourceMissing, shown
 
 HOST = "127.0.0.1"
-START_SECONDS = 120.0
+WAIT_VARIABLE, START_SECONDS = "GRAFT_START_SECONDS", 300.0
 END_SECONDS = 8.0
+
+
+def start_seconds() -> float:
+    """Return how long a server that was started is waited for.
+
+    Raises:
+        ConfigError: ``GRAFT_START_SECONDS`` is no number above 0.
+    """
+    given = os.environ.get(WAIT_VARIABLE, str(START_SECONDS))
+    with contextlib.suppress(ValueError):
+        if (seconds := float(given)) > 0:
+            return seconds
+    raise ConfigError(f"{WAIT_VARIABLE}: must be a number of seconds above 0 (got {shown(given)})")
 
 
 def healthy(url: str, timeout_seconds: float = 2.0) -> bool:
@@ -82,19 +95,29 @@ class Server:
     log: Path
     process: subprocess.Popen[bytes]
 
-    def wait(self, timeout_seconds: float = START_SECONDS) -> str:
-        """Wait until the server answers; return its URL.
+    def wait(self, timeout_seconds: float | None = None) -> str:
+        """Wait until the server answers; return its URL. ``timeout_seconds``: by default as the environment says.
 
         Raises:
             ResourceMissing: it ended, or does not answer in time; the message has the end of its log.
         """
-        until = time.monotonic() + timeout_seconds
+        seconds = timeout_seconds or start_seconds()
+        until = time.monotonic() + seconds
         while not healthy(self.url):
-            if self.process.poll() is not None or time.monotonic() > until:
-                tail = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
-                raise ResourceMissing("\n  ".join([f"the {self.name} server did not start ({self.log}):", *tail]))
+            if self.process.poll() is not None:
+                raise ResourceMissing(self._with_log(f"the {self.name} server did not start"))
+            if time.monotonic() > until:
+                said = (
+                    f"the {self.name} server did not answer within {seconds:g} seconds; it was still starting, as on a "
+                    f"busy machine, and was ended: try again, or wait longer with {WAIT_VARIABLE}={2 * seconds:g}"
+                )
+                raise ResourceMissing(self._with_log(said))
             time.sleep(0.05)
         return self.url
+
+    def _with_log(self, said: str) -> str:
+        tail = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
+        return "\n  ".join([f"{said} ({self.log}):", *tail])
 
     def end(self) -> None:
         """End the server and everything it started."""

@@ -308,6 +308,7 @@ def _manifest(
         "chat_template": base.chat_template,
         **processor,
         "splits": splits,
+        **({"leaked": verdict["leaked"]} if "leaked" in verdict else {}),
         "checks": [one.as_json() for one in judgement.verdicts],
     }
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from graft.config import nearest
 from graft.errors import InputError, shown
 from graft.tracking.ledger import Ledger
-from graft.tracking.server import Connection
+from graft.tracking.server import Connection, shown_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ADAPTER = "graft.adapter"
 MODEL_URI = "models:/"
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<number>\d+)|(?P<alias>@[^/@]+))")
+MOST_NAMES, SHOWN_NAMES = 1000, 20
 CANDIDATE, CHAMPION = "candidate", "champion"
 REVIEW = "review"
 """The tag that reviewers set in the MLflow UI: ``approved`` or ``rejected``."""
@@ -101,14 +103,29 @@ def get(connection: Connection, name: str, version: str) -> Version:
     """Return one version, by number or as ``@alias``.
 
     Raises:
-        InputError: there is none; the message lists those that exist.
+        InputError: there is none, or no such model; the message lists those that exist.
     """
     known = versions(connection, name)
     for one in known:
         if version == one.version or version.removeprefix("@") in one.aliases:
             return one
+    if not known:
+        refuse_unknown(connection, name)
     there = ", ".join(one.version for one in known) or "none"
-    raise InputError(f"{name}: no version {version!r} at {connection.uri}; there are: {there}")
+    raise InputError(f"{name}: no version {version!r} at {shown_uri(connection.uri)}; there are: {there}")
+
+
+def refuse_unknown(connection: Connection, name: str) -> None:
+    """Refuse a name that no registered model has.
+
+    Raises:
+        InputError: with the name that was meant, or those that there are.
+    """
+    names = [one.name for one in connection.client.search_registered_models(max_results=MOST_NAMES)]
+    if name not in names:
+        near = nearest(name, names)
+        said = f"did you mean {near!r}?" if near else f"there are {', '.join(names[:SHOWN_NAMES]) or 'none'}"
+        raise InputError(f"no model {name!r} at {shown_uri(connection.uri)}; {said}")
 
 
 def find(connection: Connection, name: str, adapter: str) -> Version | None:

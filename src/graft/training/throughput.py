@@ -109,6 +109,8 @@ class Meter:
             elif self._model.get_output_embeddings() is not None:
                 marked = marked[:, 1:]  # position t predicts label t + 1
             supervised = int(marked.sum())
+        if self._model.config.is_encoder_decoder and len(masks) == 1:
+            masks.append(mask)  # a head on whole texts: the decoder reads them once more
         lengths = [one.sum(1).tolist() for one in masks]
         tokens = tuple(sum(one) for one in lengths)
         parts = zip(tokens, masks, self._packed, strict=False)

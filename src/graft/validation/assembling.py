@@ -314,9 +314,15 @@ class Assembly:
                 for check, failed in self.checked()
             ],
             "warnings": self.warnings,
+            **({"leaked": leaked} if (leaked := self._leaked()) else {}),
             **({"quarantined": sorted(self.quarantine.places)} if self.quarantine.places else {}),
             **({"dropped": dropped} if dropped else {}),
         }
+
+    def _leaked(self) -> dict[str, int]:
+        """Return how many test rows stay that say what an earlier split says, by what they have of it."""
+        stay = (one for asked, one in self.warned["test"].items() if asked in self.leaks and one.count)
+        return {one.first[0].has.partition(" (")[0]: one.count for one in stay}
 
     def checked(self) -> list[tuple[Check, int]]:
         """Return each expectation with the number of rows that failed it."""

@@ -175,8 +175,8 @@ class Filled:
     rows: tuple[Mapping[str, Any], ...]
 
 
-def read(name: str, root: Path, task: Task, state: State) -> list[AnyTest]:
-    """Return the tests of the file that ``evaluation.behaviour`` names.
+def read(name: str, root: Path, task: Task, state: State | None) -> list[AnyTest]:
+    """Return the tests of the file that ``evaluation.behaviour`` names; without a state labels are not looked at.
 
     Raises:
         ConfigError: the file is not there, a key or a value is wrong, or the task cannot have it; at ``file:line``.
@@ -199,7 +199,7 @@ def parsed(name: str, root: Path) -> tuple[list[AnyTest], Lines]:
     return list(validate(BehaviourFile, raw, source=name, lines=lines).tests), lines
 
 
-def _problems(tests: Sequence[AnyTest], task: Task, state: State, name: str, lines: Lines) -> Iterator[str]:
+def _problems(tests: Sequence[AnyTest], task: Task, state: State | None, name: str, lines: Lines) -> Iterator[str]:
     """Yield what is wrong with tests in ways that their keys alone do not show."""
     seen: set[str] = set()
     for number, test in enumerate(tests):
@@ -216,7 +216,7 @@ def _problems(tests: Sequence[AnyTest], task: Task, state: State, name: str, lin
             yield f"{place}: tests.{number}.{key}: {text}"
 
 
-def _wrong_answer(test: AnyTest, kind: AnswerKind, state: State) -> Iterator[tuple[str, str]]:
+def _wrong_answer(test: AnyTest, kind: AnswerKind, state: State | None) -> Iterator[tuple[str, str]]:
     """Yield key and problem where a test asks for an answer that the task does not give."""
     if isinstance(test, Directional):
         if kind == "text":
@@ -231,7 +231,7 @@ def _wrong_answer(test: AnyTest, kind: AnswerKind, state: State) -> Iterator[tup
         yield "tolerance", "only numbers have one, and the answers of this task are none; leave it out"
 
 
-def _wrong_expected(expect: Any, kind: AnswerKind, state: State) -> Iterator[tuple[str, str]]:
+def _wrong_expected(expect: Any, kind: AnswerKind, state: State | None) -> Iterator[tuple[str, str]]:
     match kind:
         case "label":
             yield from _unknown("expect", expect, state)
@@ -244,7 +244,9 @@ def _wrong_expected(expect: Any, kind: AnswerKind, state: State) -> Iterator[tup
             yield "expect", f"must be a text, or contains, not_contains, equals (got {shown(expect)})"
 
 
-def _unknown(key: str, label: Any, state: State) -> Iterator[tuple[str, str]]:
+def _unknown(key: str, label: Any, state: State | None) -> Iterator[tuple[str, str]]:
+    if state is None:
+        return
     known = list(state["labels"])
     if not isinstance(label, str):
         yield key, f"must be one of the labels (got {shown(label)}): {shown(', '.join(known))}"

@@ -38,6 +38,8 @@ MEASURES = {
     "encoder": "the log-likelihood of masked tokens, every seventh at once (pseudo-likelihood)",
 }
 STATES = "how alike the hidden states are to the base's (centred cosine), since the base's files have no language head"
+BITS, UNITS = "bits per token", {STATES: "similarity"}
+"""The unit of scores, and by measure where it is another."""
 
 
 class ForgettingConfig(Section):
