@@ -591,15 +591,19 @@ def test_allocation_that_the_system_refuses(make_tokenized: Callable[..., Worksp
         return workspace
 
     limited = made("limited", None)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, "60"],
-        cwd=limited.root,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "out of memory at step 1 with 2048 rows at once" in done.stdout
+    for megabytes in (60, 45, 35, 30):  # how much a step needs beyond what is there depends on the processor
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(megabytes)],
+            cwd=limited.root,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        if "out of memory at step 1 with 2048 rows at once" in done.stdout:
+            break
+    else:
+        pytest.fail(done.stdout)
     small = made("small", 2048 >> read_json(limited.training / "summary.json")["memory_halvings"])
     stages.run("train", small)
     one, other = (load_file(each.adapter / "adapter_model.safetensors") for each in (limited, small))

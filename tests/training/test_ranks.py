@@ -109,7 +109,7 @@ def trained(base: Path, place: Path, cases: dict[str, dict[str, Any]]) -> None:
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    timed = ("tokens_per_second", "memory_bytes", "seconds")
+    timed = ("tokens_per_second", "memory_bytes", "seconds", "mfu", "device_utilisation", "padding_share")  # of a rank
     with (folder / "metrics.jsonl").open(encoding="utf-8") as file:
         return [{name: one for name, one in json.loads(line).items() if name not in timed} for line in file]
 

@@ -11,8 +11,9 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-SAID = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
-"""What torch's errors say that have no type of their own: the allocator of the CPU, C++, cuBLAS."""
+SAID = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED", "could not create a primitive")
+"""What torch's errors say that have no type of their own: the allocator of the CPU, C++, cuBLAS, oneDNN (which has no
+room to compile a product)."""
 
 
 class MemoryFullError(Exception):
