@@ -576,6 +576,7 @@ sys.exit(main(["train"]))
 """
 
 
+@pytest.mark.nightly  # how much is needed beyond what a process has differs with what oneDNN compiles
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS ends allocations on Linux alone")
 def test_allocation_that_the_system_refuses(make_tokenized: Callable[..., Workspace], tmp_path: Path) -> None:
