@@ -154,7 +154,7 @@ def test_help_imports_nothing_heavy_and_answers_at_once(arguments: list[str]) ->
         after = psutil.Process().cpu_times()
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
-    assert min(seconds) < 1.0  # CPU seconds: the machine may be busy
+    assert min(seconds) < 0.5  # CPU seconds: the machine may be busy
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ the data check reads the first rows of each part only; ``validate`` reads them a
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
     from graft.adapters import AdapterSummary, Layers
-    from graft.base import LockedBase
+    from graft.base import BaseConfig, LockedBase
     from graft.data import Problem
     from graft.training import TrainingConfig
 
@@ -118,7 +119,8 @@ def findings(
     yield from _prompt(base, sections)
     yield from _generation(base, sections)
     yield from _columns(sections)
-    state = _known_state(workspace, sections, rows=adapter)
+    rows = functools.cache(lambda: _training_rows(workspace, sections))
+    state = _known_state(sections, rows if adapter else None)
     yield from _files(workspace, sections, state)
     yield from _names(workspace, sections, state) if data else ()
     yield from _training(sections)
@@ -130,7 +132,7 @@ def findings(
     if adapter:
         yield from _expectations(workspace, sections)
         wrong = problems or any(one.state == "fail" and one.check in ("params", "base") for one in [*stages, *found])
-        yield from _adapter(workspace, sections, base) if base and not wrong else (_not_asked(),)
+        yield from _adapter(workspace, sections, base, rows()) if base and not wrong else (_not_asked(),)
 
 
 def _failed(name: str, error: GraftError) -> Finding:
@@ -424,10 +426,10 @@ READERS = {"evaluation.behaviour": _behaviour, "evaluation.forgetting.text": _ge
 """Files that a stage late in the chain would refuse: how each is read."""
 
 
-def _known_state(workspace: Workspace, sections: dict[str, Any], *, rows: bool) -> Mapping[str, Any] | None:
+def _known_state(sections: dict[str, Any], rows: Callable[[], list[dict[str, Any]]] | None) -> Mapping[str, Any] | None:
     """Return what the task learns, where something that is asked before the training needs it: the labels.
 
-    Pinned labels are known at once; else, with ``rows``, training rows are read. None where nothing is known.
+    Pinned labels are known at once; else ``rows`` gives the training rows. None where nothing is known.
     """
     task, promotion = sections.get("task"), sections.get("promotion")
     if pinned := getattr(task, "labels", None):
@@ -438,7 +440,7 @@ def _known_state(workspace: Workspace, sections: dict[str, Any], *, rows: bool) 
     if not (rows and asked and {"task", "data"} <= sections.keys()):
         return None
     try:
-        return _state(sections, _training_rows(workspace, sections))
+        return _state(sections, rows())
     except GraftError:  # `_adapter` says it
         return None
 
@@ -525,7 +527,9 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
         text = "training.device: cuda, but torch finds no CUDA device here; set auto or cpu, or place train on a pool"
         yield Finding("training", "fail", text, 7)
     else:
-        yield Finding("training", "ok", f"device {training.device}, {training.threads} threads, seed {training.seed}")
+        hint = "" if placed else _wider_than_needed(sections.get("base"), training)
+        text = f"device {training.device}, {training.threads} threads, seed {training.seed}{hint}"
+        yield Finding("training", "ok", text)
     yield from () if placed else _processes(training, cores)
     base = sections.get("base")
     if base and "adapter" in sections:
@@ -533,14 +537,16 @@ def _training(sections: dict[str, Any]) -> Iterator[Finding]:
             refuse_sharding(base, sections["adapter"], training)
         except GraftError as error:
             yield _failed("training", error)
-    if not base or placed or not _runs_on_cpu(training.device):
-        return
-    if base.dtype == "bfloat16" and not _has_bfloat16():
+    if base and base.dtype == "bfloat16" and not placed and _runs_on_cpu(training.device) and not _has_bfloat16():
         text = "base.dtype: bfloat16, which this processor only emulates (30 times slower); set float32, or use a GPU"
         yield Finding("training", "warn", text)
-    if base.dtype == "float32" and base.quantization is None and _has_bfloat16(believed=False):
-        text = "base.dtype: bfloat16 trains about twice as fast here, the processor multiplies it (docs/training.md)"
-        yield Finding("training", "ok", text)
+
+
+def _wider_than_needed(base: BaseConfig | None, training: TrainingConfig) -> str:
+    """Return a hint, where the base is held in float32 on a processor that multiplies bfloat16."""
+    if base is None or base.dtype != "float32" or base.quantization or not _runs_on_cpu(training.device):
+        return ""
+    return "; base.dtype: bfloat16 is about twice as fast on this processor" if _has_bfloat16(believed=False) else ""
 
 
 def _processes(training: TrainingConfig, cores: int) -> Iterator[Finding]:
@@ -658,7 +664,9 @@ def _placement(workspace: Workspace, sections: dict[str, Any]) -> Iterator[Findi
         yield Finding("placement", "fail", text, ConfigError.exit_code)
 
 
-def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -> Iterator[Finding]:
+def _adapter(
+    workspace: Workspace, sections: dict[str, Any], base: LockedBase, rows: list[dict[str, Any]]
+) -> Iterator[Finding]:
     """Ask PEFT what the adapter would train, on a model without weights."""
     from graft import tasks
     from graft.adapters import peft_config, preview, refuse_quantized
@@ -672,7 +680,6 @@ def _adapter(workspace: Workspace, sections: dict[str, Any], base: LockedBase) -
         if sections["base"].quantization:
             unfreezes = "training" in sections and bool(sections["training"].unfreeze)
             refuse_quantized(found, unfreezes)
-        rows = _training_rows(workspace, sections)
         training = sections.get("training")
         if found.peft_type == "ADALORA" and rows and training and training.batch_tokens is None:
             # Cleaning may leave fewer rows, and so fewer steps: then the training says it when it starts.
