@@ -76,9 +76,10 @@ def run(
         launch(workspace, task=task, base=base, adapter=adapter, training=training, processes=processes)
         return
     with reproducible(training.threads), Stop() as stop, contextlib.ExitStack() as locks:
-        ranks.stop = stop
+        if ranks.size > 1:
+            ranks.stop = stop
         done = [
-            _trained(workspace, task, base, adapter, training.of_seed(seed), ranks, locks, _which(training, seed))
+            _trained(workspace, task, base, adapter, training.of_seed(seed), ranks, stop, locks, _which(training, seed))
             for seed in training.seeds
         ]
         if not ranks.is_first:
@@ -113,6 +114,7 @@ def _trained(
     adapter: AdapterConfig,
     training: TrainingConfig,
     ranks: Ranks,
+    stop: Stop,
     locks: contextlib.ExitStack,
     which: str,
 ) -> Path:
@@ -147,7 +149,7 @@ def _trained(
             tried,
             checkpoints,
             lambda step: Record(live, step) if ranks.is_first else Unwritten(),
-            ranks.stop or Stop(),
+            stop,
             profiler,
         )
     if not ranks.is_first:
