@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from graft.padding import WHOLE_TOKENS
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a position that is not supervised: torch's and transformers' own."""
 NOT_FOR_THE_MODEL = ("labels", "window_row")
-WHOLE_POSITIONS = 32
 CHUNK, CHUNK_ON_CUDA = 1 << 22, 1 << 27
 """Logits that are there at once: 16 MB, or 512 MB, of float32."""
 _PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -86,8 +87,7 @@ def _losses(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.
         logits = model(**given).logits[:, -labels.shape[1] :]
         return cross_entropy(logits[kept].float(), targets, reduction="none"), kept
     hidden = _read_by(head, model, given, kept)
-    # In whole blocks: on a CPU, each product of another shape is compiled anew.
-    filler = -len(targets) % WHOLE_POSITIONS
+    filler = -len(targets) % WHOLE_TOKENS
     losses = _head_loss()(pad(hidden, (0, 0, 0, filler)), head.weight, head.bias, pad(targets, (0, filler)))
     return losses[: len(targets)], kept
 
@@ -148,8 +148,8 @@ def _head_loss() -> Any:
         ) -> torch.Tensor:
             learns = ctx.needs_input_grad[0]
             losses, gradients = [], []
-            size = (CHUNK_ON_CUDA if hidden.is_cuda else CHUNK) // len(weight) // WHOLE_POSITIONS * WHOLE_POSITIONS
-            size = max(size, WHOLE_POSITIONS)
+            size = (CHUNK_ON_CUDA if hidden.is_cuda else CHUNK) // len(weight) // WHOLE_TOKENS * WHOLE_TOKENS
+            size = max(size, WHOLE_TOKENS)
             for some, aims in zip(torch.split(hidden, size), torch.split(targets[:, None], size), strict=True):
                 logits = torch.nn.functional.linear(some, weight, bias).float()
                 total = logits.logsumexp(1, keepdim=True)

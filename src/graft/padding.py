@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 
+WHOLE_TOKENS = 32
+"""What runs through products of matrices is filled up to a multiple of this. On a CPU, each product is compiled for its
+shape when it first comes (2 ms, as long as a product takes): lines of any length would never stop bringing new ones."""
 WINDOWS_TOGETHER = 64
 """Windows that are scored in one pass: a long row times a large vocabulary would not fit in memory."""
 

@@ -12,9 +12,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from graft.likelihood import total_likelihood
+from graft.padding import WHOLE_TOKENS
 from graft.training.forward import set_dropout
 from graft.training.fused_lora import fused
-from graft.training.packing import WHOLE_TOKENS, pack_of, packed
+from graft.training.packing import pack_of, packed
 
 LENGTHS = (3, 9, 5, 5, 9, 1)
 TARGET_LENGTHS = (2, 4, 4, 1, 3, 2)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from graft.tracking.registry import Version
     from graft.tracking.server import Connection
 
-REGISTERED = "models:/"
-
 
 def fetched(workspace: Workspace, connection: Connection, version: Version) -> Path:
     """Return the adapter of a model version, from the store where it was downloaded before.
@@ -55,7 +53,7 @@ def pin_start(workspace: Workspace, *, training: TrainingConfig, tracking: Track
     source = training.init_from
     if source is None:
         start = None
-    elif source.startswith(REGISTERED):
+    elif source.startswith(registry.MODEL_URI):
         connection = connect(tracking, workspace)
         with reported(connection.uri):
             try:

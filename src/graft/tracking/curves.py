@@ -64,6 +64,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return Tail(path).read()
 
 
+def points_of(line: Line) -> Iterator[tuple[str, float]]:
+    """Yield what of a line is a point of a curve: its name and its value."""
+    for name, value in line.items():
+        if name not in NOT_CURVES and not isinstance(value, bool) and isinstance(value, int | float):
+            yield name, value
+
+
 def _parsed(content: bytes) -> Iterator[dict[str, Any]]:
     for line in content.splitlines():
         try:
@@ -123,9 +130,7 @@ def _new_points(lines: Iterable[Line], written: dict[str, set[int]], started_ms:
         step = int(line["step"])
         seconds = line.get("seconds")
         at = now_ms() if started_ms is None or seconds is None else started_ms + int(1000 * seconds)
-        for key, value in line.items():
-            if key in NOT_CURVES or isinstance(value, bool) or not isinstance(value, int | float):
-                continue
+        for key, value in points_of(line):
             steps = written.setdefault(key, set())
             if step not in steps:
                 steps.add(step)

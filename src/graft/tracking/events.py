@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graft.errors import ResourceMissing
-from graft.tracking.curves import NOT_CURVES, read_lines
+from graft.tracking.curves import points_of, read_lines
 from graft.workspace import replaced
 
 METRICS = "metrics.jsonl"
@@ -39,9 +39,7 @@ def write_events(training: Path, folder: Path) -> int:
             with SummaryWriter(str(new / file.parent.relative_to(training))) as writer:
                 for line in lines:
                     at = line.get("seconds", at)
-                    for name, value in line.items():
-                        if name in NOT_CURVES or isinstance(value, bool) or not isinstance(value, int | float):
-                            continue
+                    for name, value in points_of(line):
                         group = "validation" if name.startswith("validation_") else "training"
                         tag = f"{group}/{name.removeprefix('validation_')}"
                         writer.add_scalar(tag, value, line["step"], walltime=began + at)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graft.padding import WHOLE_TOKENS
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 
 NAME = "packed"
 """The name of the attention at transformers."""
-WHOLE_TOKENS = 32
-"""A line is filled up to a multiple of this. On a CPU, each product of matrices is compiled for its shape when it first
-comes (2 ms, as long as a product takes): lines of any length would never stop bringing new ones."""
 PLAIN_TOKENS = 512
 """Up to this length of row, attention in 16 bits on a CPU is two plain products: torch's fused kernel takes two to ten
 times as long there. In float32 it is as fast, and faster where a token does not see those after it."""

@@ -12,12 +12,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from graft.adapters import Procedure, procedure_of
+from graft.adapters import Procedure, layer_lists, procedure_of
 from graft.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import nn
 
     from graft.training.ranks import Ranks
 
@@ -33,7 +32,7 @@ def shard(model: PeftModel, device: str, size: int) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    layers = [*_layers(model.get_base_model())]
+    layers = [layer for stack in layer_lists(model.get_base_model()) for layer in stack]
     if not layers or type(procedure_of(model)) is not Procedure:
         method = model.peft_config[model.active_adapter].peft_type.lower()
         what = f"adapter.method {shown(method)} needs the whole base" if layers else "this base has no list of layers"
@@ -43,17 +42,6 @@ def shard(model: PeftModel, device: str, size: int) -> None:
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
     model.to(device)
-
-
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield what lies in the outermost lists of ``module``: the layers of an encoder, of a decoder."""
-    import torch
-
-    for part in module.children():
-        if isinstance(part, torch.nn.ModuleList):
-            yield from part
-        else:
-            yield from _layers(part)
 
 
 def evened(pieces: Iterable[Piece], spare: Iterable[Piece], ranks: Ranks) -> Iterator[tuple[Piece, bool]]:

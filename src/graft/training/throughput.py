@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from graft.hardware import gpu_utilisation, matmul_peak
 from graft.likelihood import IGNORED
+from graft.padding import WHOLE_TOKENS
 from graft.training.flops import Rates, Sizes, Watch
-from graft.training.packing import WHOLE_TOKENS, bodies_of, is_packed
+from graft.training.packing import bodies_of, is_packed
 
 if TYPE_CHECKING:
     import torch
