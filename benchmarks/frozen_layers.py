@@ -166,7 +166,7 @@ def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result:
     from graft.artifact import SharedTrunk, answer_columns, attention
     from graft.training import TrainingConfig
     from graft.training.checkpoints import Checkpoints
-    from graft.training.forward import efficient
+    from graft.training.forward import efficient, set_dropout
     from graft.training.frozen import above_frozen_layers
     from graft.training.loop import Inputs, fit
     from graft.training.record import Record, lines
@@ -174,9 +174,7 @@ def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result:
 
     torch.manual_seed(seed)
     model, new = data.model(dtype=torch.bfloat16, **attention("cpu", MAX_LENGTH_TOKENS))
-    for part in model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
+    set_dropout(model, 0.0)
     total = model.config.num_hidden_layers
     keys = {
         "r": 16,

@@ -18,16 +18,13 @@ FOLDER holds train.jsonl and test.jsonl, rows with `prompt` and `completion`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import importlib.util
-import io
 import json
 import logging
 import os
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks.paired import Measured, compare, surroundings  # noqa: E402
+from benchmarks.paired import Measured, by_graft, by_trainer, compare, surroundings  # noqa: E402
 from graft.artifact import attention, raw_outputs  # noqa: E402  (sets what torch reads when it loads)
 
 MAX_TOKENS = 256
@@ -129,11 +126,7 @@ def nll_of(model: Any, case: Case) -> float:
 def graft(case: Case, seed: int) -> Measured:
     """Train by Graft's loop."""
     from graft.training import TrainingConfig
-    from graft.training.checkpoints import Checkpoints
-    from graft.training.forward import efficient
-    from graft.training.loop import Inputs, fit
-    from graft.training.record import Record, lines
-    from graft.training.signals import Stop
+    from graft.training.loop import Inputs
 
     task, config = task_and_config()
     settings = TrainingConfig(
@@ -148,18 +141,10 @@ def graft(case: Case, seed: int) -> Measured:
         threads=case.threads,
         checkpoint_every_steps=10**6,
     )
-    model = model_of(case, seed, ours=True)
     pad = case.tokenizer.eos_token_id
+    model = model_of(case, seed, ours=True)
     inputs = Inputs(model, task, config, {}, case.train, case.test[:4], pad, settings, "cpu")
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
-        record = Path(name) / "metrics.jsonl"
-        started = time.process_time(), time.perf_counter()
-        with Stop() as stop, efficient(inputs):
-            fit(inputs, Checkpoints(Path(name) / "none", "key"), lambda step: Record(record, step), stop)
-        spent = time.process_time() - started[0], time.perf_counter() - started[1]
-        steps = [line for line in lines(record) if "loss" in line]
-    norm = min(line["gradient_norm"] for line in steps)
-    return Measured(*spent, norm, nll_of(model, case), [line["loss"] for line in steps])
+    return by_graft(inputs, lambda trained: nll_of(trained, case))
 
 
 def trl(case: Case, seed: int, *, packing: bool) -> Measured:
@@ -167,7 +152,6 @@ def trl(case: Case, seed: int, *, packing: bool) -> Measured:
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    model = model_of(case, seed, ours=False)
     rows = datasets.Dataset.from_list(
         [
             {"input_ids": row["input_ids"], "completion_mask": [int(one != -100) for one in row["labels"]]}
@@ -176,9 +160,10 @@ def trl(case: Case, seed: int, *, packing: bool) -> Measured:
     )
     lines = sum(len(row["input_ids"]) for row in case.train) / MAX_TOKENS
     batch = max(1, round(lines / (len(case.train) / case.batch_rows))) if packing else case.batch_rows
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+
+    def made(folder: str) -> SFTTrainer:
         arguments = SFTConfig(
-            output_dir=name,
+            output_dir=folder,
             per_device_train_batch_size=batch,
             num_train_epochs=case.epochs,
             learning_rate=LEARNING_RATE,
@@ -197,13 +182,10 @@ def trl(case: Case, seed: int, *, packing: bool) -> Measured:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        one = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=case.tokenizer)
-        started = time.process_time(), time.perf_counter()
-        one.train()
-        spent = time.process_time() - started[0], time.perf_counter() - started[1]
-    steps = [line for line in one.state.log_history if "loss" in line]
-    norm = min(float(line["grad_norm"]) for line in steps)
-    return Measured(*spent, norm, nll_of(model, case), [line["loss"] for line in steps])
+        model = model_of(case, seed, ours=False)
+        return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=case.tokenizer)
+
+    return by_trainer(made, lambda trained: nll_of(trained, case))
 
 
 def main() -> None:

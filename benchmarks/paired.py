@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import statistics
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 OURS = "graft"
 """The way that the others are compared with."""
@@ -25,6 +30,43 @@ class Measured:
     score: float
     """The metric on the test rows."""
     losses: Sequence[float]
+    steps: Sequence[Mapping[str, Any]]
+    """What was recorded of each step."""
+
+
+def by_graft(inputs: Any, score: Callable[[Any], float], **how: Any) -> Measured:
+    """Train by Graft's loop, as the stage does, and score the model.
+
+    ``how``: what else the loop takes, as keywords, and ``record``: the class of the record.
+    """
+    from graft.training.checkpoints import Checkpoints
+    from graft.training.forward import efficient
+    from graft.training.loop import fit
+    from graft.training.record import Record, lines
+    from graft.training.signals import Stop
+
+    kind = how.pop("record", Record)
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+        record = Path(name) / "metrics.jsonl"
+        started = time.process_time(), time.perf_counter()
+        with Stop() as stop, efficient(inputs):
+            fit(inputs, Checkpoints(Path(name) / "none", "key"), lambda step: kind(record, step), stop, **how)
+        spent = time.process_time() - started[0], time.perf_counter() - started[1]
+        steps = [line for line in lines(record) if "loss" in line]
+    norm = min(line["gradient_norm"] for line in steps)
+    return Measured(*spent, norm, score(inputs.model), [line["loss"] for line in steps], steps)
+
+
+def by_trainer(made: Callable[[str], Any], score: Callable[[Any], float]) -> Measured:
+    """Train by a Trainer of transformers, which ``made`` makes for a folder, and score the model."""
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+        one = made(name)
+        started = time.process_time(), time.perf_counter()
+        one.train()
+        spent = time.process_time() - started[0], time.perf_counter() - started[1]
+    steps = [line for line in one.state.log_history if "loss" in line]
+    norm = min(float(line["grad_norm"]) for line in steps)
+    return Measured(*spent, norm, score(one.model), [line["loss"] for line in steps], steps)
 
 
 def surroundings(threads: int) -> str:

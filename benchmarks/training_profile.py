@@ -18,14 +18,11 @@ FOLDER holds train.jsonl and test.jsonl, rows with `text` and `label`; without i
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import itertools
 import logging
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from benchmarks.paired import surroundings  # noqa: E402
-from benchmarks.training_speed import LEARNING_RATE, case_of, model_of, task_and_config  # noqa: E402
+from benchmarks.paired import by_graft, surroundings  # noqa: E402
+from benchmarks.training_speed import case_of, inputs_of  # noqa: E402
 
 THIN = 64
 """A product of matrices with a side this short is LoRA's, or the head's."""
@@ -106,35 +103,11 @@ def trained(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]], lis
     """Train with the last half of the steps profiled; return profile, record and the CPU seconds of each step."""
     from torch.profiler import ProfilerActivity, profile
 
-    from graft.training import TrainingConfig
-    from graft.training.checkpoints import Checkpoints
-    from graft.training.forward import efficient
-    from graft.training.loop import Inputs, fit
     from graft.training.profiling import Profiler
-    from graft.training.record import Record, lines
-    from graft.training.signals import Stop
+    from graft.training.record import Record
 
     case = case_of(options)
-    task, config = task_and_config()
-    settings = {"learning_rate": LEARNING_RATE, "keep": "last", "evaluate_every_epochs": 1000, "epochs": 1000}
-    training = TrainingConfig(
-        max_steps=options.steps,
-        batch_rows=options.batch_rows,
-        threads=options.threads,
-        checkpoint_every_steps=10**6,
-        **settings,
-    )
-    inputs = Inputs(
-        model=model_of(case, "bfloat16", 0, 0.0),
-        task=task,
-        task_config=config,
-        state=case.state,
-        train_rows=case.train,
-        validation_rows=case.test[:8],
-        pad_token_id=case.tokenizer.pad_token_id,
-        config=training,
-        device="cpu",
-    )
+    inputs = inputs_of(case, 0, epochs=1000, max_steps=options.steps)
     seen = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
     cpu: list[float] = []
 
@@ -151,13 +124,8 @@ def trained(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]], lis
                 seen.stop()
             super().add(line)
 
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
-        record = Path(name) / "metrics.jsonl"
-        with Stop() as stop, efficient(inputs):
-            store = Checkpoints(Path(name) / "none", "key")
-            fit(inputs, store, lambda step: Ending(record, step), stop, Half("cpu"))
-        steps = [line for line in lines(record) if "loss" in line]
-    return seen, steps, [after - before for before, after in itertools.pairwise(cpu)]
+    one = by_graft(inputs, lambda _: 0.0, record=Ending, profiler=Half("cpu"))
+    return seen, list(one.steps), [after - before for before, after in itertools.pairwise(cpu)]
 
 
 def main() -> None:

