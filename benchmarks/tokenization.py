@@ -75,7 +75,7 @@ def encoder(base: Path) -> Any:
     from graft.tokenization.part_encoder import PartEncoder
 
     limit = TokenizationConfig(max_length_tokens=LIMIT_TOKENS)
-    return PartEncoder(Config(), DataConfig(), limit, base, trust_remote_code=False, state={"labels": LABELS})
+    return PartEncoder(Config(), DataConfig(), limit, base, trust_remote_code=False)
 
 
 # -- rows in memory
