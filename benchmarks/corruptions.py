@@ -585,7 +585,7 @@ def case_of(task: str, seed: int, data: Path | None = None) -> Case:
 
 def _read(data: Path, split: str) -> Iterator[Row]:
     for path in sorted(data.glob(f"{split}/*.jsonl")) or [data / f"{split}.jsonl"]:
-        yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        yield from (json.loads(line) for line in path.read_bytes().splitlines())
 
 
 def write(case: Case, folder: Path, part: Part | None) -> None:

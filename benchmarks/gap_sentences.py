@@ -37,7 +37,7 @@ def texts(files: list[Path]) -> Iterator[str]:
     """Yield each text of the files once."""
     seen = set()
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_bytes().splitlines():
             row = json.loads(line)
             said = [message.get("content") for message in row.get("messages", ())]
             for text in (one for one in [*(row.get(name) for name in FIELDS), *said] if isinstance(one, str)):

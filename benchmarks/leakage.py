@@ -128,7 +128,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     texts, labels = dict[str, list[str]](), dict[str, list[str | None]]()
     about = dict[str, list[str]]()
     for split in SPLITS:
-        rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_bytes().splitlines()]
         texts[split] = [row["question"] if "context" in row else joined(row) for row in rows]
         labels[split] = [str(row["label"]) if "label" in row else None for row in rows]
         about[split] = [json.dumps([row["context"], row["answers"]]) if "context" in row else "" for row in rows]
@@ -196,7 +196,7 @@ def made(rows: int, folders: list[Path], seed: int) -> Any:
     rng, follows = random.Random(seed), defaultdict[str, list[str]](list)
     starts, lengths = list[str](), list[int]()
     for folder in folders:
-        for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (folder / "train.jsonl").read_bytes().splitlines():
             words = joined(json.loads(line)).split()
             starts.append(words[0])
             lengths.append(len(words))

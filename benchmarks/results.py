@@ -73,9 +73,9 @@ def gathered(case: dict[str, Any], folder: Path) -> Path:
     if isinstance(files, str):
         for path in Path(files).iterdir():
             if path.suffix == ".jsonl":
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                lines = path.read_bytes().splitlines(keepends=True)
                 chosen = (one for one in lines if all(json.loads(one)[name] in where[name] for name in where))
-                (folder / path.name).write_text("".join(chosen), encoding="utf-8")
+                (folder / path.name).write_bytes(b"".join(chosen))
             elif path.is_dir():
                 (folder / path.name).symlink_to(path.resolve())  # what rows name: pictures
         return folder

@@ -51,7 +51,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     model = AutoModelForCausalLM.from_pretrained(given.model).eval()
     for split in ("train", "validation", "test"):
-        lines = (given.folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (given.folder / f"{split}.jsonl").read_bytes().splitlines()
         rows = [json.loads(line) for line in lines]
         prompts = [tokenizer(row["prompt"] + "\n")["input_ids"][-PROMPT_TOKENS:] for row in rows]
         end = tokenizer.eos_token_id

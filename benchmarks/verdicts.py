@@ -319,7 +319,7 @@ def features(texts: list[str]) -> np.ndarray:
 
 def read(path: Path, rows: int) -> tuple[list[str], list[str]]:
     """Return texts and labels of ``rows`` lines, drawn evenly from the file."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     taken = lines[:: max(1, len(lines) // rows)][:rows]
     return [one["text"] for one in taken], [str(one["label"]) for one in taken]
 
