@@ -65,7 +65,8 @@ def main() -> None:
     table = pq.read_table(workspace.evaluation / "predictions" / "adapter.parquet")
     adapter_right = np.asarray(table["prediction"].to_pylist()) == np.asarray(table["reference"].to_pylist())
     only_adapter, only_probe = int((adapter_right & ~probe_right).sum()), int((probe_right & ~adapter_right).sum())
-    p = binomtest(only_adapter, only_adapter + only_probe, 0.5, alternative="greater").pvalue
+    apart = only_adapter + only_probe
+    p = binomtest(only_adapter, apart, 0.5, alternative="greater").pvalue if apart else 1.0
     for name, right in (("linear probe", probe_right), ("adapter", adapter_right)):
         low, high = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
         print(f"{name:13s} accuracy {right.mean():.4f}  [{low:.4f}, {high:.4f}]  on {len(right)} rows")
