@@ -300,6 +300,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="a folder with a tokenizer; else one is trained on the rows")
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="of the stage")
     parser.add_argument("--in-memory", type=int, nargs="*", default=[10_000, 50_000], help="rows of the first table")
+    parser.add_argument("--read", type=int, default=20_000, help="rows of the second table")
     parser.add_argument("--part-rows", type=int, default=50_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ours", action="store_true", help="of whole stages, ours alone (5,000,000 rows)")
@@ -320,7 +321,7 @@ def main() -> None:
         for count in given.in_memory:
             print(tokenizing(count, base, given.repeats), flush=True)
         print("\nReading: rows a CPU second\n\n| what | ours | datasets | ratio |\n|---|---|---|---|")
-        print(*reading(20_000, base, given.repeats), sep="\n", flush=True)
+        print(*reading(given.read, base, given.repeats), sep="\n", flush=True)
         print("\n| rows | way | wall s | rows a CPU second | MB a CPU second | peak MB |\n|---|---|---|---|---|---|")
         for count in given.rows:
             for line in whole(count, given.part_rows, base, given.ours):
