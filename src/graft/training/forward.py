@@ -15,6 +15,7 @@ from graft.training.fused_lora import fused
 from graft.training.packing import packed
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from graft.training.frozen import Feed
@@ -45,6 +46,8 @@ def efficient(inputs: Inputs, feed: Feed | None = None) -> Iterator[Forward]:
     if feed is not None and feed.at_head:
         yield Forward(packed=False, fused_layers=0)
         return
+    import torch
+
     rows = inputs.train_rows[:: max(1, len(inputs.train_rows) // TRIED_ROWS)][:TRIED_ROWS]
     collated = inputs.task.collate(rows, inputs.pad_token_id, inputs.state)
     batch = {name: one.to(inputs.device) for name, one in collated.items()}
@@ -52,9 +55,16 @@ def efficient(inputs: Inputs, feed: Feed | None = None) -> Iterator[Forward]:
     def run() -> None:
         inputs.task.outputs(inputs.task_config, inputs.model, batch)
 
+    def learnt_from() -> torch.Tensor:
+        piece = next(iter(inputs.task.pieces(batch, TRIED_ROWS)))
+        loss, _ = inputs.task.loss(inputs.task_config, inputs.model, piece)
+        outputs = inputs.task.outputs(inputs.task_config, inputs.model, batch)
+        return torch.cat([outputs.flatten().float(), loss.flatten().float()])
+
     # Fused layers keep the base's matrices at hand; those that are split over processes come and go.
     fusing = contextlib.nullcontext(0) if inputs.ranks.sharded else fused(inputs.model, run)
-    with packed(inputs.model, run) as is_packed, fusing as layers:
+    narrowing = None if inputs.ranks.sharded else learnt_from
+    with packed(inputs.model, run, narrowing) as is_packed, fusing as layers:
         yield Forward(is_packed, layers)
 
 

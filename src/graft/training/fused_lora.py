@@ -22,6 +22,8 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from graft.training.tiled_attention import side_by_side
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -44,27 +46,35 @@ def _function() -> Any:
             *matrices: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
             flat = x.flatten(0, -2)
-            down = torch.cat(matrices[::2]).to(x.dtype)
-            ups = [one * scale for one, scale in zip(matrices[1::2], scales, strict=True)]
-            up = torch.block_diag(*ups).to(x.dtype)  # type: ignore[no-untyped-call]
+            shapes = [one.shape for one in matrices[1::2]]
+            if len(shapes) == 1:
+                down, up = matrices[0].to(x.dtype), torch.mul(matrices[1], scales[0], out=x.new_empty(shapes[0]))
+            else:
+                down = torch.cat(matrices[::2]).to(x.dtype)
+                ups = [one * scale for one, scale in zip(matrices[1::2], scales, strict=True)]
+                up = torch.block_diag(*ups).to(x.dtype)  # type: ignore[no-untyped-call]
             inner = flat @ down.t()
             found = torch.nn.functional.linear(flat, weight, bias).addmm_(inner, up.t())
             ctx.save_for_backward(flat, inner, weight, down, up)
-            ctx.scales, ctx.shapes = scales, [one.shape for one in ups]
+            ctx.scales, ctx.shapes = scales, shapes
             ctx.types = [one.dtype for one in matrices]
-            parts = torch.split(found, [rows for rows, _ in ctx.shapes], 1) if len(ups) > 1 else (found,)
+            parts = torch.split(found, [rows for rows, _ in ctx.shapes], 1) if len(shapes) > 1 else (found,)
             return tuple(one.view(*x.shape[:-1], -1) for one in parts)
 
         @staticmethod
         def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
             flat, inner, weight, down, up = ctx.saved_tensors
             dys = [one.flatten(0, -2) for one in gradients]
-            dy = dys[0] if len(dys) == 1 else torch.cat(dys, 1)
+            joined = side_by_side(dys)
+            dy = torch.cat(dys, 1) if joined is None else joined.flatten(1)
             through = dy @ up
             dx = None
             if ctx.needs_input_grad[0]:
                 dx = (dy @ weight).addmm_(through, down).view(*gradients[0].shape[:-1], -1)
             d_down, d_up = through.t() @ flat, (inner.t() @ dy).t()
+            if len(ctx.shapes) == 1:
+                d_up = d_up.to(ctx.types[1]).mul_(ctx.scales[0])
+                return dx, None, None, None, d_down.to(ctx.types[0]), d_up
             found: list[Any] = [dx, None, None, None]
             row = column = 0
             for (rows, columns), scale in zip(ctx.shapes, ctx.scales, strict=True):

@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graft.padding import WHOLE_TOKENS
+from graft.training import tiled_attention
+from graft.training.first_token import last_layer
+from graft.training.tiled_attention import Tile, tiles_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +35,10 @@ if TYPE_CHECKING:
 
 NAME = "packed"
 """The name of the attention at transformers."""
-PLAIN_TOKENS = 512
-"""Up to this length of row, attention in 16 bits on a CPU is two plain products: torch's fused kernel takes two to ten
-times as long there. In float32 it is as fast, and faster where a token does not see those after it."""
 NO_PART = ("position_ids", "use_cache", "cache_position", "num_items_in_batch")
 """What reaches attention on the way through the layers and says nothing to it."""
+UNFIT = (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError)
+"""What a model raises that does not take what it is given."""
 KINDS = {"full_attention", "sliding_attention"}
 TOLERANCE = 1e-3
 NARROW_TOLERANCE = 0.03
@@ -62,11 +64,34 @@ class Pack:
     """Where the rows lie that a decoder's rows look at, in the same order."""
     cross_blocks: Blocks = ()
     """Rows, their length, and that of the rows that they look at."""
+    aside: Sequence[torch.Tensor] = ()
+    """Keys and values [1, M + filler, G * D], where attention is not given them."""
 
     @functools.cached_property
     def longest(self) -> int:
         """The longest row, in tokens."""
         return max(length for _, length in self.blocks)
+
+    @functools.cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """How rows that look at themselves are attended to."""
+        return tiles_of([(rows, length, length) for rows, length in self.blocks])
+
+    @functools.cached_property
+    def cross_tiles(self) -> tuple[Tile, ...]:
+        """How rows are attended to that look at others."""
+        return tiles_of([(rows, own, other) for rows, own, other in self.cross_blocks])
+
+    @functools.cached_property
+    def first_tokens(self) -> Pack:
+        """The first token of each row, which looks at its row."""
+        import torch
+
+        rows = len(self.bounds) - 1
+        index = self.index[self.bounds[:-1].long()]
+        bounds = torch.arange(rows + 1, dtype=torch.int32, device=self.index.device)
+        cross = tuple((count, 1, length) for count, length in self.blocks)
+        return Pack(index, torch.zeros_like(index), 0, ((rows, 1),), bounds, self, cross)
 
     def line(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the tokens of ``batch`` [B, T, ...] and the filler as one line: [1, N + filler, ...]."""
@@ -75,10 +100,10 @@ class Pack:
         index = torch.cat([self.index, self.index.new_zeros(self.filler)])
         return batch.flatten(0, 1)[index][None]
 
-    def batch(self, line: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-        """Return a line [1, N + filler, D] as a batch, with zeros where no row has a token: [B, T, D]."""
+    def batch(self, line: torch.Tensor, shape: tuple[int, int], elsewhere: float = 0.0) -> torch.Tensor:
+        """Return a line [1, N + filler, D] as a batch, with ``elsewhere`` where no token lies: [B, T, D]."""
         tokens = line[0, : len(self.index)]
-        empty = tokens.new_zeros(shape[0] * shape[1], tokens.shape[-1])
+        empty = tokens.new_full((shape[0] * shape[1], tokens.shape[-1]), elsewhere)
         return empty.index_copy(0, self.index, tokens).reshape(*shape, -1)
 
 
@@ -172,12 +197,19 @@ def attend(
     if more:
         raise TypeError(f"its attention takes {', '.join(more)}")
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    if pack.aside:
+        groups = key.shape[1]
+        key, value = (one.view(*one.shape[:2], groups, -1).transpose(1, 2) for one in pack.aside)
     keys = pack
     blocks: Blocks = tuple((rows, length, length) for rows, length in pack.blocks)
     if pack.keys is not None and not causal:
         # A decoder looks at an encoder: without any bias of positions, for which transformers gives zeros.
         keys, blocks, position_bias = pack.keys, pack.cross_blocks, None
     rule = _Rule(scaling or query.shape[-1] ** -0.5, dropout, causal, sliding_window, softcap, position_bias)
+    if rule.is_plain and not query.is_cuda and query.itemsize == 2 and not dropout:
+        longest = max(pack.longest, keys.longest)
+        if longest <= tiled_attention.LONGEST_TOKENS:
+            return _tiled(query, key, value, pack, keys, rule)[None], None
     q = query[0].transpose(0, 1)[: len(pack.index)]
     k, v = (one[0].transpose(0, 1)[: len(keys.index)] for one in (key, value))
     if rule.is_plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
@@ -217,6 +249,23 @@ def _rows(tokens: torch.Tensor, block: tuple[int, ...]) -> torch.Tensor:
     return tokens.reshape(block[0], -1, *tokens.shape[1:]).transpose(1, 2)
 
 
+def _tiled(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, keys: Pack, rule: _Rule
+) -> torch.Tensor:
+    """Attend by tiles of rows of like length: [N + filler, H, D]."""
+    heads, groups = query.shape[1], key.shape[1]
+    q, k, v = (one.squeeze(0).transpose(0, 1) for one in (query, key, value))
+    if heads != groups:
+        k, v = (one.repeat_interleave(heads // groups, dim=1) for one in (k, v))
+
+    def hidden(length: int, dtype: torch.dtype) -> torch.Tensor | None:
+        window = rule.window if rule.window is not None and rule.window < length else None
+        return _hidden(length, rule.causal, window, dtype, q.device)
+
+    tiles = pack.tiles if keys is pack else pack.cross_tiles
+    return tiled_attention.attend(q, k, v, tiles, rule.scaling, hidden)
+
+
 def _varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, keys: Pack, rule: _Rule
 ) -> torch.Tensor:
@@ -248,8 +297,7 @@ def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _R
 
     heads, groups, length = query.shape[1], key.shape[1], query.shape[2]
     windowed = rule.window is not None and rule.window < length
-    narrow = not query.is_cuda and query.itemsize == 2 and max(length, key.shape[2]) <= PLAIN_TOKENS
-    if rule.is_plain and not windowed and not narrow:
+    if rule.is_plain and not windowed:
         return functional.scaled_dot_product_attention(
             query,
             key,
@@ -306,6 +354,10 @@ class _Body:
         self.takes = self.signature.parameters
         self.biased = [part for part in body.modules() if hasattr(part, "compute_bias")]
         self.first_position = 0
+        self.first_token: Callable[[], None] | None = None
+        """What undoes that the last layer runs for first tokens alone."""
+        self.spoilt = False
+        """Whether all states but those of first tokens are made to be no numbers."""
         self.off = False
         self.calls = 0
 
@@ -317,7 +369,13 @@ class _Body:
         pack, packed, shape = given
         with self._changed(pack) as pooler:
             found = self.forward(**packed, pack=pack)
-        found.last_hidden_state = pack.batch(found.last_hidden_state, shape)
+        states = found.last_hidden_state
+        if self.first_token is not None:
+            pack = pack.first_tokens
+        found.last_hidden_state = pack.batch(states, shape)
+        if self.spoilt:
+            first = pack.first_tokens
+            found.last_hidden_state = first.batch(states[:, pack.bounds[:-1].long()], shape, float("nan"))
         if pooler is not None:
             found.pooler_output = self._pooled(pooler, found.last_hidden_state)
         return found
@@ -385,10 +443,16 @@ def _bias_of_longest(part: Any, longest: int, *_: Any, device: Any = None, **__:
 
 
 @contextlib.contextmanager
-def packed(model: PeftModel, run: Callable[[], object]) -> Iterator[bool]:
+def packed(
+    model: PeftModel, run: Callable[[], object], learnt_from: Callable[[], torch.Tensor] | None = None
+) -> Iterator[bool]:
     """Run a block with the batches of ``model`` packed; yield whether they can be.
 
-    ``run`` runs the model on rows of unlike length, to see whether packing changes what comes out.
+    Args:
+        model: what is trained.
+        run: runs the model on rows of unlike length, to see whether packing changes what comes out.
+        learnt_from: returns all that is learnt from, for such rows; then the last layer may run for the first token of
+            each row alone.
     """
     from transformers import AttentionInterface
 
@@ -398,9 +462,11 @@ def packed(model: PeftModel, run: Callable[[], object]) -> Iterator[bool]:
     for one in bodies:
         one.body.forward = one
     try:
-        yield _agree(model, bodies, run)
+        yield _agree(model, bodies, run, learnt_from)
     finally:
         for one, before in zip(bodies, own, strict=True):
+            if one.first_token is not None:
+                one.first_token()
             if before is None:
                 del one.body.forward
             else:
@@ -420,7 +486,12 @@ def is_packed(body: Any) -> bool:
     return isinstance(forward, _Body) and not forward.off
 
 
-def _agree(model: PeftModel, bodies: Sequence[_Body], run: Callable[[], object]) -> bool:
+def _agree(
+    model: PeftModel,
+    bodies: Sequence[_Body],
+    run: Callable[[], object],
+    learnt_from: Callable[[], torch.Tensor] | None = None,
+) -> bool:
     """Return whether packed rows give what padded ones give; else turn packing off, and say why."""
     import torch
 
@@ -444,9 +515,11 @@ def _agree(model: PeftModel, bodies: Sequence[_Body], run: Callable[[], object])
                     raise ValueError("it is not called with a mask alone")
                 found = _difference(padded, packed_states)
                 if not found:
+                    if learnt_from is not None and len(bodies) == 1:
+                        _try_first_token(bodies[0], run, learnt_from)
                     return True
                 reason = reason or found
-    except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except UNFIT as error:
         reason = str(error)
     finally:
         for part in modes:
@@ -455,6 +528,30 @@ def _agree(model: PeftModel, bodies: Sequence[_Body], run: Callable[[], object])
         one.off = True
     print(f"train: batches are padded, {type(bodies[0].body).__name__} does not take packed rows: {reason}", flush=True)
     return False
+
+
+def _try_first_token(body: _Body, run: Callable[[], object], learnt_from: Callable[[], torch.Tensor]) -> None:
+    """Let the last layer run for first tokens alone, if all that is learnt from stays what it is."""
+    import torch
+
+    if any(getattr(part, "is_causal", False) for part in body.body.modules()):
+        return
+    with contextlib.suppress(*UNFIT):
+        whole = learnt_from()
+        body.spoilt = True
+        reads_first = torch.equal(learnt_from(), whole)
+        body.spoilt = False
+        layer = last_layer(body.body, run) if reads_first else None
+        if layer is None:
+            return
+        body.first_token = layer.install()
+        apart = float((learnt_from() - whole).norm() / whole.norm())
+        if apart <= (TOLERANCE if next(body.body.parameters()).itemsize > 2 else NARROW_TOLERANCE):
+            return
+    body.spoilt = False
+    if body.first_token is not None:
+        body.first_token()
+        body.first_token = None
 
 
 def _first_positions(bodies: Sequence[_Body]) -> list[int]:
