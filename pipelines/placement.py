@@ -20,7 +20,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from graft import stages
+from graft import params, stages
 from graft.errors import ConfigError, GraftError, IntegrityError, ResourceMissing, shown
 from graft.repository import Repository, StageResult
 from graft.workspace import Workspace
@@ -91,8 +91,10 @@ def run_placed(
 
 
 def _handed_over(repository: Repository, stage: str, on_line: Callable[[str], None]) -> str:
-    """Push what the worker needs: inputs, run cache, the commit with the current dvc.lock."""
+    """Push what the worker needs: inputs, run cache, an adapter to start from, the commit with the current dvc.lock."""
     pushed = repository.push(None if "data" in stages.get(stage).reads else stages.before(stage))
+    if "training" in stages.get(stage).params:
+        repository.push_start(params.load(repository.workspace.params).training.init_from)
     commit = repository.snapshot()
     of_clone(repository).push_snapshot(commit)
     on_line(f"pushed {pushed} files and commit {commit[:12]} for the worker")

@@ -65,6 +65,8 @@ def _done(repository: Repository, stage: str, commit: str, force: bool) -> State
     if repository.commit() != commit:
         raise IntegrityError(f"worktree: at {shown(repository.commit())}, asked for {commit}; refused")
     get_data_of_base(repository)
+    if "training" in stages.get(stage).params:
+        repository.pull_start(params.load(repository.workspace.params).training.init_from)
     if stages.get(stage).parts:
         get_parts_inputs(repository, stage)
         repository.pull_parts(stage, logger.info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from graft import runs, stages
+from graft import params, runs, stages
+from graft.artifact.starts import place_of
+from graft.identity import digest_folder
+from graft.publication import pin_start
 from graft.repository import Repository
 from graft.runs import process_started
 from graft.stages import STAGES
-from graft.workspace import Workspace
-from tests.conftest import git
+from graft.workspace import Workspace, read_json
+from tests.conftest import git, validated
 
 pytestmark = pytest.mark.slow
 NAMES = [stage.name for stage in STAGES]
@@ -128,6 +133,69 @@ def test_a_placed_stage_is_done_by_a_worker_in_another_clone(
     assert api.flow_run(placed.facts["flow_run"])["state"]["type"] == "COMPLETED"
     assert "epochs: 4" in git(other.root, "show", f"{placed.facts['commit']}:params.yaml")
     assert "good" in (clone.data / "train" / "a.txt").read_text()
+
+
+TRAIN = """\
+  train:
+    cmd: $GRAFT_PYTHON -m graft stage train
+    deps: [artifacts/tokens]
+    params: [task, base, adapter, training, {sources.lock: [base, init]}]
+    outs: [artifacts/adapter, artifacts/training, artifacts/repeats]
+"""
+
+
+def test_a_placed_training_starts_from_an_adapter_that_only_the_caller_has(
+    serve: Callable[..., Any],
+    run: Callable[..., Any],
+    clone: Workspace,
+    make_project: Callable[..., Workspace],
+    tmp_path: Path,
+) -> None:
+    """One step that moves nothing: what the worker's training ends with is what it started from."""
+    from safetensors.torch import load_file
+
+    training = {"max_steps": 1, "keep": "last", "seed": 8}
+    first = make_project(tmp_path / "first", training=training)
+    validated(first)
+    for stage in ("tokenize", "train"):
+        stages.run(stage, first)
+    _with_real_training(clone, first, {**training, "seed": 7, "learning_rate": 1e-30, "init_from": "../first/start"})
+    shutil.copytree(first.adapter, first.root / "start")
+    loaded = params.load(clone.params)
+    start = pin_start(clone, training=loaded.training, tracking=loaded.tracking)
+    assert start is not None
+    git(tmp_path, "clone", "--quiet", "origin.git", "worker")
+    other = Workspace(tmp_path / "worker")
+    serve("gpu", at=other)
+
+    code, _, said = run()
+    assert code == 0, said
+    assert digest_folder(place_of(other, start.digest)) == start.digest
+    assert read_json(clone.adapter / "identity.json")["init"] == start.digest
+    before, after = (load_file(one / "adapter_model.safetensors") for one in (first.adapter, clone.adapter))
+    assert before.keys() == after.keys()
+    assert all(after[name].equal(value) for name, value in before.items())
+
+
+def _with_real_training(clone: Workspace, tokenized: Workspace, training: dict[str, Any]) -> None:
+    """Give the clone the base and the token tables of a project, and the real stage that trains on them."""
+    shutil.copytree(tokenized.root / "base", clone.root / "base")
+    shutil.copytree(tokenized.tokens, clone.root / "tokens")
+    shutil.copy(tokenized.sources_lock, clone.sources_lock)
+    described = yaml.safe_load(tokenized.params.read_text())
+    described["training"] |= training
+    clone.params.write_text(yaml.safe_dump({"data": {}, "validation": {}, **described, "placement": {"train": "gpu"}}))
+    text = (clone.root / "dvc.yaml").read_text()
+    begin, end = text.index("  train:\n"), text.index("  evaluate:\n")
+    text = text[:begin] + TRAIN + text[end:]
+    made = "$GRAFT_PYTHON stage.py tokenize artifacts/tokens"
+    assert made in text
+    text = text.replace(made, f"cp -r tokens artifacts/tokens && {made}")
+    text = re.sub(r"(stage\.py (?:evaluate|register) \S+) .*", r"\1", text)  # they read text, no tensors
+    (clone.root / "dvc.yaml").write_text(text)
+    git(clone.root, "add", "-A")
+    git(clone.root, "commit", "--quiet", "-m", "a real training")
+    git(clone.root, "push", "--quiet", "origin", "main")
 
 
 VALIDATE = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 
 from graft import stages
-from graft.errors import IntegrityError, ResourceMissing
+from graft.artifact.starts import Start, folder_of, pin, place_of
+from graft.artifact.warm_start import keep
+from graft.errors import ConfigError, IntegrityError, ResourceMissing
 from graft.identity import digest_folder
 from graft.repository import Repository, exchange
 from graft.repository.exchange import Exchange
 from graft.workspace import Workspace
-from tests.conftest import copied_clone, write_clone
+from tests.conftest import copied_clone, validated, write_clone, write_project
 
 PARTS = {"train": 4, "validation": 1, "test": 1}
 LABELS = ("a", "b")
@@ -130,6 +133,63 @@ def test_the_exchange_runs_in_a_process_of_its_own(clones: tuple[Workspace, Work
     assert told == ["learn: 4 of 4 parts made here", "validate: 6 of 6 parts made here"]
     assert Repository(clones[1]).pull_parts("validate", lines.append)["pulled"] == 4 + COUNT
     assert Repository(clones[1]).push_parts("validate", lines.append) == {"pushed": 0}
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, own_settings: None) -> Path:
+    """A trained adapter."""
+    project = write_project(tmp_path_factory.mktemp("start") / "project", tiny_base, {"training": {"max_steps": 1}})
+    validated(project)
+    for stage in ("tokenize", "train"):
+        stages.run(stage, project)
+    return project.adapter
+
+
+def pin_both(clones: tuple[Workspace, Workspace], adapter: Path) -> Start:
+    """Pin the adapter in both clones; only the first one has it."""
+    start = Start("models:/toy@champion", keep(clones[0], adapter), "toy", "1")
+    for clone in clones:
+        pin(clone, start)
+    return start
+
+
+def test_adapter_to_start_from_goes_to_a_clone_that_lacks_it(
+    clones: tuple[Workspace, Workspace], adapter: Path, tmp_path: Path
+) -> None:
+    (first, second), start = clones, pin_both(clones, adapter)
+    assert not Repository(second).pull_start(start.source)  # the remote does not have it either: the stage says so
+    with pytest.raises(ResourceMissing, match=r"toy version 1 .* is not in"):
+        Repository(second).push_start(start.source)
+    assert not any((tmp_path / "shared").rglob("digests.json"))
+    assert Repository(first).push_start(start.source)
+    assert not Repository(first).push_start(start.source)
+    assert not Repository(second).push_start(start.source)
+    assert Repository(second).pull_start(start.source)
+    assert not Repository(second).pull_start(start.source)
+    assert digest_folder(folder_of(second, start)) == start.digest == digest_folder(adapter)
+    assert not Repository(second).push_start(None)
+    assert not Repository(second).pull_start(None)
+    with pytest.raises(ConfigError, match="run `graft lock`"):
+        Repository(second).pull_start("models:/toy@other")
+
+
+@pytest.mark.parametrize("with_digests", [False, True])
+def test_another_adapter_in_the_remote_is_refused(
+    clones: tuple[Workspace, Workspace], adapter: Path, tmp_path: Path, with_digests: bool
+) -> None:
+    start = pin_both(clones, adapter)
+    Repository(clones[0]).push_start(start.source)
+    there = tmp_path / "shared" / "graft" / "models" / start.digest
+    (there / "adapter_model.safetensors").write_bytes(b"planted")
+    if with_digests:  # whoever plants one changes these too
+        digests = json.loads((there / "digests.json").read_text())
+        digests["adapter_model.safetensors"] = hashlib.sha256(b"planted").hexdigest()
+        (there / "digests.json").write_text(json.dumps(digests))
+    with pytest.raises(
+        IntegrityError, match="is not the adapter that sources.lock pins" if with_digests else "damaged"
+    ):
+        Repository(clones[1]).pull_start(start.source)
+    assert not place_of(clones[1], start.digest).exists()
 
 
 def test_without_a_remote_nothing_is_exchanged(clones: tuple[Workspace, Workspace]) -> None:

@@ -40,7 +40,7 @@ from tests.training.conftest import inputs_on
 
 base, place, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 
-def train(name, number, size, sharded, is_efficient, rows, settings):
+def train(name, number, size, sharded, is_efficient, ahead, rows, settings):
     folder = place / name
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def train(name, number, size, sharded, is_efficient, rows, settings):
     record = folder / "metrics.jsonl"
     with efficient(inputs) if is_efficient else contextlib.nullcontext():
         opened = lambda step: Unwritten() if number else Record(record, step)
-        fit(inputs, Checkpoints(folder / "checkpoints", "key", record), opened, Stop())
+        fit(inputs, Checkpoints(folder / "checkpoints", "key", record), opened, Stop(), ahead=ahead)
     trained = {key: one.detach() for key, one in inputs.model.named_parameters() if one.requires_grad}
     torch.save(trained, folder / f"weights-{number}.pt")
     if sharded:
@@ -90,9 +90,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def case(
-    size: int, *, sharded: bool = False, is_efficient: bool = True, rows: int = 45, **settings: Any
+    size: int,
+    *,
+    sharded: bool = False,
+    is_efficient: bool = True,
+    ahead: bool = False,
+    rows: int = 45,
+    **settings: Any,
 ) -> dict[str, Any]:
-    ways = {"size": size, "sharded": sharded, "is_efficient": is_efficient}
+    ways = {"size": size, "sharded": sharded, "is_efficient": is_efficient, "ahead": ahead}
     return {**ways, "rows": rows, "settings": {**SETTINGS, **settings}}
 
 
@@ -136,6 +142,24 @@ def test_curve_is_that_of_one_process(tiny_base: Path, tmp_path: Path) -> None:
                 assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-5), (name, size)
             same = [weights(tmp_path / f"{name}-{size}", number) for number in range(size)]
             assert all(one[key].equal(same[0][key]) for one in same for key in one)
+
+
+@pytest.mark.slow
+def test_batches_made_ahead_change_no_bit(tiny_base: Path, tmp_path: Path) -> None:
+    ways: dict[str, dict[str, Any]] = {"none": {}, "fsdp": {"sharded": True, "is_efficient": False}}
+    settings = {"dropout": 0.2, "batch_rows": 5, "micro_batch_rows": 1, "rows": 20}
+    cases = {
+        f"{kind}-{ahead}": case(2, ahead=ahead, **way, **settings)
+        for kind, way in ways.items()
+        for ahead in (False, True)
+    }
+    trained(tiny_base, tmp_path, cases)
+    for kind in ways:
+        assert curves(tmp_path / f"{kind}-True") == curves(tmp_path / f"{kind}-False")
+        for number in range(2):
+            one, other = (weights(tmp_path / f"{kind}-{ahead}", number) for ahead in (False, True))
+            assert one.keys() == other.keys()
+            assert all(one[key].equal(other[key]) for key in one)
 
 
 @pytest.mark.slow

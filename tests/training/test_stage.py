@@ -90,6 +90,8 @@ def test_profiling_leaves_a_table_and_a_trace_and_the_same_adapter(
     assert sum(float(row[3].removesuffix("%")) for row in rows) == pytest.approx(100, abs=1)
     trace = json.loads(gzip.decompress((tokenized.training / "trace.json.gz").read_bytes()))
     assert len(trace["traceEvents"]) == 500
+    assert {"process_name", "thread_name"} <= {one["name"] for one in trace["traceEvents"] if one["ph"] == "M"}
+    assert "host_name" not in trace
     assert str(tokenized.root) not in json.dumps(trace)
 
 

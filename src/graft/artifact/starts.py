@@ -64,6 +64,12 @@ def pinned(workspace: Workspace, source: str | None) -> Start | None:
     return start
 
 
+def is_here(workspace: Workspace, start: Start) -> bool:
+    """Return whether the clone has the pinned adapter, every file as it was pinned."""
+    folder = place_of(workspace, start.digest)
+    return folder.is_dir() and digest_folder(folder) == start.digest
+
+
 def folder_of(workspace: Workspace, start: Start) -> Path:
     """Return the folder of the pinned adapter, every file as it was pinned.
 
@@ -71,7 +77,7 @@ def folder_of(workspace: Workspace, start: Start) -> Path:
         ResourceMissing: it is not here.
     """
     folder = place_of(workspace, start.digest)
-    if not folder.is_dir() or digest_folder(folder) != start.digest:
+    if not is_here(workspace, start):
         raise ResourceMissing(
             f"{PARAM}: {start} (digest {start.digest[:12]}) is not in {place_of(workspace, '')}, or was changed there; "
             f"`graft lock` fetches what {shown(start.source)} names now"

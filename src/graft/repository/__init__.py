@@ -314,6 +314,34 @@ class Repository:
         """
         return self._exchange(stage, ["--share", str(number), str(of)], on_line)
 
+    # -- the adapter that training starts from
+    def push_start(self, source: str | None) -> bool:
+        """Put the adapter that ``training.init_from`` names into the default remote; return whether it had to go.
+
+        Raises:
+            ConfigError: sources.lock pins another one.
+            ResourceMissing: the adapter is neither here nor there, or no default remote, or it cannot be written.
+        """
+        from graft.artifact.starts import pinned
+        from graft.repository.exchange import push_start
+
+        start = pinned(self.workspace, source)
+        return start is not None and push_start(self.dvc, start)
+
+    def pull_start(self, source: str | None) -> bool:
+        """Get the adapter that ``training.init_from`` names, where the default remote has it; return whether it came.
+
+        Raises:
+            ConfigError: sources.lock pins another one.
+            IntegrityError: what the remote has is damaged, or another adapter.
+            ResourceMissing: no default remote, or it cannot be reached.
+        """
+        from graft.artifact.starts import pinned
+        from graft.repository.exchange import pull_start
+
+        start = pinned(self.workspace, source)
+        return start is not None and pull_start(self.dvc, start)
+
     def _exchange(self, stage: str, arguments: list[str], on_line: Callable[[str], None]) -> dict[str, int]:
         from graft.repository.processes import exchange_parts
 

@@ -1,13 +1,15 @@
-"""Results of single parts through the DVC remote: made on one machine, found on all.
+"""Results of single parts through the DVC remote, made on one machine, found on all; and adapters to start from.
 
 They lie beside DVC's own files, below ``graft/<stage>/<key>`` of the default remote, each folder with the digests of
 its files, which is written last and checked after every pull. Who can write to the remote can plant a result there, as
-with DVC's run cache: the remote is trusted.
+with DVC's run cache: the remote is trusted. Not so for adapters: sources.lock has their digest, which is checked too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import stages
+from graft.artifact.starts import Start, folder_of, is_here
+from graft.artifact.warm_start import keep
 from graft.errors import GraftError, InputError, IntegrityError, ResourceMissing
+from graft.identity import digest_folder
 from graft.part_results import DIGESTS, Job, PartResults, Round
 from graft.workspace import read_json
 
@@ -100,15 +105,58 @@ class Exchange:
                 time.sleep(POLL_SECONDS)
         return made
 
-    @contextlib.contextmanager
-    def _remote(self) -> Iterator[_Remote]:
-        with self.dvc.default_remote("exchange results of parts") as (files, path):
-            try:
-                yield _Remote(files, path)
-            except (GraftError, KeyboardInterrupt):
-                raise
-            except OSError as error:
-                raise ResourceMissing(f"DVC remote: cannot exchange results of parts: {error}") from None
+    def _remote(self) -> contextlib.AbstractContextManager[_Remote]:
+        return _remote(self.dvc, "exchange results of parts")
+
+
+def push_start(dvc: Dvc, start: Start) -> bool:
+    """Put the adapter that a training starts from into the remote, unless it is there; return whether it went."""
+    with _remote(dvc, "share the adapter that training starts from") as remote, _passing(start) as (results, job):
+        if remote.has(results, job):
+            return False
+        with results.made(job.key) as folder:
+            shutil.copytree(folder_of(dvc.workspace, start), folder, dirs_exist_ok=True)
+        return bool(remote.push(results, [job]))
+
+
+def pull_start(dvc: Dvc, start: Start) -> bool:
+    """Get the adapter that a training starts from, where this clone lacks it and the remote has it.
+
+    Raises:
+        IntegrityError: what is there is another adapter than sources.lock pins.
+    """
+    if is_here(dvc.workspace, start):
+        return False
+    with _remote(dvc, "get the adapter that training starts from") as remote, _passing(start) as (results, job):
+        if not remote.pull(results, [job]):
+            return False
+        found = results.folder / job.key
+        (found / DIGESTS).unlink()
+        if digest_folder(found) != start.digest:
+            raise IntegrityError(
+                f"DVC remote: {FOLDER}/{results.stage}/{job.key} is not the adapter that sources.lock pins ({start}); "
+                "remove that folder"
+            )
+        keep(dvc.workspace, found)
+    return True
+
+
+@contextlib.contextmanager
+def _passing(start: Start) -> Iterator[tuple[PartResults, Job]]:
+    """Yield a place, for as long as an adapter goes through it, and what it is called there and in the remote."""
+    with tempfile.TemporaryDirectory(prefix="graft-start-") as name:
+        yield PartResults("models", Path(name)), Job(start.digest, Path(name), None)
+
+
+@contextlib.contextmanager
+def _remote(dvc: Dvc, doing: str) -> Iterator[_Remote]:
+    with dvc.default_remote(doing) as (files, path):
+        try:
+            yield _Remote(files, path)
+        except (GraftError, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            raise ResourceMissing(f"DVC remote: cannot {doing}: {error}") from None
 
 
 class _Remote:
@@ -117,6 +165,10 @@ class _Remote:
     def __init__(self, files: Any, path: str) -> None:
         """``files``: DVC's file system of the remote; ``path``: where the remote begins."""
         self.files, self.path = files, path
+
+    def has(self, results: PartResults, job: Job) -> bool:
+        """Return whether a whole result is there."""
+        return bool(self.files.exists(self.files.join(self._folder(results, job), DIGESTS)))
 
     def pull(self, results: PartResults, jobs: Sequence[Job]) -> int:
         """Get what is there of some results; return how many came."""
@@ -136,7 +188,7 @@ class _Remote:
 
     def _pull(self, results: PartResults, job: Job) -> bool:
         source = self._folder(results, job)
-        if not self.files.exists(self.files.join(source, DIGESTS)):
+        if not self.has(results, job):
             return False
         with results.placed(job.key) as folder:
             self.files.get_file(self.files.join(source, DIGESTS), str(folder / DIGESTS))
@@ -153,7 +205,7 @@ class _Remote:
 
     def _push(self, results: PartResults, job: Job) -> bool:
         target, folder = self._folder(results, job), results.folder / job.key
-        if self.files.exists(self.files.join(target, DIGESTS)):
+        if self.has(results, job):
             return False
         for name in [*results.digests(job.key), DIGESTS]:
             place = self.files.join(target, name)

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from graft.training.section import TrainingConfig
@@ -80,8 +80,11 @@ class Plan:
     lengths: Sequence[int]
     """Length of each training row, in tokens."""
     config: TrainingConfig
-    _epoch: int = field(default=-1, init=False)
-    _batches: list[list[int]] = field(default_factory=list, init=False)
+    _batches: Callable[[int], list[list[int]]] = field(init=False, repr=False, compare=False)
+    """The steps of an epoch; two threads may be in two epochs, so two are kept."""
+
+    def __post_init__(self) -> None:
+        self._batches = functools.lru_cache(maxsize=2)(self._of_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,13 +109,11 @@ class Plan:
     def rows(self, step: int) -> list[int]:
         """Return the row numbers of a step."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
-        if epoch != self._epoch:
-            config = self.config
-            self._batches = epoch_batches(
-                self.lengths, config.batch_rows, config.seed, epoch, batch_tokens=config.batch_tokens
-            )
-            self._epoch = epoch
-        return self._batches[index]
+        return self._batches(epoch)[index]
+
+    def _of_epoch(self, epoch: int) -> list[list[int]]:
+        config = self.config
+        return epoch_batches(self.lengths, config.batch_rows, config.seed, epoch, batch_tokens=config.batch_tokens)
 
     def micro_batches(
         self, step: int, share: tuple[int, int] = (0, 1), most_tokens: int | None = None

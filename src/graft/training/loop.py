@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,12 @@ from graft.training.checkpoint_writer import CheckpointWriter
 from graft.training.checkpoints import Checkpoint, Checkpoints
 from graft.training.fitting import token_budget
 from graft.training.loraplus import split_groups
-from graft.training.memory import MemoryFullError, halved, noticed, release
+from graft.training.memory import MemoryFullError, noticed, release
 from graft.training.ranks import ALONE, Ranks
 from graft.training.section import TrainingConfig
 from graft.training.sharding import evened
 from graft.training.signals import Stop
+from graft.training.supply import Cut, Supply, most_lines
 from graft.training.throughput import Meter
 
 if TYPE_CHECKING:
@@ -115,10 +116,13 @@ def fit(
     open_record: Callable[[int], Record],
     stop: Stop,
     profiler: Profiler | None = None,
+    *,
+    ahead: bool | None = None,
 ) -> Outcome:
     """Train the adapter of ``inputs.model`` in place, from the newest checkpoint on.
 
     ``open_record(step)`` opens the :class:`Record` without what it holds of later steps; ``profiler`` looks at a few.
+    ``ahead``: whether a thread makes what goes through the model next; None: not where that is the CPU.
 
     Raises:
         Interrupted: ``stop`` was asked for; a checkpoint of the last whole step is there, if it could be written.
@@ -137,7 +141,12 @@ def fit(
     progress = _resume(checkpoints.latest(), weights, optimizer, procedure)
     resumed, meter = progress.step, Meter(inputs)
     _refuse_unlike(ranks, resumed, weights)
-    with open_record(resumed) as record, CheckpointWriter(checkpoints, record) as writer:
+    ahead = inputs.device != "cpu" if ahead is None else ahead
+    with (
+        open_record(resumed) as record,
+        CheckpointWriter(checkpoints, record) as writer,
+        Supply(inputs, plan, ahead=ahead) as supply,
+    ):
         model.train()
         if not resumed and inputs.free_bytes is not None:
             progress.piece_tokens = token_budget(inputs, plan, inputs.free_bytes)
@@ -146,7 +155,7 @@ def fit(
                 profiler.before(step, plan.steps)
             started = time.perf_counter()
             rate = plan.learning_rate(step)
-            loss, items = _gradient(inputs, plan, step, progress, optimizer, weights, meter)
+            loss, items = _gradient(inputs, plan, step, progress, optimizer, weights, meter, supply)
             penalty = procedure.penalty()
             if penalty is not None:
                 (penalty * items).backward()  # type: ignore[no-untyped-call]
@@ -241,6 +250,7 @@ def _gradient(
     optimizer: torch.optim.Optimizer,
     weights: Weights,
     meter: Meter,
+    supply: Supply,
 ) -> tuple[float, int]:
     """Accumulate a step's gradient, in smaller pieces where memory does not hold it; each try begins from nothing.
 
@@ -258,7 +268,7 @@ def _gradient(
         rows: Sequence[int] = ()
         loss, items, reason = 0.0, 0, "on another rank"
         try:
-            loss, items = _backward(inputs, plan, step, meter, progress.halvings, progress.piece_tokens)
+            loss, items = _backward(inputs, plan, step, meter, progress.halvings, progress.piece_tokens, supply)
         except MemoryFullError as full:
             rows, reason = full.rows, full.reason
         told = ranks.exchange(loss, items, len(rows), rows[0] if rows else 0)
@@ -270,7 +280,7 @@ def _gradient(
         optimizer.zero_grad(set_to_none=True)
         release()
         fewest, row = min(full_at)
-        if ranks.sharded or (fewest == 1 and _most(inputs.config, progress.halvings) == 1):
+        if ranks.sharded or (fewest == 1 and most_lines(inputs.config, progress.halvings) == 1):
             raise _too_large(inputs, plan, step, row, reason)
         progress.halvings += 1
         print(
@@ -280,41 +290,34 @@ def _gradient(
         )
 
 
-def _most(config: TrainingConfig, halvings: int) -> int:
-    """Return how many lines (of a long text: windows) go through the model at once."""
-    return max(1, (config.micro_batch_rows or config.batch_rows) >> halvings)
-
-
 def _backward(
-    inputs: Inputs, plan: Plan, step: int, meter: Meter, halvings: int = 0, piece_tokens: int | None = None
+    inputs: Inputs,
+    plan: Plan,
+    step: int,
+    meter: Meter,
+    halvings: int = 0,
+    piece_tokens: int | None = None,
+    supply: Supply | None = None,
 ) -> tuple[float, int]:
-    """Accumulate the gradient of this rank's summed loss; return that sum and the number of items in it."""
+    """Accumulate the gradient of this rank's summed loss; return that sum and the number of items in it.
+
+    The losses are added where they are, in float64, which rounds none of them; a GPU is waited for once.
+    """
     meter.begin()
-    total, items = 0.0, 0
-    ranks = inputs.ranks
-    own = halved(plan.micro_batches(step, (ranks.number, ranks.size), piece_tokens), halvings)
-    pieces, spare = _pieces(inputs, own, halvings), _pieces(inputs, [plan.rows(step)[:1]], halvings)
-    for (rows, piece), counts in evened(pieces, spare, ranks):
+    total: torch.Tensor | float = 0.0
+    items = 0
+    supply = supply or Supply(inputs, plan)
+    pieces, spare = supply.pieces(Cut(step, halvings, piece_tokens)), supply.made(plan.rows(step)[:1], halvings)
+    for (rows, piece), counts in evened(pieces, spare, inputs.ranks):
         with noticed(rows):
-            here = {name: value.to(inputs.device) for name, value in piece.items()}
+            here = {name: value.to(inputs.device, non_blocking=True) for name, value in piece.items()}
             with meter.watching():
                 loss, count = inputs.task.loss(inputs.task_config, inputs.model, here)
             loss, count = (loss, count) if counts else (loss * 0, 0)
             loss.backward()  # type: ignore[no-untyped-call]
             meter.add(piece, count)
-            total, items = total + float(loss.detach()), items + count
-    return total, items
-
-
-def _pieces(
-    inputs: Inputs, micro_batches: Iterable[list[int]], halvings: int
-) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
-    """Yield what goes through the model at once, with the rows that it is of."""
-    most = _most(inputs.config, halvings)
-    for rows in micro_batches:
-        with noticed(rows):
-            batch = inputs.task.collate([inputs.train_rows[row] for row in rows], inputs.pad_token_id, inputs.state)
-        yield from ((rows, piece) for piece in inputs.task.pieces(batch, most))
+            total, items = total + loss.detach().double(), items + count
+    return float(total), items
 
 
 def _update(

@@ -120,9 +120,11 @@ def write_trace(profile: Any, path: Path) -> None:
         raw = Path(temporary) / "trace.json"
         profile.export_chrome_trace(str(raw))
         trace = json.loads(raw.read_text(encoding="utf-8", errors="replace"))
-    trace.pop("traceName", None)  # a path of this machine
+    for of_machine in ("traceName", "host_name"):  # a path, and how it is called
+        trace.pop(of_machine, None)
     events = trace["traceEvents"]
-    if len(events) > MOST_EVENTS:
-        trace["traceEvents"] = sorted(events, key=lambda one: -float(one.get("dur", 0)))[:MOST_EVENTS]
+    if len(events) > MOST_EVENTS:  # what names processes and threads has no length, and is needed
+        events.sort(key=lambda one: (one.get("ph") != "M", -float(one.get("dur", 0))))
+        del events[MOST_EVENTS:]
     with gzip.open(path, "wt", encoding="utf-8") as file:
         json.dump(trace, file)
