@@ -111,6 +111,8 @@ class Watch:
             if not sizes.pairs:
                 rows = sizes.items
                 found.items += flops * (positions / rows) ** 2
+            elif positions == sizes.items != sizes.positions[body]:
+                found.tokens[body] += flops  # one token of each row looks at all of it
             elif body and not causal:
                 found.pairs[CROSS] += flops
             else:
@@ -139,7 +141,9 @@ class Watch:
         wide = _wide(part)
         if wide is not None:
             self._ran.add(part)
-            self._products.append((body, out.numel() // wide, _flops(part.weight, read.requires_grad, _count(part))))
+            self._products.append(
+                (body, _positions(part, read, out), _flops(part.weight, read.requires_grad, _count(part)))
+            )
         elif (base := part.base_layer) in self._ran:  # PEFT ran it, and its own products
             self._ran.discard(base)
         elif (wide := _wide(base)) is not None:
@@ -147,7 +151,7 @@ class Watch:
             for name in part.active_adapters:
                 down, up = (one[name].weight for one in (part.lora_A, part.lora_B))
                 flops += _flops(down, read.requires_grad) + _flops(up, True)
-            self._products.append((body, out.numel() // wide, flops))
+            self._products.append((body, _positions(base, read, out), flops))
 
     def _note_head(self, part: Any, given: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
         learns = _first(given, named).requires_grad
@@ -179,6 +183,15 @@ def _wide(part: Any) -> int | None:
     if isinstance(part, Conv1D):
         return int(part.nf)
     return part.out_channels if isinstance(part, torch.nn.Conv2d) else None
+
+
+def _positions(part: Any, read: torch.Tensor, out: torch.Tensor) -> int:
+    """Return at how many positions a layer ran; not all that it gives need be passed on."""
+    import torch
+
+    if isinstance(part, torch.nn.Conv2d):
+        return out.numel() // int(part.out_channels)
+    return read.numel() // read.shape[-1]
 
 
 def _count(part: Any) -> int:
