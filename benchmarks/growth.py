@@ -2,9 +2,10 @@
 
 Each stage runs as the chain runs it, in a process of its own (interpreter and imports included), on generated rows of
 text classification. Printed are the CPU seconds of both stages, with the processes that they start, for the full run,
-for the run with one part more, and with nothing new; the share that is aimed at is 5 %.
+for the run with one part more, and with nothing new; the share that is aimed at is 5 %. With ``--new-label`` one row of
+the added part has a label that no other row has.
 
-    .venv/bin/python benchmarks/growth.py [--rows 1000000] [--parts 100] [--repeats 3]
+    .venv/bin/python benchmarks/growth.py [--rows 1000000] [--parts 100] [--repeats 3] [--new-label]
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def cpu_seconds(folder: Path) -> dict[str, float]:
     return found
 
 
-def add_part(folder: Path, rows: int, number: int) -> Path:
-    """Add a part of ``rows`` new rows to the training rows."""
+def add_part(folder: Path, rows: int, number: int, *, new_label: bool) -> Path:
+    """Add a part of ``rows`` new rows to the training rows, the last one with a new label if that is asked."""
     dice, path = random.Random(number), folder / "data" / "train" / f"zz-{number}.jsonl"
-    made = (row(10**9 + number * rows + one, dice) for one in range(rows))
+    made = [row(10**9 + number * rows + one, dice) for one in range(rows)]
+    made[-1] |= {"label": f"new label {number}"} if new_label else {}
     path.write_text("".join(json.dumps(one) + "\n" for one in made), encoding="utf-8")
     return path
 
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--parts", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--new-label", action="store_true", help="the added part has a label that no other row has")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -83,7 +86,7 @@ def main() -> None:
         full = cpu_seconds(folder)
         more, same = [], []
         for number in range(given.repeats):
-            added = add_part(folder, given.rows // given.parts, number)
+            added = add_part(folder, given.rows // given.parts, number, new_label=given.new_label)
             more.append(cpu_seconds(folder))
             added.unlink()
             shutil.rmtree(folder / "artifacts")

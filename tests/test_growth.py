@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
-from graft.data import DataConfig
+from graft.data import DataConfig, read_part
 from graft.errors import DataError
 from graft.identity import digest_folder
+from graft.tasks import TaskConfig
+from graft.tasks.multi_label_classification import Config as SeveralLabels
 from graft.tasks.regression import Config as Regression
 from graft.tasks.text_classification import Config
-from graft.validation import ValidationConfig, validate
+from graft.tasks.token_classification import Config as Tags
+from graft.validation import ValidationConfig, part_rounds, validate
 from graft.validation.inspecting import Inspector
 from graft.workspace import SPLITS, Workspace
 
@@ -96,8 +99,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a part is removed": (lambda data: (data / "test" / "part-1.jsonl").unlink(), []),
     "a new label": (
         lambda data: write(data / "train" / "part-9.jsonl", [{"id": "new", "text": "new text", "label": "z"}]),
-        [f"train/part-{n}.jsonl" for n in (0, 1, 2, 3, 9)]
-        + ["validation/part-0.jsonl", "test/part-0.jsonl", "test/part-1.jsonl"],
+        ["train/part-9.jsonl"],
     ),
 }
 
@@ -116,6 +118,112 @@ def test_only_what_is_new_is_inspected_and_no_byte_depends_on_it(
     assert verdict["quarantined"]
     found = written(workspace)
     assert found == afresh(workspace)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the parts that are read from now on, for what they teach or to be inspected."""
+    found: list[str] = []
+
+    def noted(path: Path, *others: Any) -> Any:
+        found.append(f"{path.parent.name}/{path.name}")
+        return read_part(path, *others)
+
+    for module in ("sources", "inspecting"):
+        monkeypatch.setattr(f"graft.validation.{module}.read_part", noted)
+    return found
+
+
+NAMED: dict[str, tuple[TaskConfig, Callable[[str, str], dict[str, Any]], str]] = {
+    "label": (Config(), lambda text, name: {"text": text, "label": name}, "one of I-x, I-y, found 'I-z'"),
+    "labels": (SeveralLabels(), lambda text, name: {"text": text, "labels": [name]}, "some of I-x, I-y, found 'I-z'"),
+    "tags": (
+        Tags(),
+        lambda text, name: {"tokens": [*text.split(), "in"], "tags": [*["O"] * 4, name]},
+        "one of O, I-x, I-y, found 'I-z', tag 5",
+    ),
+}
+"""A task, its row of a text of four words and a name, and what is said of a name that no training row has."""
+
+
+@pytest.mark.parametrize("clean", [(), ("duplicates",)], ids=["each by itself", "one after the other"])
+@pytest.mark.parametrize("field", NAMED)
+def test_a_new_name_in_the_training_rows_makes_those_parts_new_that_have_it(
+    tmp_path: Path, read: list[str], field: str, clean: tuple[str, ...]
+) -> None:
+    task, row_of, said = NAMED[field]
+    workspace, parts = Workspace(tmp_path), ["train/a.jsonl", "validation/a.jsonl", "test/a.jsonl", "test/z.jsonl"]
+    (tmp_path / "params.yaml").write_text("")
+
+    def add(part: str, name: str) -> None:
+        rows = [row_of(f"the {part} number {n}", f"I-{one}") for n, one in enumerate(["x", "y", name])]
+        write(workspace.data / part, rows)
+
+    def accepted() -> dict[str, str]:
+        read.clear()
+        run(workspace, {"clean": clean}, task, severity={"near_duplicates": "ignore"})
+        return written(workspace)
+
+    def refused() -> tuple[str, str]:
+        read.clear()
+        with pytest.raises(DataError, match=f"data/test/u.jsonl:3: {field}: expected {said}") as refusal:
+            run(workspace, {"clean": clean}, task, severity={"near_duplicates": "ignore"})
+        return str(refusal.value), digest_folder(workspace.failed / "validate")
+
+    for part in parts:
+        add(part, "x")
+    accepted()
+    assert sorted(read) == sorted(parts * 2)  # once for its names, once for what is wrong
+    add("test/u.jsonl", "z")
+    without = refused()
+    assert read == ["test/u.jsonl"] * 2 + ["test/z.jsonl"] * len(clean)
+    add("train/b.jsonl", "z")
+    taught = accepted()
+    assert read == ["train/b.jsonl"] * 2 + ["test/u.jsonl"]
+    pages = [path.read_text() for path in (workspace.data_docs / "validations").rglob("*.html")]
+    assert len(pages) == 6
+    assert all(("I-z" in page) == (field == "label") for page in pages)
+    assert not any("$PARAMETER" in page for page in pages)
+    (workspace.data / "train" / "b.jsonl").rename(tmp_path / "b.jsonl")
+    assert refused() == without
+    assert not read
+    (tmp_path / "b.jsonl").rename(workspace.data / "train" / "b.jsonl")
+    assert accepted() == taught
+    assert not read
+    shutil.rmtree(workspace.store)
+    assert accepted() == taught
+    (workspace.data / "train" / "b.jsonl").unlink()
+    assert refused() == without
+
+
+def test_what_is_said_of_an_unknown_label_names_all_that_are_known(workspace: Workspace, read: list[str]) -> None:
+    severity = {"severity": {**SEVERITY, "labels": "quarantine"}}
+    write(workspace.data / "test" / "u.jsonl", [{"id": "u", "text": "a row of its own", "label": "ann@example.com"}])
+
+    def said() -> tuple[str, str]:
+        [line] = (workspace.quarantine / "test" / "u.jsonl").read_text().splitlines()
+        [reason] = json.loads(line)["reasons"]
+        return reason["expected"], reason["found"]
+
+    run(workspace, **severity)
+    assert said() == ("one of x, y", "'<EMAIL>'")
+    write(workspace.data / "train" / "part-9.jsonl", [{"id": "new", "text": "new text", "label": "z"}])
+    read.clear()
+    verdict = run(workspace, **severity)
+    assert read == ["train/part-9.jsonl"] * 2 + ["test/u.jsonl"]
+    assert said() == ("one of x, y, z", "'<EMAIL>'")
+    found = written(workspace)
+    kept = [path.read_bytes() for path in (workspace.store / "learn").rglob("*.json")]
+    assert any(b'"z"' in one for one in kept)
+    assert not any(b"ann@example.com" in one for one in kept)
+    shutil.rmtree(workspace.store)
+    validation = ValidationConfig.model_validate(LOOSE | severity)
+    for one in part_rounds(workspace, task=Config(), data=DataConfig(), validation=validation):
+        assert one.make() == len(one.jobs)
+    read.clear()
+    assert run(workspace, **severity) == verdict
+    assert read == [f"train/part-{n}.jsonl" for n in range(4)]  # to learn without their rows in quarantine
+    assert written(workspace) == found
 
 
 def test_each_step_of_cleaning_by_the_rows_of_a_split_follows_the_order_of_parts(

@@ -41,6 +41,7 @@ FILES = {
     **{f"data/{split}/part-{n}.jsonl": rows(split, n) for split, count in PARTS.items() for n in range(count)},
 }
 COUNT = sum(PARTS.values())
+"""How many results each of the two rounds has: what the rows of a part tell of labels, and what is wrong with them."""
 
 
 @pytest.fixture(scope="session")
@@ -65,19 +66,19 @@ def exchange_of(workspace: Workspace) -> Exchange:
 
 def test_what_one_clone_has_validated_another_finds(clones: tuple[Workspace, Workspace]) -> None:
     first, second = clones
-    assert exchange_of(first).pull() == {"pulled": 0, "missing": 4, "bytes": sum(map(len, _training_rows()))}
+    assert exchange_of(first).pull() == {"pulled": 0, "missing": COUNT, "bytes": sum(map(len, _all_rows()))}
     stages.run("validate", first)
-    assert exchange_of(first).push() == {"pushed": 4 + COUNT}
+    assert exchange_of(first).push() == {"pushed": 2 * COUNT}
     assert exchange_of(first).push() == {"pushed": 0}
-    assert exchange_of(second).pull() == {"pulled": 4 + COUNT, "missing": 0, "bytes": 0}
+    assert exchange_of(second).pull() == {"pulled": 2 * COUNT, "missing": 0, "bytes": 0}
     made = {path: path.stat().st_ino for path in (second.store / "validate").glob("*/part.json")}
     stages.run("validate", second)
     assert {path: path.stat().st_ino for path in (second.store / "validate").glob("*/part.json")} == made
     assert digest_folder(second.validation) == digest_folder(first.validation)
 
 
-def _training_rows() -> list[str]:
-    return [rows("train", n) for n in range(PARTS["train"])]
+def _all_rows() -> list[str]:
+    return [rows(split, n) for split, count in PARTS.items() for n in range(count)]
 
 
 def test_shares_meet_in_the_remote_and_no_part_is_made_twice(clones: tuple[Workspace, Workspace]) -> None:
@@ -87,7 +88,7 @@ def test_shares_meet_in_the_remote_and_no_part_is_made_twice(clones: tuple[Works
         one.start()
     for one in work:
         one.join()
-    assert sum(one["made"] for one in made) == 4 + COUNT
+    assert sum(one["made"] for one in made) == 2 * COUNT
     assert exchange_of(clones[0]).pull()["missing"] == 0
 
 
@@ -97,7 +98,7 @@ def test_a_share_that_never_comes_is_made_by_those_that_are_there(
     monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(exchange, "POLL_SECONDS", 0.0)
     # Of two rounds the first must be complete: its other half is made here too; the second half of the next one is not.
-    assert exchange_of(clones[0]).share(1, 2) == {"made": 4 + COUNT // 2}
+    assert exchange_of(clones[0]).share(1, 2) == {"made": COUNT + COUNT // 2}
 
 
 @pytest.mark.parametrize(
@@ -128,10 +129,10 @@ def test_data_that_is_wrong_is_left_to_the_stage(clones: tuple[Workspace, Worksp
 def test_the_exchange_runs_in_a_process_of_its_own(clones: tuple[Workspace, Workspace]) -> None:
     lines: list[str] = []
     found = Repository(clones[0]).share_parts("validate", 1, 1, lines.append)
-    assert found == {"made": 4 + COUNT}
+    assert found == {"made": 2 * COUNT}
     told = [line for line in lines if "rows/s" not in line]
-    assert told == ["learn: 4 of 4 parts made here", "validate: 6 of 6 parts made here"]
-    assert Repository(clones[1]).pull_parts("validate", lines.append)["pulled"] == 4 + COUNT
+    assert told == ["learn: 6 of 6 parts made here", "validate: 6 of 6 parts made here"]
+    assert Repository(clones[1]).pull_parts("validate", lines.append)["pulled"] == 2 * COUNT
     assert Repository(clones[1]).push_parts("validate", lines.append) == {"pushed": 0}
 
 

@@ -127,7 +127,11 @@ class Task(abc.ABC):
     chats: ClassVar[bool] = False
     """Whether rows are conversations, which the base's chat template writes unless the section has a ``template``."""
     held_to: ClassVar[tuple[str, ...]] = ("labels",)
-    """The entries of the state that rows are checked against."""
+    """The entries of the state that rows are checked against.
+
+    One that :meth:`gathered` tells too is a list of names. What is wrong with a row whose names are all in it is the
+    same whatever else it has.
+    """
     content: ClassVar[str] = "input_ids"
     """The column of a token table that is what a row says to the model; rows that two splits share are found by it."""
     curves: ClassVar[tuple[Mapping[str, Any], ...]] = ()
@@ -139,7 +143,10 @@ class Task(abc.ABC):
 
     # -- validate
     def gathered(self, config: Any, rows: Iterator[Row]) -> dict[str, Any]:
-        """Return what the rows of one training part tell (JSON); a task that learns nothing looks at none of them."""
+        """Return what the rows of one part tell (JSON); a task that learns nothing looks at none of them.
+
+        Parts of the other splits are asked too where rows have labels, for the names in it (:attr:`held_to`).
+        """
         return {}
 
     def learnt(self, config: Any, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

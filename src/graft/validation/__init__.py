@@ -7,8 +7,9 @@ reported, as ``validation.severity`` says.
 
 Each part is inspected by itself (``inspecting``) in any process, and the result is kept by the part's content, so a new
 part costs itself alone. What parts show together is told from these results (``assembling``). A part must fit into
-memory, which is the price of one suite per part; a data set need not. Training parts are read twice, since the labels
-that all rows are held to are learnt from them first.
+memory, which is the price of one suite per part; a data set need not. Where rows have labels, parts are read twice:
+those that all rows are held to are learnt from the training parts first, and a part is looked at again only where one
+of its own becomes known, or unknown.
 """
 
 from __future__ import annotations

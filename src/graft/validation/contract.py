@@ -39,6 +39,7 @@ KINDS_IN_WORDS = {
     "markers": "text without markers of a chat format",
 }
 NOT_NULL = "expect_column_values_to_not_be_null"
+IN_SET = "expect_column_values_to_be_in_set"
 LEARNT = {"$PARAMETER": "labels"}
 """In Great Expectations' words, a value that is given when a suite is run: the training rows' labels, before any row is
 read."""
@@ -72,6 +73,11 @@ class Check:
         """The expectation as Great Expectations is told it."""
         column = {"column": self.column} if self.column else {}
         return Expectation(self.type, {**column, **self.settings}, CRITICAL[self.severity])
+
+    @property
+    def is_of_labels(self) -> bool:
+        """Whether it holds labels to those of the training rows."""
+        return self.type == IN_SET and not self.place
 
     def is_about(self, absent: Collection[str]) -> bool:
         """Say whether it is about what the data has: one of the project's own always is."""
@@ -149,7 +155,7 @@ def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: Validat
             given = state["labels"]
             labels = {"value_set": given if given is LEARNT else list(given)}
             text = f"one of the {'' if given is LEARNT else f'{len(given)} '}labels of the training rows"
-            yield Check("expect_column_values_to_be_in_set", name, name, text, labels, severity.labels)
+            yield Check(IN_SET, name, name, text, labels, severity.labels)
     yield from _own_checks(fields, config)
 
 
@@ -288,7 +294,8 @@ class Contract:
         """Run the whole suite on a part.
 
         Returns:
-            What each row that fails has wrong; how many rows fail each check; the result in Great Expectations' form.
+            What each row that fails has wrong; how many rows fail each check; the result in Great Expectations' form,
+            where the labels of the training rows are the parameter :data:`LEARNT`.
         """
         # Each row that goes aside has to be named; of the others nobody reads so many.
         goes_aside = any(check.severity == "quarantine" for check in self.checks)
@@ -297,8 +304,10 @@ class Contract:
         self._count_missing(results, frame)
         broken = [each for number, one in enumerate(results) for each in self._problems(number, one, frame)]
         failed = [0 if one["success"] else one["result"].get("unexpected_count") or 1 for one in results]
-        for one in results:
+        for check, one in zip(self.checks, results, strict=True):
             _redact(one, self.data.privacy)
+            if check.is_of_labels:
+                one["expectation_config"]["kwargs"]["value_set"] = LEARNT
         results = [one for check, one in zip(self.checks, results, strict=True) if check.is_about(frame.absent())]
         passed = sum(one["success"] for one in results)
         statistics = {

@@ -18,7 +18,7 @@ from typing import Any
 
 from graft.identity import digest_json
 from graft.part_results import PartResults
-from graft.validation.contract import Check
+from graft.validation.contract import LEARNT, Check
 from graft.validation.inspecting import Inspected
 from graft.validation.pages import settle
 
@@ -45,12 +45,21 @@ class Documents:
         Returns:
             Part -> its page relative to ``folder``.
         """
-        suites = [(one.key, found) for one in parts if (found := one.suite())]
+        suites = [(one.key, self._given(found)) for one in parts if (found := one.suite())]
         chosen = sorted(suites, key=lambda pair: pair[1]["success"] is True)[:DOCUMENTED_PARTS]
         key = digest_json([chosen, [vars(one.expectation) for one in self.checks]])[:32]
         made = self.results.kept(key, partial(self._make, chosen=chosen))
         shutil.copytree(made, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("digests.json"))
         return {part: page.relative_to(folder).as_posix() for part, page in _pages(folder, chosen).items()}
+
+    def _given(self, suite: dict[str, Any]) -> dict[str, Any]:
+        """Return the suite's result of a part with the labels that it was held to."""
+        labels = [check.expectation.kwargs["value_set"] for check in self.checks if check.is_of_labels]
+        for one in suite["results"]:
+            kwargs = one["expectation_config"]["kwargs"]
+            if labels and kwargs.get("value_set") == LEARNT:
+                kwargs["value_set"] = labels[0]
+        return suite
 
     def _make(self, folder: Path, chosen: Sequence[tuple[str, dict[str, Any]]]) -> None:
         import great_expectations as gx

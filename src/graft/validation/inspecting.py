@@ -8,7 +8,8 @@ sketches.
     rows.arrow          a line for each readable row: place, digests of id, texts and their normal form, whether it is
                         kept, and then its label and which expectations it breaks that are only reported (bits, in
                         the order of part.json)
-    suite.json          the suite's result in Great Expectations' form; absent where no row could be asked
+    suite.json          the suite's result in Great Expectations' form, where the known labels are a parameter; absent
+                        where no row could be asked
     profile.json        what the rows that are kept are made of, in counts
     sketch.safetensors  the texts' sketch, where the contract asks about likeness across rows
     kept.bin            digests of rows, where the cleaning step ``duplicates`` is set
@@ -90,15 +91,25 @@ class Inspector:
 
     @property
     def decides(self) -> dict[str, Any]:
-        """The settings that decide the result of a part, as JSON values."""
+        """The settings that decide the result of every part, as JSON values; :meth:`held` adds what is a part's own."""
         return {
             "task": self.task.model_dump(mode="json"),
             "data": self.data.model_dump(mode="json"),
             "validation": self.validation.model_dump(
                 mode="json", exclude={**dict.fromkeys(OF_SPLITS, True), "severity": REPORTED}
             ),
-            "state": dict(self.state),
             "near": self.near,
+        }
+
+    def held(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of the state decides the result of a part whose rows ``told`` this (``Task.gathered``).
+
+        Of labels, or tags, that are all known nothing more follows: None. Where one is unknown, all that are known
+        decide, since what is said of its row names them.
+        """
+        return {
+            name: None if name in told and set(told[name]).issubset(value) else value
+            for name, value in self.state.items()
         }
 
     def __call__(self, path: Path, folder: Path, add: Callable[[int], None]) -> None:

@@ -71,11 +71,15 @@ class Sources:
         return picture_digests(self.workspace, fields, self.data, self.digests, files)
 
     def learning(self, without: Collection[str] = ()) -> Round:
-        """Return what is to be done for the task to learn, ``without`` the rows in quarantine."""
+        """Return what is to be done for the task to learn, ``without`` the rows in quarantine.
+
+        The training parts come first. Where rows have labels that are learnt, the other parts follow, for their own
+        ones; they are not looked at again for rows in quarantine.
+        """
         jobs = list[Job]()
         if type(tasks.get(self.task.name)).gathered is not Task.gathered:
             of_files = by_file(without)
-            for path in self.files["train"]:
+            for path in [*self.files["train"], *([] if without else self._held_parts)]:
                 file = path.relative_to(self.workspace.root).as_posix()
                 aside = of_files.get(file, [])
                 made_of = {
@@ -96,8 +100,9 @@ class Sources:
         """
         one = self.learning(without)
         one.make()
-        self._refuse_private_labels(one)
-        gathered = [read_json(one.results.folder / job.key / GATHERED) for job in one.jobs]
+        training = one.jobs[: len(self.files["train"])]
+        self._refuse_private_labels(one.results, training)
+        gathered = [read_json(one.results.folder / job.key / GATHERED) for job in training]
         try:
             return tasks.get(self.task.name).learnt(self.task, gathered)
         except DataError as error:
@@ -106,6 +111,20 @@ class Sources:
             title = f"{self.workspace.data.name}/train: too few rows can be read to learn from"
             raise DataError.from_problems(title, [*problems, str(error)]) from None
 
+    @property
+    def _held_parts(self) -> list[Path]:
+        """The parts whose rows have labels, or tags, that are held to what the training rows teach."""
+        if getattr(self.task, "labels", None) or not _named(tasks.get(self.task.name).fields_of(self.task)):
+            return []
+        return [path for split, files in self.files.items() if split != "train" for path in files]
+
+    @cached_property
+    def _told(self) -> dict[Path, dict[str, Any]]:
+        """What the rows of each part told, as far as it was looked at for that."""
+        one = self.learning()
+        one.make()
+        return {job.path: read_json(one.results.folder / job.key / GATHERED) for job in one.jobs}
+
     def _unreadable(self, without: Collection[str]) -> list[str]:
         """Return what the first training rows that cannot be read have wrong, ``without`` those in quarantine."""
         fields, root = tasks.get(self.task.name).fields_of(self.task), self.workspace.root
@@ -113,15 +132,15 @@ class Sources:
         found = (one for one in read if isinstance(one, Problem) and one.place not in without)
         return [self.data.privacy.in_message(str(one)) for one in islice(found, NAMED_UNREADABLE)]
 
-    def _refuse_private_labels(self, one: Round) -> None:
+    def _refuse_private_labels(self, results: PartResults, jobs: Sequence[Job]) -> None:
         """Refuse labels that are private data: whatever is made of the data has them, the model above all.
 
         Raises:
             DataError: with the first rows that have them.
         """
         total, problems = 0, list[str]()
-        for job in one.jobs:
-            found = read_json(one.results.folder / job.key / PRIVATE_LABELS)
+        for job in jobs:
+            found = read_json(results.folder / job.key / PRIVATE_LABELS)
             file = job.path.relative_to(self.workspace.root).as_posix()
             total += found["rows"]
             problems += [str(Problem(f"{file}{place}", *others)) for place, *others in found["first"]]
@@ -142,8 +161,8 @@ class Sources:
         inspector = self._inspector(state)
         decides = inspector.decides
         files = [] if is_chained(self.data) else [path for files in self.files.values() for path in files]
-        made_of = {path: decides | {"pictures": self._pictures[path]} for path in files}
-        jobs = [Job(key_of(path, self.digest(path), made_of[path]), path, path) for path in files]
+        keys = [self._key(path, inspector, {**decides, "pictures": self._pictures[path]}) for path in files]
+        jobs = [Job(key, path, path) for key, path in zip(keys, files, strict=True)]
         return Round(self._results, jobs, inspector)
 
     def inspect(self, state: Mapping[str, Any]) -> list[Inspected]:
@@ -167,12 +186,18 @@ class Sources:
         held = {name: state[name] for name in tasks.get(self.task.name).held_to if name in state}
         return Inspector(self.workspace.root, self.task, self.data, self.validation, held, self.near)
 
+    def _key(self, path: Path, inspector: Inspector, made_of: Mapping[str, Any]) -> str:
+        """Return the key of what is found in a part."""
+        return key_of(path, self.digest(path), {**made_of, "state": inspector.held(self._told.get(path, {}))})
+
     def _chain(self, split: str, inspector: Inspector) -> list[Inspected]:
         """Inspect the parts of a split one after the other, each with what the earlier ones hold."""
         decides = inspector.decides
-        inspector.earlier, found, key = Cleaning(self.data.clean, self.data.privacy), list[Inspected](), ""
+        inspector.earlier, found, after = Cleaning(self.data.clean, self.data.privacy), list[Inspected](), ""
         for path in self.files[split]:
-            key = key_of(path, self.digest(path), {**decides, "pictures": self._pictures[path], "after": key})
+            made_of = {**decides, "pictures": self._pictures[path], "after": after}
+            key = self._key(path, inspector, made_of)
+            after = key_of(path, self.digest(path), made_of)  # its rows are the same whatever labels are known
             is_new = self._results.make([Job(key, path, path)], inspector)
             found.append(self._inspected(split, path, key))
             if not is_new:
@@ -186,7 +211,7 @@ class Sources:
 
 @dataclass
 class _Gathering:
-    """Reads a training part for what the task learns."""
+    """Reads a part for what the task learns, or for the labels that its rows are held to."""
 
     root: Path
     task: TaskConfig
@@ -204,15 +229,16 @@ class _Gathering:
         write_json(folder / PRIVATE_LABELS, {"rows": labels.rows, "first": labels.first})
 
 
+def _named(fields: Sequence[Field]) -> list[str]:
+    """Return the fields whose values are labels or tags."""
+    return [one.name for one in fields if one.target and not one.text and one.type in ("label", "labels", "strings")]
+
+
 class _PrivateLabels:
     """Looks for private data in the labels and tags of rows: each is looked at once."""
 
     def __init__(self, fields: Sequence[Field], data: DataConfig, file: str) -> None:
-        self.columns = {
-            one.name: data.columns.get(one.name, one.name)
-            for one in fields
-            if one.target and not one.text and one.type in ("label", "labels", "strings")
-        }
+        self.columns = {name: data.columns.get(name, name) for name in _named(fields)}
         self.privacy, self.file = data.privacy, file
         self.known: dict[str, str] = {}
         """Label -> the kinds of what is private in it."""
