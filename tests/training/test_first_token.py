@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from graft.adapters import layer_lists
 from graft.training.fused_lora import fused
@@ -96,6 +101,70 @@ def test_other_models_run_their_last_layer_for_all_tokens(kind: str) -> None:
         everything(model, batch)
     assert tokens
     assert min(tokens) >= sum(TARGET_LENGTHS if model.config.is_encoder_decoder else LENGTHS)
+
+
+def test_a_step_that_failed_leaves_nothing_in_the_layer() -> None:
+    """Memory was full: the next try needs what the failed one took, and no batch runs on another one's tokens."""
+    import gc
+    import weakref
+
+    model = MODELS["bert"]()
+    batch = batch_of(model)
+    alone = {"input_ids": batch["input_ids"][:2]}  # without a mask: not packed
+    expected = model(**alone).logits
+    read: list[Any] = []
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with running(model, batch):
+        last = layer_lists(model.get_base_model())[-1][-1]
+        hooks = [last.attention.self.key.register_forward_hook(lambda _, given, __: read.append(weakref.ref(given[0])))]
+        learnt(model, batch)
+        for part in (last.output, model.get_base_model().classifier):  # within the layer, and after it
+            hooks.append(part.register_forward_pre_hook(refuse))
+            with pytest.raises(torch.OutOfMemoryError):
+                learnt(model, batch)
+            hooks.pop().remove()
+        gc.collect()
+        assert [one() for one in read] == [None] * 3
+        assert torch.allclose(model(**alone).logits, expected, atol=1e-6)
+        hooks.pop().remove()
+
+
+def test_a_bottleneck_on_keys_and_values_sees_all_tokens() -> None:
+    """At its start it is the identity, which shows nothing of where it stands."""
+    from graft.adapters import AdapterConfig, attach
+
+    torch.manual_seed(0)
+    base = BertForSequenceClassification(BertConfig(**SMALL))
+    section = AdapterConfig(method="bottleneck", reduction_factor=4, target_modules=["key", "value"])
+    model = attach(base, section, ["classifier"]).eval()
+    batch = batch_of(model)
+    with running(model, batch) as tokens:
+        for name, one in model.named_parameters():
+            if "bottleneck_up" in name:
+                torch.nn.init.normal_(one, std=0.1)
+        found = learnt(model, batch)
+    assert tokens == [len(LENGTHS)]
+    check_equal(learnt(model, batch), found)
+
+
+def test_states_decide_where_a_new_head_says_little_of_them() -> None:
+    """A layer that asks for its keys first: the second projection, taken for that of keys, is that of queries."""
+    model = model_of("Bert", "ForSequenceClassification", ["query"], **SMALL, initializer_range=0.5)
+    last = layer_lists(model.get_base_model())[-1][-1]
+
+    def ask_for_keys(part: Any, given: tuple[Any, ...]) -> None:
+        part.key(given[0])
+
+    last.attention.self.register_forward_pre_hook(ask_for_keys)
+    with torch.no_grad():
+        model.get_base_model().classifier.bias.fill_(1e4)
+    batch = batch_of(model)
+    with running(model, batch) as tokens:
+        everything(model, batch)
+    assert min(tokens) >= sum(LENGTHS)
 
 
 def test_a_head_that_averages_all_tokens_reads_them_all() -> None:

@@ -47,7 +47,7 @@ class LastLayer:
         """Change the layer; return what changes it back."""
         hooks = [
             self.layer.register_forward_pre_hook(self._enter, with_kwargs=True),
-            self.layer.register_forward_hook(self._leave),
+            self.layer.register_forward_hook(self._leave, always_call=True),
         ]
         for one in self.projections:
             hooks += [one.register_forward_pre_hook(self._read), one.register_forward_hook(self._set_aside)]
@@ -68,7 +68,8 @@ class LastLayer:
         return (self._line[:, pack.bounds[:-1].long()], *given[1:]), {**named, "pack": first}
 
     def _leave(self, *_: Any) -> None:
-        self._line = None
+        """Let go of the batch, also where the layer failed: what is kept would hold all that was computed for it."""
+        self._line, self._aside = None, []
 
     def _read(self, *_: Any) -> Any:
         return None if self._line is None else (self._line,)
@@ -82,6 +83,8 @@ class LastLayer:
 
 def last_layer(body: nn.Module, run: Callable[[], object]) -> LastLayer | None:
     """Return the last layer of ``body``, seen while ``run`` runs it; None where it does not fit."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     stacks = layer_lists(body)
     if not stacks:
         return None
@@ -94,7 +97,8 @@ def last_layer(body: nn.Module, run: Callable[[], object]) -> LastLayer | None:
 
     def read(part: nn.Module, given: tuple[Any, ...]) -> None:
         inside = any(part in set(other.modules()) for other in reading)
-        if entered and given and given[0] is entered[-1] and not inside and hasattr(part, "out_features"):
+        projects = hasattr(part, "out_features") or isinstance(part, BaseTunerLayer)
+        if entered and given and given[0] is entered[-1] and not inside and projects:
             reading.append(part)
 
     hooks = [layer.register_forward_pre_hook(enter)]
