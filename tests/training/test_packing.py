@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -210,6 +211,20 @@ def test_bfloat16_rows_stay_within_their_rounding() -> None:
         found = learnt(model, batch)
     assert found[0] == pytest.approx(exact[0], rel=0.02)
     for name, gradient in exact[1].items():
+        assert float((found[1][name].float() - gradient).norm()) < 0.1 * float(gradient.norm()), name
+
+
+def test_heads_of_which_positions_turn_a_part_are_packed_in_bfloat16() -> None:
+    """GPT-NeoX puts its queries together anew: they lie head by head, and not token by token."""
+    built = functools.partial(model_of, "GPTNeoX", "ForCausalLM", ["dense"], **SMALL, rotary_pct=0.25)
+    exact, model = built(), built().to(torch.bfloat16)
+    batch = batch_of(model)
+    expected = learnt(exact, batch)
+    with both(model, batch) as (is_packed, _):
+        assert is_packed
+        found = learnt(model, batch)
+    assert found[0] == pytest.approx(expected[0], rel=0.02)
+    for name, gradient in expected[1].items():
         assert float((found[1][name].float() - gradient).norm()) < 0.1 * float(gradient.norm()), name
 
 

@@ -87,6 +87,31 @@ def test_a_tile_gives_what_each_row_gives_alone(name: str, how: str, dtype: torc
         assert not one.grad[-filler:].any()
 
 
+def check_sum(given: list[torch.Tensor], blocks: list[tuple[int, int, int]]) -> None:
+    """Hold the sum of what comes out, and its gradients, against those of each row alone."""
+    ours = [one.detach().requires_grad_() for one in given]
+    theirs = [one.detach().clone().requires_grad_() for one in given]
+    found = attend(*ours, tiles_of(blocks), 0.3, lambda *_: None).float()
+    wanted = expected(theirs, blocks, causal=False, window=None)
+    within = 1e-5 if given[0].dtype == torch.float32 else 0.02
+    assert float((found.detach() - wanted.detach()).norm()) <= within * float(wanted.detach().norm())
+    found.sum().backward()
+    wanted.sum().backward()
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert float((one.grad - other.grad).float().norm()) <= within * float(given[0].float().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_lines_may_lie_head_by_head(dtype: torch.dtype) -> None:
+    """So do queries and keys of which positions turn a part alone."""
+    blocks = [(2, 3, 3), (1, 60, 60)]
+    check_sum(
+        [one.transpose(0, 1).contiguous().transpose(0, 1) for one in lines(blocks, dtype, 0, joined=False)], blocks
+    )
+
+
 def test_rows_share_a_tile_while_they_are_alike() -> None:
     lengths = range(1, 200)
     tiles = tiles_of([(1, length, length) for length in lengths])

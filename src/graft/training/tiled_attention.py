@@ -231,6 +231,8 @@ def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     None where they do not.
     """
     first = parts[0]
+    if len(parts) == 1:
+        return first[:, None]
     size = first[0].numel()
     start, place = first.storage_offset(), first.untyped_storage().data_ptr()
     for number, one in enumerate(parts):
