@@ -112,6 +112,12 @@ def test_lines_may_lie_head_by_head(dtype: torch.dtype) -> None:
     )
 
 
+def test_rows_of_one_token_are_their_own_keys_in_a_line_with_filler() -> None:
+    blocks = [(3, 1, 1)]
+    query, key, value = lines(blocks, torch.bfloat16, 5, joined=False)
+    check_sum([query[:3], key, value], blocks)
+
+
 def test_rows_share_a_tile_while_they_are_alike() -> None:
     lengths = range(1, 200)
     tiles = tiles_of([(1, length, length) for length in lengths])

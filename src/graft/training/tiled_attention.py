@@ -155,7 +155,7 @@ def _function() -> Any:
         @staticmethod
         def backward(ctx: Any, gradient: torch.Tensor) -> Any:
             of_queries, of_keys = ctx.shapes
-            itself = _look_at_themselves(ctx.tiles)
+            itself = of_queries == of_keys and _look_at_themselves(ctx.tiles)
             # Side by side, as what makes the three in one product reads them.
             d_query, d_key, d_value = (
                 gradient.new_empty(of_queries[0], 3, *of_queries[1:]).unbind(1)
