@@ -98,6 +98,35 @@ def test_other_models_run_their_last_layer_for_all_tokens(kind: str) -> None:
     assert min(tokens) >= sum(TARGET_LENGTHS if model.config.is_encoder_decoder else LENGTHS)
 
 
+def test_a_step_that_failed_leaves_nothing_in_the_layer() -> None:
+    """Memory was full: the next try needs what the failed one took, and no batch runs on another one's tokens."""
+    import gc
+    import weakref
+
+    model = MODELS["bert"]()
+    batch = batch_of(model)
+    alone = {"input_ids": batch["input_ids"][:2]}  # without a mask: not packed
+    expected = model(**alone).logits
+    read: list[Any] = []
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with running(model, batch):
+        last = layer_lists(model.get_base_model())[-1][-1]
+        hooks = [last.attention.self.key.register_forward_hook(lambda _, given, __: read.append(weakref.ref(given[0])))]
+        learnt(model, batch)
+        for part in (last.output, model.get_base_model().classifier):  # within the layer, and after it
+            hooks.append(part.register_forward_pre_hook(refuse))
+            with pytest.raises(torch.OutOfMemoryError):
+                learnt(model, batch)
+            hooks.pop().remove()
+        gc.collect()
+        assert [one() for one in read] == [None] * 3
+        assert torch.allclose(model(**alone).logits, expected, atol=1e-6)
+        hooks.pop().remove()
+
+
 def test_a_head_that_averages_all_tokens_reads_them_all() -> None:
     class Averaging(DistilBertForSequenceClassification):
         def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> Any:

@@ -47,7 +47,7 @@ class LastLayer:
         """Change the layer; return what changes it back."""
         hooks = [
             self.layer.register_forward_pre_hook(self._enter, with_kwargs=True),
-            self.layer.register_forward_hook(self._leave),
+            self.layer.register_forward_hook(self._leave, always_call=True),
         ]
         for one in self.projections:
             hooks += [one.register_forward_pre_hook(self._read), one.register_forward_hook(self._set_aside)]
@@ -68,7 +68,8 @@ class LastLayer:
         return (self._line[:, pack.bounds[:-1].long()], *given[1:]), {**named, "pack": first}
 
     def _leave(self, *_: Any) -> None:
-        self._line = None
+        """Let go of the batch, also where the layer failed: what is kept would hold all that was computed for it."""
+        self._line, self._aside = None, []
 
     def _read(self, *_: Any) -> Any:
         return None if self._line is None else (self._line,)
