@@ -127,6 +127,23 @@ def test_a_step_that_failed_leaves_nothing_in_the_layer() -> None:
         hooks.pop().remove()
 
 
+def test_states_decide_where_a_new_head_says_little_of_them() -> None:
+    """A layer that asks for its keys first: the second projection, taken for that of keys, is that of queries."""
+    model = model_of("Bert", "ForSequenceClassification", ["query"], **SMALL, initializer_range=0.5)
+    last = layer_lists(model.get_base_model())[-1][-1]
+
+    def ask_for_keys(part: Any, given: tuple[Any, ...]) -> None:
+        part.key(given[0])
+
+    last.attention.self.register_forward_pre_hook(ask_for_keys)
+    with torch.no_grad():
+        model.get_base_model().classifier.bias.fill_(1e4)
+    batch = batch_of(model)
+    with running(model, batch) as tokens:
+        everything(model, batch)
+    assert min(tokens) >= sum(LENGTHS)
+
+
 def test_a_head_that_averages_all_tokens_reads_them_all() -> None:
     class Averaging(DistilBertForSequenceClassification):
         def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> Any:

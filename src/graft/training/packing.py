@@ -61,7 +61,7 @@ class Pack:
     bounds: torch.Tensor
     """int32 [B + 1]: where each row begins, and where the last one ends."""
     keys: Pack | None = None
-    """Where the rows lie that a decoder's rows look at, in the same order."""
+    """Where the rows lie that a decoder's rows, or first tokens, look at, in the same order."""
     cross_blocks: Blocks = ()
     """Rows, their length, and that of the rows that they look at."""
     aside: Sequence[torch.Tensor] = ()
@@ -531,7 +531,7 @@ def _agree(
 
 
 def _try_first_token(body: _Body, run: Callable[[], object], learnt_from: Callable[[], torch.Tensor]) -> None:
-    """Let the last layer run for first tokens alone, if all that is learnt from stays what it is."""
+    """Let the last layer run for first tokens alone, if no others are read and these stay what they are."""
     import torch
 
     if any(getattr(part, "is_causal", False) for part in body.body.modules()):
@@ -544,14 +544,21 @@ def _try_first_token(body: _Body, run: Callable[[], object], learnt_from: Callab
         layer = last_layer(body.body, run) if reads_first else None
         if layer is None:
             return
+        # States, not what is learnt from: of a new head, that says little of them.
+        states = _watched([body], learnt_from, off=False)
         body.first_token = layer.install()
-        apart = float((learnt_from() - whole).norm() / whole.norm())
-        if apart <= (TOLERANCE if next(body.body.parameters()).itemsize > 2 else NARROW_TOLERANCE):
+        found = _watched([body], learnt_from, off=False)
+        if not _difference([(one, _numbered(mask)) for one, mask in states], found):
             return
     body.spoilt = False
     if body.first_token is not None:
         body.first_token()
         body.first_token = None
+
+
+def _numbered(mask: torch.Tensor) -> torch.Tensor:
+    """Return the number of each token in its row, from 1; 0 where there is none."""
+    return mask.cumsum(1) * mask
 
 
 def _first_positions(bodies: Sequence[_Body]) -> list[int]:
