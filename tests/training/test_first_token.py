@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from graft.adapters import layer_lists
 from graft.training.fused_lora import fused
@@ -125,6 +130,24 @@ def test_a_step_that_failed_leaves_nothing_in_the_layer() -> None:
         assert [one() for one in read] == [None] * 3
         assert torch.allclose(model(**alone).logits, expected, atol=1e-6)
         hooks.pop().remove()
+
+
+def test_a_bottleneck_on_values_sees_all_tokens() -> None:
+    """At its start it is the identity, which shows nothing of where it stands."""
+    from graft.adapters import AdapterConfig, attach
+
+    torch.manual_seed(0)
+    base = BertForSequenceClassification(BertConfig(**SMALL))
+    section = AdapterConfig(method="bottleneck", reduction_factor=4, target_modules=["value"])
+    model = attach(base, section, ["classifier"]).eval()
+    batch = batch_of(model)
+    with running(model, batch) as tokens:
+        for name, one in model.named_parameters():
+            if "bottleneck_up" in name:
+                torch.nn.init.normal_(one, std=0.1)
+        found = learnt(model, batch)
+    assert tokens == [len(LENGTHS)]
+    check_equal(learnt(model, batch), found)
 
 
 def test_states_decide_where_a_new_head_says_little_of_them() -> None:

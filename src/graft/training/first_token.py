@@ -83,6 +83,8 @@ class LastLayer:
 
 def last_layer(body: nn.Module, run: Callable[[], object]) -> LastLayer | None:
     """Return the last layer of ``body``, seen while ``run`` runs it; None where it does not fit."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     stacks = layer_lists(body)
     if not stacks:
         return None
@@ -95,7 +97,8 @@ def last_layer(body: nn.Module, run: Callable[[], object]) -> LastLayer | None:
 
     def read(part: nn.Module, given: tuple[Any, ...]) -> None:
         inside = any(part in set(other.modules()) for other in reading)
-        if entered and given and given[0] is entered[-1] and not inside and hasattr(part, "out_features"):
+        projects = hasattr(part, "out_features") or isinstance(part, BaseTunerLayer)
+        if entered and given and given[0] is entered[-1] and not inside and projects:
             reading.append(part)
 
     hooks = [layer.register_forward_pre_hook(enter)]
