@@ -319,12 +319,9 @@ def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _R
         if rule.bias is not None:
             bias = rule.bias[0, :, :length, :length].repeat(len(query), 1, 1)
             start = bias if hidden is None else bias + hidden
+        assert start is not None  # a window hides something
         flat = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
-        empty = query.new_empty(1, 1, 1)
-        scores = torch.baddbmm(
-            empty if start is None else start, *flat, beta=int(start is not None), alpha=rule.scaling
-        )
-        scores = scores.view(*query.shape[:3], -1)
+        scores = torch.baddbmm(start, *flat, alpha=rule.scaling).view(*query.shape[:3], -1)
     return torch.matmul(functional.dropout(scores.softmax(-1), rule.dropout), value)
 
 
