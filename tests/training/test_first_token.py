@@ -132,13 +132,13 @@ def test_a_step_that_failed_leaves_nothing_in_the_layer() -> None:
         hooks.pop().remove()
 
 
-def test_a_bottleneck_on_keys_and_values_sees_all_tokens() -> None:
+def test_a_bottleneck_on_values_sees_all_tokens() -> None:
     """At its start it is the identity, which shows nothing of where it stands."""
     from graft.adapters import AdapterConfig, attach
 
     torch.manual_seed(0)
     base = BertForSequenceClassification(BertConfig(**SMALL))
-    section = AdapterConfig(method="bottleneck", reduction_factor=4, target_modules=["key", "value"])
+    section = AdapterConfig(method="bottleneck", reduction_factor=4, target_modules=["value"])
     model = attach(base, section, ["classifier"]).eval()
     batch = batch_of(model)
     with running(model, batch) as tokens:
