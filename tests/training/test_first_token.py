@@ -123,7 +123,7 @@ def test_a_step_that_failed_leaves_nothing_in_the_layer() -> None:
         learnt(model, batch)
         for part in (last.output, model.get_base_model().classifier):  # within the layer, and after it
             hooks.append(part.register_forward_pre_hook(refuse))
-            with pytest.raises(torch.OutOfMemoryError):
+            with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
                 learnt(model, batch)
             hooks.pop().remove()
         gc.collect()
