@@ -243,6 +243,14 @@ class _Rule:
         """Whether a fused kernel does it, but for windows."""
         return self.softcap is None and self.bias is None
 
+    def is_windowed(self, length: int) -> bool:
+        """Whether a row of ``length`` tokens is longer than its windows."""
+        return self.window is not None and self.window < length
+
+    def hidden(self, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+        """Return what hides the tokens of such a row from each other; None: nothing."""
+        return _hidden(length, self.causal, self.window if self.is_windowed(length) else None, dtype, device)
+
 
 def _rows(tokens: torch.Tensor, block: tuple[int, ...]) -> torch.Tensor:
     """Return the tokens [n, H, D] of a block's rows: [rows, H, length, D]."""
@@ -257,12 +265,8 @@ def _tiled(
     q, k, v = (one.squeeze(0).transpose(0, 1) for one in (query, key, value))
     if heads != groups:
         k, v = (one.repeat_interleave(heads // groups, dim=1) for one in (k, v))
-
-    def hidden(length: int, dtype: torch.dtype) -> torch.Tensor | None:
-        window = rule.window if rule.window is not None and rule.window < length else None
-        return _hidden(length, rule.causal, window, dtype, q.device)
-
     tiles = pack.tiles if keys is pack else pack.cross_tiles
+    hidden = functools.partial(rule.hidden, device=q.device)
     return tiled_attention.attend(q, k, v, tiles, rule.scaling, hidden)
 
 
@@ -296,8 +300,7 @@ def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _R
     from torch.nn import functional
 
     heads, groups, length = query.shape[1], key.shape[1], query.shape[2]
-    windowed = rule.window is not None and rule.window < length
-    if rule.is_plain and not windowed:
+    if rule.is_plain and not rule.is_windowed(length):
         return functional.scaled_dot_product_attention(
             query,
             key,
@@ -309,7 +312,7 @@ def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _R
         )
     if heads != groups:
         key, value = (one.repeat_interleave(heads // groups, dim=1) for one in (key, value))
-    hidden = _hidden(length, rule.causal, rule.window if windowed else None, query.dtype, query.device)
+    hidden = rule.hidden(length, query.dtype, query.device)
     if rule.softcap is not None:
         scores = rule.softcap * torch.tanh(torch.matmul(query * rule.scaling, key.transpose(-1, -2)) / rule.softcap)
         scores = scores if hidden is None else scores + hidden

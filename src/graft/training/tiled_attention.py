@@ -19,12 +19,15 @@ is compiled, at 16 tokens or more; long ones in their own type, in multiples of 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    Hidden = Callable[[int, torch.dtype], torch.Tensor | None]
 
 SHORT_TOKENS = 48
 """Up to this length products are in float32."""
@@ -56,9 +59,26 @@ class Tile:
     query_length: int
     key_length: int
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
+        """How many rows it has."""
         return sum(run.rows for run in self.runs)
+
+    @functools.cached_property
+    def places(self) -> tuple[tuple[slice, Run], ...]:
+        """Which of its rows each run is."""
+        ends = list(itertools.accumulate(run.rows for run in self.runs))
+        return tuple((slice(end - run.rows, end), run) for end, run in zip(ends, self.runs, strict=True))
+
+    @functools.cached_property
+    def looks_at_itself(self) -> bool:
+        """Whether its rows are their own keys, and need no others."""
+        return all((run.query_start, run.query_length) == (run.key_start, run.key_length) for run in self.runs)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its products are in float32."""
+        return max(self.query_length, self.key_length) <= SHORT_TOKENS
 
 
 def tiles_of(blocks: Sequence[tuple[int, int, int]]) -> tuple[Tile, ...]:
@@ -102,7 +122,7 @@ def attend(
     value: torch.Tensor,
     tiles: Sequence[Tile],
     scaling: float,
-    hidden: Callable[[int, torch.dtype], torch.Tensor | None],
+    hidden: Hidden,
 ) -> torch.Tensor:
     """Attend within each row.
 
@@ -137,7 +157,7 @@ def _function() -> Any:
             value: torch.Tensor,
             tiles: Sequence[Tile],
             scaling: float,
-            hidden: Callable[[int, torch.dtype], torch.Tensor | None],
+            hidden: Hidden,
         ) -> torch.Tensor:
             out = query.new_empty(query.shape)
             kept = []
@@ -155,7 +175,7 @@ def _function() -> Any:
         @staticmethod
         def backward(ctx: Any, gradient: torch.Tensor) -> Any:
             of_queries, of_keys = ctx.shapes
-            itself = of_queries == of_keys and _look_at_themselves(ctx.tiles)
+            itself = of_queries == of_keys and all(tile.looks_at_itself for tile in ctx.tiles)
             # Side by side, as what makes the three in one product reads them.
             d_query, d_key, d_value = (
                 gradient.new_empty(of_queries[0], 3, *of_queries[1:]).unbind(1)
@@ -168,15 +188,15 @@ def _function() -> Any:
                 (d_out,) = (one.to(weights.dtype) for one in _gathered((gradient,), tile, of_keys=False))
                 d_weights = torch.bmm(d_out, values.transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scaling)
-                d_keys = values.new_empty(2, *values.shape) if not itself else values.new_empty(3, *values.shape)
-                torch.bmm(weights.transpose(1, 2), d_out, out=d_keys[-1])
-                torch.bmm(d_scores.transpose(1, 2), queries, out=d_keys[-2])
+                found = values.new_empty(3 if itself else 2, *values.shape)
+                torch.bmm(weights.transpose(1, 2), d_out, out=found[-1])
+                torch.bmm(d_scores.transpose(1, 2), queries, out=found[-2])
                 if itself:
-                    torch.bmm(d_scores, keys, out=d_keys[0])
-                    _scatter((d_query, d_key, d_value), d_keys, tile, of_keys=True)
+                    torch.bmm(d_scores, keys, out=found[0])
+                    _scatter((d_query, d_key, d_value), found, tile, of_keys=True)
                 else:
                     _scatter((d_query,), torch.bmm(d_scores, keys)[None], tile, of_keys=False)
-                    _scatter((d_key, d_value), d_keys, tile, of_keys=True)
+                    _scatter((d_key, d_value), found, tile, of_keys=True)
             d_query[_end(ctx.tiles, of_keys=False) :] = 0
             for one in (d_key, d_value):
                 one[_end(ctx.tiles, of_keys=True) :] = 0
@@ -190,7 +210,7 @@ def _weights(
     keys: torch.Tensor,
     tile: Tile,
     scaling: float,
-    hidden: Callable[[int, torch.dtype], torch.Tensor | None],
+    hidden: Hidden,
 ) -> torch.Tensor:
     """Return a tile's attention weights in the type of its products: [rows * H, queries, keys]."""
     import torch
@@ -199,7 +219,7 @@ def _weights(
     start = queries.new_empty(1, 1, 1) if more is None else more
     scores = torch.baddbmm(start, queries, keys.transpose(1, 2), beta=int(more is not None), alpha=scaling)
     by_row = scores.view(tile.rows, -1, *scores.shape[1:])
-    for rows, run in _places(tile):
+    for rows, run in tile.places:
         if run.key_length < tile.key_length:
             by_row[rows, :, :, run.key_length :] = torch.finfo(scores.dtype).min
     return scores.softmax(-1)
@@ -208,21 +228,6 @@ def _weights(
 def _end(tiles: Sequence[Tile], *, of_keys: bool) -> int:
     """Return how many tokens the rows of all tiles have."""
     return sum(run.rows * (run.key_length if of_keys else run.query_length) for tile in tiles for run in tile.runs)
-
-
-def _look_at_themselves(tiles: Sequence[Tile]) -> bool:
-    """Return whether rows are their own keys, and need no others."""
-    runs = [run for tile in tiles for run in tile.runs]
-    return all((run.query_start, run.query_length) == (run.key_start, run.key_length) for run in runs)
-
-
-def _places(tile: Tile) -> list[tuple[slice, Run]]:
-    """Return which rows of a tile each of its runs is."""
-    found, start = [], 0
-    for run in tile.runs:
-        found.append((slice(start, start + run.rows), run))
-        start += run.rows
-    return found
 
 
 def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -261,12 +266,12 @@ def _type(tile: Tile, line: torch.Tensor) -> torch.dtype:
     """Return the type of a tile's products; to convert rows to it while they are copied would take twice as long."""
     import torch
 
-    return torch.float32 if max(tile.query_length, tile.key_length) <= SHORT_TOKENS else line.dtype
+    return torch.float32 if tile.is_short else line.dtype
 
 
 def _rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tile: Tile) -> Sequence[torch.Tensor]:
     """Copy a tile's queries, keys and values out of their lines."""
-    if _look_at_themselves([tile]):
+    if tile.looks_at_itself:
         return _gathered((query, key, value), tile, of_keys=True)
     return *_gathered((query,), tile, of_keys=False), *_gathered((key, value), tile, of_keys=True)
 
@@ -279,7 +284,7 @@ def _gathered(lines: Sequence[torch.Tensor], tile: Tile, *, of_keys: bool) -> Se
     length = tile.key_length if of_keys else tile.query_length
     heads, size = joined.shape[2:]
     block = joined.new_empty(len(lines), tile.rows, heads, length, size)
-    for rows, run in _places(tile):
+    for rows, run in tile.places:
         part = _part(joined, run, of_keys=of_keys)
         block[:, rows, :, : part.shape[3]] = part
         if part.shape[3] < length:
@@ -292,6 +297,6 @@ def _scatter(lines: Sequence[torch.Tensor], blocks: torch.Tensor, tile: Tile, *,
     joined = side_by_side(lines)
     assert joined is not None
     by_row = blocks.to(joined.dtype).view(len(blocks), tile.rows, -1, *blocks.shape[2:])
-    for rows, run in _places(tile):
+    for rows, run in tile.places:
         part = _part(joined, run, of_keys=of_keys)
         part.copy_(by_row[:, rows, :, : part.shape[3]])
