@@ -123,7 +123,7 @@ class Watch:
         """Return what notes that a module ran; None for one that has no product of its own."""
         if part is self._head:
             return self._note_head
-        if _wide(part) is not None or hasattr(part, "lora_A"):
+        if _is_product(part) or hasattr(part, "lora_A"):
 
             def note(one: Any, given: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
                 self._note_product(one, _first(given, named), out, body)
@@ -138,15 +138,14 @@ class Watch:
         return None
 
     def _note_product(self, part: Any, read: torch.Tensor, out: torch.Tensor, body: int) -> None:
-        wide = _wide(part)
-        if wide is not None:
+        if _is_product(part):
             self._ran.add(part)
             self._products.append(
                 (body, _positions(part, read, out), _flops(part.weight, read.requires_grad, _count(part)))
             )
         elif (base := part.base_layer) in self._ran:  # PEFT ran it, and its own products
             self._ran.discard(base)
-        elif (wide := _wide(base)) is not None:
+        elif _is_product(base):
             flops = _flops(base.weight, read.requires_grad, _count(base))
             for name in part.active_adapters:
                 down, up = (one[name].weight for one in (part.lora_A, part.lora_B))
@@ -173,16 +172,12 @@ def _flops(weight: torch.Tensor, reads_trained: bool, count: int | None = None) 
     return 2.0 * passes * (weight.numel() if count is None else count)
 
 
-def _wide(part: Any) -> int | None:
-    """Return how many numbers a layer that is one product puts out for a position; None for another."""
+def _is_product(part: Any) -> bool:
+    """Return whether a layer is one product."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    if isinstance(part, torch.nn.Linear):
-        return part.out_features
-    if isinstance(part, Conv1D):
-        return int(part.nf)
-    return part.out_channels if isinstance(part, torch.nn.Conv2d) else None
+    return isinstance(part, torch.nn.Linear | Conv1D | torch.nn.Conv2d)
 
 
 def _positions(part: Any, read: torch.Tensor, out: torch.Tensor) -> int:
