@@ -46,19 +46,15 @@ def _function() -> Any:
             *matrices: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
             flat = x.flatten(0, -2)
-            shapes = [one.shape for one in matrices[1::2]]
-            if len(shapes) == 1:
-                down, up = matrices[0].to(x.dtype), torch.mul(matrices[1], scales[0], out=x.new_empty(shapes[0]))
-            else:
-                down = torch.cat(matrices[::2]).to(x.dtype)
-                ups = [one * scale for one, scale in zip(matrices[1::2], scales, strict=True)]
-                up = torch.block_diag(*ups).to(x.dtype)  # type: ignore[no-untyped-call]
+            down = torch.cat(matrices[::2]).to(x.dtype)
+            ups = [one * scale for one, scale in zip(matrices[1::2], scales, strict=True)]
+            up = torch.block_diag(*ups).to(x.dtype)  # type: ignore[no-untyped-call]
             inner = flat @ down.t()
             found = torch.nn.functional.linear(flat, weight, bias).addmm_(inner, up.t())
             ctx.save_for_backward(flat, inner, weight, down, up)
-            ctx.scales, ctx.shapes = scales, shapes
+            ctx.scales, ctx.shapes = scales, [one.shape for one in ups]
             ctx.types = [one.dtype for one in matrices]
-            parts = torch.split(found, [rows for rows, _ in ctx.shapes], 1) if len(shapes) > 1 else (found,)
+            parts = torch.split(found, [rows for rows, _ in ctx.shapes], 1) if len(ups) > 1 else (found,)
             return tuple(one.view(*x.shape[:-1], -1) for one in parts)
 
         @staticmethod
@@ -72,9 +68,6 @@ def _function() -> Any:
             if ctx.needs_input_grad[0]:
                 dx = (dy @ weight).addmm_(through, down).view(*gradients[0].shape[:-1], -1)
             d_down, d_up = through.t() @ flat, (inner.t() @ dy).t()
-            if len(ctx.shapes) == 1:
-                d_up = d_up.to(ctx.types[1]).mul_(ctx.scales[0])
-                return dx, None, None, None, d_down.to(ctx.types[0]), d_up
             found: list[Any] = [dx, None, None, None]
             row = column = 0
             for (rows, columns), scale in zip(ctx.shapes, ctx.scales, strict=True):
