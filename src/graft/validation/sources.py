@@ -98,8 +98,7 @@ class Sources:
         Raises:
             DataError: the data folder is not one, or the task cannot be learnt from these rows.
         """
-        one = self.learning(without)
-        one.make()
+        one = self._made(without) if without else self._of_all_rows
         training = one.jobs[: len(self.files["train"])]
         self._refuse_private_labels(one.results, training)
         gathered = [read_json(one.results.folder / job.key / GATHERED) for job in training]
@@ -121,9 +120,18 @@ class Sources:
     @cached_property
     def _told(self) -> dict[Path, dict[str, Any]]:
         """What the rows of each part told, as far as it was looked at for that."""
-        one = self.learning()
-        one.make()
+        one = self._of_all_rows
         return {job.path: read_json(one.results.folder / job.key / GATHERED) for job in one.jobs}
+
+    @cached_property
+    def _of_all_rows(self) -> Round:
+        """What the task learns from, and labels are told by, where no row is in quarantine; made."""
+        return self._made()
+
+    def _made(self, without: Collection[str] = ()) -> Round:
+        one = self.learning(without)
+        one.make()
+        return one
 
     def _unreadable(self, without: Collection[str]) -> list[str]:
         """Return what the first training rows that cannot be read have wrong, ``without`` those in quarantine."""
