@@ -72,3 +72,18 @@ def inputs_on(
 def make_inputs(tiny_base: Path, tiny_rows: list[dict[str, Any]]) -> Callable[..., Any]:
     """``make_inputs(dropout=0.0, dtype=..., **training)``: inputs of the loop on the tiny base, rows tokenized."""
     return functools.partial(inputs_on, tiny_base, tiny_rows)
+
+
+def holding(inputs: Any, rows: int) -> tuple[Any, list[int]]:
+    """Let the model hold so many rows at once and say the rest as CUDA does; return how many each pass had."""
+    import torch
+
+    passes: list[int] = []
+
+    def refuse(_module: Any, _arguments: Any, named: dict[str, Any]) -> None:
+        passes.append(len(named["input_ids"]))
+        if passes[-1] > rows and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+    inputs.model.get_base_model().register_forward_pre_hook(refuse, with_kwargs=True)
+    return inputs, passes

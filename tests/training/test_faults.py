@@ -28,6 +28,7 @@ from graft.training.record import Record, lines
 from graft.training.signals import Stop
 from graft.workspace import Workspace, read_json
 from tests.conftest import toy_rows, validated, write_rows
+from tests.training.conftest import holding
 
 Make = Callable[..., Any]
 SETTINGS = {"dropout": 0.2, "checkpoint_every_steps": 2, "evaluate_every_epochs": 0.5, "epochs": 2}
@@ -490,21 +491,6 @@ def test_skipped_steps_in_a_row_end_training(make_inputs: Make, tmp_path: Path, 
 
 
 # -- memory that is full
-
-
-def holding(inputs: Any, rows: int) -> tuple[Any, list[int]]:
-    """Let the model hold so many rows at once and say the rest as CUDA does; return how many each pass had."""
-    import torch
-
-    passes: list[int] = []
-
-    def refuse(_module: Any, _arguments: Any, named: dict[str, Any]) -> None:
-        passes.append(len(named["input_ids"]))
-        if passes[-1] > rows and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
-
-    inputs.model.get_base_model().register_forward_pre_hook(refuse, with_kwargs=True)
-    return inputs, passes
 
 
 def test_step_that_memory_does_not_hold_is_done_in_smaller_pieces(

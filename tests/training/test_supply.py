@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from graft.training.batching import Plan
 from graft.training.checkpoints import Checkpoints
 from graft.training.record import Record, lines
 from graft.training.signals import Stop
+from tests.training.conftest import holding
 
 Make = Callable[..., Any]
 SETTINGS = {"dropout": 0.2, "evaluate_every_epochs": 0.5, "epochs": 2}
@@ -120,7 +121,7 @@ def test_step_that_memory_does_not_hold(make_inputs: Make, tmp_path: Path, capsy
         inputs = make_inputs(**SETTINGS)
         noted.append(Noting(inputs.task, 4))
         found.append(replace(inputs, task=noted[-1]))
-        passes = refusing(inputs, 3)
+        _, passes = holding(inputs, 3)
         outcome = run(found[-1], tmp_path / str(ahead), ahead=ahead)
         assert outcome.progress.halvings == 2
         assert passes[:2] == [4, 2]
@@ -131,21 +132,6 @@ def test_step_that_memory_does_not_hold(make_inputs: Make, tmp_path: Path, capsy
     assert curves(tmp_path / "True") == curves(tmp_path / "False")
     with pytest.raises(ResourceMissing, match=r"alone \(.* step 1\): no room for 1 rows"):
         run(replace(found[1], task=Noting(inputs.task, 0)), tmp_path / "none", ahead=True)
-
-
-def refusing(inputs: Any, rows: int) -> list[int]:
-    """Let the model hold so many rows at once, and say the rest as CUDA does; return how many each pass had."""
-    import torch
-
-    passes: list[int] = []
-
-    def refuse(_module: Any, _arguments: Any, named: Mapping[str, Any]) -> None:
-        passes.append(len(named["input_ids"]))
-        if passes[-1] > rows and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    inputs.model.get_base_model().register_forward_pre_hook(refuse, with_kwargs=True)
-    return passes
 
 
 def test_error_of_a_row_comes_where_it_is_needed(make_inputs: Make, tmp_path: Path) -> None:
