@@ -87,6 +87,35 @@ def test_a_tile_gives_what_each_row_gives_alone(name: str, how: str, dtype: torc
         assert not one.grad[-filler:].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [16, 64])
+def test_dropout_drops_weights_forward_and_backward(length: int, dtype: torch.dtype) -> None:
+    """Which weights are dropped is drawn anew from the same seed, and autograd does the rest."""
+    rows, share = 40, 0.25
+    blocks = [(rows, length, length)]
+    given = lines(blocks, dtype, 0, joined=True)
+    ours = [one.detach().requires_grad_() for one in given]
+    theirs = [one.detach().float().requires_grad_() for one in given]
+    torch.manual_seed(7)
+    found = attend(*ours, tiles_of(blocks), 0.3, lambda *_: None, share)
+    short = torch.float32 if length <= SHORT_TOKENS else dtype
+    torch.manual_seed(7)
+    factors = functional.dropout(torch.ones(rows * HEADS, length, length, dtype=short), share).float()
+    query, key, value = (one.view(rows, length, HEADS, SIZE).transpose(1, 2).flatten(0, 1) for one in theirs)
+    weights = (query @ key.transpose(1, 2) * 0.3).softmax(-1) * factors
+    wanted = (weights @ value).view(rows, HEADS, length, SIZE).transpose(1, 2).flatten(0, 1)
+    assert 0.2 < float((factors == 0).float().mean()) < 0.3
+    within = 1e-5 if dtype == torch.float32 else 0.02
+    assert float((found.detach().float() - wanted.detach()).norm()) <= within * float(wanted.detach().norm())
+    change = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found.backward(change)
+    wanted.backward(change.float())
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert float((one.grad.float() - other.grad).norm()) <= within * float(other.grad.norm())
+
+
 def check_sum(given: list[torch.Tensor], blocks: list[tuple[int, int, int]]) -> None:
     """Hold the sum of what comes out, and its gradients, against those of each row alone."""
     ours = [one.detach().requires_grad_() for one in given]

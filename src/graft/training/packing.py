@@ -206,7 +206,7 @@ def attend(
         # A decoder looks at an encoder: without any bias of positions, for which transformers gives zeros.
         keys, blocks, position_bias = pack.keys, pack.cross_blocks, None
     rule = _Rule(scaling or query.shape[-1] ** -0.5, dropout, causal, sliding_window, softcap, position_bias)
-    if rule.is_plain and not query.is_cuda and query.itemsize == 2 and not dropout:
+    if rule.is_plain and not query.is_cuda and query.itemsize == 2:
         longest = max(pack.longest, keys.longest)
         if longest <= tiled_attention.LONGEST_TOKENS:
             return _tiled(query, key, value, pack, keys, rule)[None], None
@@ -267,7 +267,7 @@ def _tiled(
         k, v = (one.repeat_interleave(heads // groups, dim=1) for one in (k, v))
     tiles = pack.tiles if keys is pack else pack.cross_tiles
     hidden = functools.partial(rule.hidden, device=q.device)
-    return tiled_attention.attend(q, k, v, tiles, rule.scaling, hidden)
+    return tiled_attention.attend(q, k, v, tiles, rule.scaling, hidden, rule.dropout)
 
 
 def _varlen(

@@ -123,6 +123,7 @@ def attend(
     tiles: Sequence[Tile],
     scaling: float,
     hidden: Hidden,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """Attend within each row.
 
@@ -133,6 +134,7 @@ def attend(
         tiles: where the rows lie.
         scaling: what the products of queries and keys are multiplied by.
         hidden: of a length and a type, what is added to these products: [1, length, length]; None: nothing.
+        dropout: the share of attention weights that are dropped.
 
     Returns:
         [N, H, D], contiguous.
@@ -140,7 +142,7 @@ def attend(
     import torch
 
     with torch.autocast(query.device.type, enabled=False):  # a tile chooses its type itself
-        found: torch.Tensor = _function()(query, key, value, tiles, scaling, hidden)
+        found: torch.Tensor = _function()(query, key, value, tiles, scaling, hidden, dropout)
     return found
 
 
@@ -158,6 +160,7 @@ def _function() -> Any:
             tiles: Sequence[Tile],
             scaling: float,
             hidden: Hidden,
+            dropout: float,
         ) -> torch.Tensor:
             out = query.new_empty(query.shape)
             kept = []
@@ -165,8 +168,10 @@ def _function() -> Any:
                 rows = _rows(query, key, value, tile)
                 queries, keys, values = (one.to(_type(tile, query)) for one in rows)
                 weights = _weights(queries, keys, tile, scaling, hidden)
-                _scatter((out,), torch.bmm(weights, values)[None], tile, of_keys=False)
-                kept += [*rows, weights.to(query.dtype)]
+                factors = torch.nn.functional.dropout(torch.ones_like(weights), dropout) if dropout else None
+                used = weights if factors is None else weights * factors
+                _scatter((out,), torch.bmm(used, values)[None], tile, of_keys=False)
+                kept += [*rows, weights.to(query.dtype), factors]
             out[_end(tiles, of_keys=False) :] = 0
             ctx.save_for_backward(*kept)
             ctx.tiles, ctx.scaling, ctx.shapes = tiles, scaling, (query.shape, key.shape)
@@ -185,11 +190,16 @@ def _function() -> Any:
             kept = iter(ctx.saved_tensors)
             for tile in ctx.tiles:
                 queries, keys, values, weights = (next(kept).to(_type(tile, gradient)) for _ in range(4))
+                factors = next(kept)
                 (d_out,) = (one.to(weights.dtype) for one in _gathered((gradient,), tile, of_keys=False))
                 d_weights = torch.bmm(d_out, values.transpose(1, 2))
+                used = weights
+                if factors is not None:
+                    used = weights * factors
+                    d_weights.mul_(factors)
                 d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scaling)
                 found = values.new_empty(3 if itself else 2, *values.shape)
-                torch.bmm(weights.transpose(1, 2), d_out, out=found[-1])
+                torch.bmm(used.transpose(1, 2), d_out, out=found[-1])
                 torch.bmm(d_scores.transpose(1, 2), queries, out=found[-2])
                 if itself:
                     torch.bmm(d_scores, keys, out=found[0])
@@ -200,7 +210,7 @@ def _function() -> Any:
             d_query[_end(ctx.tiles, of_keys=False) :] = 0
             for one in (d_key, d_value):
                 one[_end(ctx.tiles, of_keys=True) :] = 0
-            return d_query, d_key, d_value, None, None, None
+            return d_query, d_key, d_value, None, None, None, None
 
     return Tiled.apply
 
