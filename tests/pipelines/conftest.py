@@ -129,18 +129,39 @@ class Api:
         self.url = url
 
     def post(self, path: str, body: Any) -> Any:
+        return self._asked("POST", path, json=body)
+
+    def get(self, path: str) -> Any:
+        return self._asked("GET", path)
+
+    def _asked(self, method: str, path: str, **body: Any) -> Any:
         for _ in range(20):
-            answer = httpx.post(f"{self.url}/{path}", json=body, timeout=20)
+            answer = httpx.request(method, f"{self.url}/{path}", timeout=20, **body)
             if answer.status_code != 503:  # SQLite is locked for a moment; Prefect's own client tries again too
                 break
             time.sleep(0.5)
         answer.raise_for_status()
         return answer.json()
 
+    def online(self, pool: str) -> set[str]:
+        """Return the names of the workers of a pool that are there; none where there is no such pool."""
+        try:
+            found = self.post(f"work_pools/{pool}/workers/filter", {})
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            found = []
+        return {one["name"] for one in found if one["status"] == "ONLINE"}
+
     def flow_run(self, identifier: str) -> dict[str, Any]:
         """Return a flow run as JSON."""
-        found: dict[str, Any] = httpx.get(f"{self.url}/flow_runs/{identifier}", timeout=20).json()
+        found: dict[str, Any] = self.get(f"flow_runs/{identifier}")
         return found
+
+    def resume(self, flow_run: str, form: dict[str, Any]) -> str:
+        """Answer a form as the UI does; return ``ACCEPT`` or ``REJECT``."""
+        status: str = self.post(f"flow_runs/{flow_run}/resume", {"run_input": form})["status"]
+        return status
 
     def tasks(self, flow_run: str) -> dict[str, dict[str, Any]]:
         """Return the task runs of a flow run by name."""

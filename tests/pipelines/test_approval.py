@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from graft import params, publication, services
@@ -52,19 +51,14 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, own_setti
 def worker(start: Callable[..., Any], until: Callable[..., Any], api: Any, project: Workspace) -> Iterator[None]:
     """``graft worker`` of the project's clone."""
     process = start("graft", "worker", at=project)
-
-    def online() -> bool:
-        answer = httpx.post(f"{api.url}/work_pools/graft/workers/filter", json={}, timeout=20)
-        return answer.status_code == 200 and any(one["status"] == "ONLINE" for one in answer.json())
-
-    assert until(online, 240), process.poll()
+    assert until(lambda: api.online("graft"), 240), process.poll()
     yield
     process.terminate()
     process.wait(60)
 
 
 def begin(api: Any, name: str, parameters: dict[str, Any]) -> str:
-    found = httpx.get(f"{api.url}/deployments/name/{name}", timeout=20).json()["id"]
+    found = api.get(f"deployments/name/{name}")["id"]
     return str(api.post(f"deployments/{found}/create_flow_run", {"parameters": parameters})["id"])
 
 
@@ -116,7 +110,7 @@ def inbox() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def webhook(api: Any, url: str) -> None:
     """Make the block ``custom-webhook/team`` as the UI would."""
-    kind = httpx.get(f"{api.url}/block_types/slug/custom-webhook", timeout=20).json()
+    kind = api.get("block_types/slug/custom-webhook")
     schemas = api.post("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}})
     data = {"name": "team", "url": url, "method": "POST", "json_data": {"subject": "{{subject}}", "body": "{{body}}"}}
     made = {
@@ -145,16 +139,12 @@ def test_approval_is_asked_for_reminded_of_and_expires(
     assert asked["resource"]["prefect.resource.id"] == f"graft.model.{NAME}"
     assert asked["payload"]["candidate"] == "1"
     assert set(found) == {"reminder", "end"}
-    refused = httpx.post(f"{api.url}/flow_runs/{waiting}/resume", json={"run_input": {"decision": "maybe"}}, timeout=20)
-    assert refused.json()["status"] == "REJECT"
+    assert api.resume(waiting, {"decision": "maybe"}) == "REJECT"
     assert state(api, waiting) == "Suspended"
 
     for what, ended in (("reminder", "Reminded"), ("end", "Expired")):
-        httpx.post(  # its time has come
-            f"{api.url}/flow_runs/{found[what]['id']}/set_state",
-            json={"state": {"type": "SCHEDULED", "state_details": {}}, "force": True},
-            timeout=20,
-        )
+        due = {"state": {"type": "SCHEDULED", "state_details": {}}, "force": True}
+        api.post(f"flow_runs/{found[what]['id']}/set_state", due)  # its time has come
         assert until(lambda one=found[what]["id"], name=ended: state(api, one) == name, 240), what
     assert state(api, waiting) == "Expired"
     [entry] = entries(project)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from graft import params
@@ -55,12 +54,7 @@ def test_run_asks_for_the_form_and_the_answer_is_about_its_commit(
     start: Callable[..., Any], until: Callable[..., Any], api: Any, project: Workspace, tmp_path: Path
 ) -> None:
     worker = start("graft", "worker", at=project)
-
-    def online() -> bool:
-        answer = httpx.post(f"{api.url}/work_pools/graft/workers/filter", json={}, timeout=20)
-        return answer.status_code == 200 and any(one["status"] == "ONLINE" for one in answer.json())
-
-    assert until(online, 300), worker.poll()
+    assert until(lambda: api.online("graft"), 300), worker.poll()
     before = {one["id"] for one in runs_of(api, "promote")}
     code = start("graft", "run", "--add-data", at=project, GRAFT_PYTHON=sys.executable).wait(600)
     assert code == 0, (tmp_path / "graft-1.log").read_text()
@@ -80,8 +74,7 @@ def test_run_asks_for_the_form_and_the_answer_is_about_its_commit(
     assert until(lambda: api.flow_run(waiting["id"])["state"]["name"] == "Suspended", 300), api.messages(waiting["id"])
     assert api.flow_run(waiting["id"])["name"] == f"approve {NAME} version 1"
     form = {"decision": "approve", "name": "Ada", "reason": "agreed in review 12", "number": 1}
-    answer = httpx.post(f"{api.url}/flow_runs/{waiting['id']}/resume", json={"run_input": form}, timeout=20)
-    assert answer.json()["status"] == "ACCEPT"
+    assert api.resume(waiting["id"], form) == "ACCEPT"
     assert until(lambda: api.flow_run(waiting["id"])["state"]["name"] == "Promoted", 300), api.messages(waiting["id"])
     [entry] = journal.history(connection, NAME)
     assert (entry.verdict, entry.after, entry.who) == ("promote", "1", "Ada")

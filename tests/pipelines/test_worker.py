@@ -32,21 +32,16 @@ def serve(start: Callable[..., Any], until: Callable[..., Any], api: Any) -> Cal
     """``serve(pool, at=clone)``: run ``graft worker`` of a clone until the test ends; wait until it is online."""
 
     def begin(pool: str, **settings: Any) -> Any:
-        before = online(api, pool)
+        before = api.online(pool)
         process = start("graft", "worker", "--pool", pool, **settings)
-        assert until(lambda: online(api, pool) - before, 240), process.poll()
+        assert until(lambda: api.online(pool) - before, 240), process.poll()
         return process
 
     return begin
 
 
-def online(api: Any, pool: str) -> set[str]:
-    answer = httpx.post(f"{api.url}/work_pools/{pool}/workers/filter", json={}, timeout=20)
-    return {one["name"] for one in answer.json() if one["status"] == "ONLINE"} if answer.status_code == 200 else set()
-
-
 def deployment(api: Any, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{api.url}/deployments/name/{name}", timeout=20).json()
+    found: dict[str, Any] = api.get(f"deployments/name/{name}")
     return found
 
 
@@ -220,7 +215,7 @@ def test_the_parts_of_a_placed_stage_are_shared_by_the_workers_of_its_pool(
 
     code, _, said = run(GRAFT_SHARE_BYTES="1")
     assert code == 0, said
-    assert "6 parts are spread over 2 workers of pool cpu" in said
+    assert "8 parts are spread over 2 workers of pool cpu" in said
     placed = [one.facts for other in others for one in runs.listed(other)]
     assert len(placed) == 3  # two shares, and the stage itself
     made = {other.root.name: len(list((other.store / "validate").glob("*/part.json"))) for other in others}
