@@ -67,6 +67,25 @@ def test_sum_per_row_is_transformers_loss_of_an_encoder_decoder(t5):
     assert sums.tolist() == pytest.approx([value for value, _ in expected], rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["Blenderbot", "M2M100"])
+def test_decoders_of_models_that_do_not_shift_labels_themselves(kind):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    sides = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+    config = getattr(transformers, f"{kind}Config")(
+        **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()},
+        **{"vocab_size": 30, "d_model": 16, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1},
+    )
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+    batch = batch_of(T5_LABELS)
+    sums, tokens = supervised(model, batch)
+    expected = [plain(model, batch, row) for row in range(3)]
+    assert tokens.tolist() == [4, 2, 3]
+    assert sums.tolist() == pytest.approx([value for value, _ in expected], rel=1e-5)
+
+
 def test_windows_are_summed_by_row(decoder):
     import torch
 

@@ -77,7 +77,7 @@ def _losses(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.
     inner, labels = _inner(model), batch["labels"]
     given = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
     if inner.config.is_encoder_decoder:
-        given["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=labels)
+        given["decoder_input_ids"] = _shifted(inner, labels)
         given["decoder_attention_mask"] = (labels != IGNORED).long()  # nobody looks at the end's filler, causally
     else:  # position t predicts label t + 1
         labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
@@ -90,6 +90,19 @@ def _losses(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.
     filler = -len(targets) % WHOLE_TOKENS
     losses = _head_loss()(pad(hidden, (0, 0, 0, filler)), head.weight, head.bias, pad(targets, (0, filler)))
     return losses[: len(targets)], kept
+
+
+def _shifted(inner: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Return what a decoder reads to predict ``labels`` [B, U]: a start token, and the labels before each one."""
+    import torch
+
+    if hasattr(inner, "prepare_decoder_input_ids_from_labels"):
+        found: torch.Tensor = inner.prepare_decoder_input_ids_from_labels(labels=labels)
+        return found
+    config = inner.config  # M2M100 (NLLB) and Blenderbot shift them only where they also compute the loss
+    start = torch.full_like(labels[:, :1], config.decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
 
 
 def _is_plain(head: nn.Module, model: nn.Module, given: Mapping[str, Any]) -> bool:

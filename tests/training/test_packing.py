@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LilyConfig, LoraConfig, PeftConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from graft.likelihood import total_likelihood
 from graft.padding import WHOLE_TOKENS
@@ -45,6 +46,17 @@ def model_of(kind: str, head: str, targets: Any, **config: Any) -> Any:
     return model.eval()
 
 
+def both_sides(kind: str, **config: Any) -> Any:
+    """Return a model of BART's kind: encoder and decoder, with embeddings of positions."""
+    sides = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+    each = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()}
+    sizes = {"vocab_size": 99, "d_model": 32, "max_position_embeddings": 64}
+    targets = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+    return model_of(
+        kind, "ForConditionalGeneration" if kind != "Marian" else "MTModel", targets, **each, **sizes, **config
+    )
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "bert": lambda: model_of("Bert", "ForSequenceClassification", ["query", "key", "value", "dense"], **SMALL),
     "roberta": lambda: model_of(
@@ -75,6 +87,9 @@ MODELS: dict[str, Callable[[], Any]] = {
         **{"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
         decoder_start_token_id=0,
     ),
+    "bart": lambda: both_sides("Bart"),
+    "marian": lambda: both_sides("Marian", pad_token_id=0, decoder_start_token_id=0),
+    "pegasus": lambda: both_sides("Pegasus"),
 }
 UNFIT: dict[str, tuple[Callable[[], Any], str]] = {
     "deberta": (
@@ -87,16 +102,8 @@ UNFIT: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "BloomModel does not take packed rows: their states differ",
     ),
-    "bart": (
-        lambda: model_of(
-            *("Bart", "ForConditionalGeneration", ["q_proj"]),
-            **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in BART.items()},
-            **{"vocab_size": 99, "d_model": 32, "max_position_embeddings": 64},
-        ),
-        "BartEncoder does not take packed rows",
-    ),
+    "m2m100": (lambda: both_sides("M2M100"), "M2M100Encoder does not take packed rows"),
 }
-BART = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
 
 
 def batch_of(model: Any) -> dict[str, torch.Tensor]:
@@ -159,6 +166,42 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_rows(kind: str) -> No
         assert layers > 0 or kind == "gpt2"
         check_equal(reference, learnt(model, batch))
     check_equal(reference, learnt(model, batch), within=0)
+
+
+PROMPTS: dict[str, tuple[Callable[[], Any], PeftConfig]] = {
+    "bert, prompt": (
+        lambda: BertForSequenceClassification(BertConfig(**SMALL)),
+        PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
+    ),
+    "llama, p-tuning": (
+        lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
+        PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=16),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_rows_that_begin_with_a_learnt_prompt_are_packed(kind: str) -> None:
+    torch.manual_seed(0)
+    build, config = PROMPTS[kind]
+    model = get_peft_model(build(), config).eval()
+    batch = batch_of(model)
+
+    reference = learnt(model, batch)
+    with both(model, batch) as (is_packed, _):
+        assert is_packed
+        check_equal(reference, learnt(model, batch))
+
+
+def test_an_adapter_that_mixes_the_tokens_of_a_batch_runs_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is silent at its start, so that no difference would be seen."""
+    model = get_peft_model(
+        BertForSequenceClassification(BertConfig(**SMALL)), LilyConfig(r=4, target_modules=["query"], stride_A=1)
+    ).eval()
+    batch = batch_of(model)
+    with both(model, batch) as (is_packed, _):
+        assert not is_packed
+    assert "in lily, what one token gets depends on all tokens of the batch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", UNFIT)

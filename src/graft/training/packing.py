@@ -40,6 +40,8 @@ NO_PART = ("position_ids", "use_cache", "cache_position", "num_items_in_batch")
 UNFIT = (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError)
 """What a model raises that does not take what it is given."""
 KINDS = {"full_attention", "sliding_attention"}
+MIXING = ("lily",)
+"""PEFT's methods in which tokens of other rows, and padding, have a part in what a token gets."""
 TOLERANCE = 1e-3
 NARROW_TOLERANCE = 0.03
 """Largest root mean square of the difference to the padded run, relative to that of the states, in float32 and in types
@@ -92,6 +94,13 @@ class Pack:
         bounds = torch.arange(rows + 1, dtype=torch.int32, device=self.index.device)
         cross = tuple((count, 1, length) for count, length in self.blocks)
         return Pack(index, torch.zeros_like(index), 0, ((rows, 1),), bounds, self, cross)
+
+    @functools.cached_property
+    def line_positions(self) -> torch.Tensor:
+        """int64 [N + filler]: of each token of the line its place in its row; 0 for the filler."""
+        import torch
+
+        return torch.cat([self.positions, self.positions.new_zeros(self.filler)])
 
     def line(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the tokens of ``batch`` [B, T, ...] and the filler as one line: [1, N + filler, ...]."""
@@ -353,6 +362,8 @@ class _Body:
         self.signature = self.__signature__ = inspect.signature(body.forward)
         self.takes = self.signature.parameters
         self.biased = [part for part in body.modules() if hasattr(part, "compute_bias")]
+        # BART, Marian and their like number the positions of a line themselves, and are not told them.
+        self.numbering = [] if "position_ids" in self.takes else [part for part in body.modules() if _numbers(part)]
         self.first_position = 0
         self.first_token: Callable[[], None] | None = None
         """What undoes that the last layer runs for first tokens alone."""
@@ -399,6 +410,8 @@ class _Body:
             self.body._modules["pooler"] = None
         for part in self.biased:
             part.compute_bias = functools.partial(_bias_of_longest, part, pack.longest)
+        for part in self.numbering:
+            part.forward = functools.partial(_of_positions, part, pack.line_positions)
         try:
             yield pooler
         finally:
@@ -407,6 +420,8 @@ class _Body:
                 self.body._modules["pooler"] = pooler
             for part in self.biased:
                 del part.compute_bias
+            for part in self.numbering:
+                del part.forward
 
     def _packed(self, named: Mapping[str, Any]) -> tuple[Pack, dict[str, Any], tuple[int, int]] | None:
         """Return pack, packed arguments and the batch's shape; None where the call is of another kind."""
@@ -425,16 +440,27 @@ class _Body:
             return None
         if any(value.shape[:2] != shape for value in tensors.values()):
             return None
-        pack = pack_of(mask, keys)
+        pack = pack_of(mask.long(), None if keys is None else keys.long())  # PEFT's prompts make them real numbers
         packed: dict[str, Any] = {name: pack.line(value) for name, value in tensors.items()}
         if pack.keys is not None:
             packed["encoder_hidden_states"] = pack.keys.line(states)
         if "position_ids" in self.takes and "position_ids" not in packed:
-            positions = torch.cat([pack.positions, pack.positions.new_zeros(pack.filler)])
-            packed["position_ids"] = positions[None] + self.first_position
+            packed["position_ids"] = pack.line_positions[None] + self.first_position
         if "use_cache" in self.takes:
             others["use_cache"] = False
         return pack, others | packed, shape
+
+
+def _numbers(part: Any) -> bool:
+    """Return whether a part is an embedding of positions that can be told them."""
+    from torch import nn
+
+    return isinstance(part, nn.Embedding) and "position_ids" in inspect.signature(type(part).forward).parameters
+
+
+def _of_positions(part: Any, positions: torch.Tensor, given: Any, *_: Any, **__: Any) -> Any:
+    """Return the embeddings of ``positions`` [N + filler], in place of those that follow from the shape ``given``."""
+    return type(part).forward(part, given, position_ids=positions)
 
 
 def _bias_of_longest(part: Any, longest: int, *_: Any, device: Any = None, **__: Any) -> Any:
@@ -498,12 +524,15 @@ def _agree(
     modes = [part for part in model.modules() if part.training]
     model.eval()
     reason = ""
+    method = str(model.active_peft_config.peft_type.value).lower()
     kinds = {kind for one in bodies for kind in getattr(one.body.config, "layer_types", None) or ()} - KINDS
     if not bodies:
         return False  # pictures: there is nothing to pack
     try:
         if kinds:
             raise ValueError(f"it has layers of {', '.join(sorted(kinds))}")
+        if method in MIXING:  # not to be seen as long as the adapter is silent
+            raise ValueError(f"in {method}, what one token gets depends on all tokens of the batch")
         with torch.no_grad():
             run()  # what a model does once, at its first call, is no difference
             padded = _watched(bodies, run, off=True)
