@@ -371,8 +371,7 @@ def minilm() -> str:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright; skips where one of them is not installed."""
+def _chromium() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
@@ -381,3 +380,11 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def browser(_chromium: Any) -> Iterator[Any]:
+    """Chromium, driven by Playwright; skips where one of them is not installed."""
+    yield _chromium
+    for context in _chromium.contexts:
+        context.close()  # a page that is left open goes on drawing
