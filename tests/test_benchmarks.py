@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from benchmarks import results
+from benchmarks.compiled import COMPILERS
 from graft import stages
 from graft.repository.overrides import checked
 from graft.workspace import SPLITS
@@ -29,6 +31,7 @@ from tests.language.conftest import write_byte_llama
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
 RUNS: dict[str, tuple[str, str]] = {
+    "compiled.py": ("--batches 2 --repeats 1 --rows 4 --ways activations", r"\| activations \|"),
     "dirty_data.py": ("--kinds 'NUL byte' 'row twice'", r"\| duplicates, train \| .*\n\n2 kinds"),
     "drift.py": ("{labelled}/train.jsonl {plain}/train.jsonl --pairs 1 --sizes 100x100", r"\| labelled \| plain \|"),
     "frozen.py": ("--rows 40 --repeats 1 --threads 1", "ratio of the epochs"),
@@ -127,6 +130,8 @@ def test_a_script_runs_to_its_end(
 ) -> None:
     if script in MINILM:
         request.getfixturevalue("minilm")
+    if script == "compiled.py" and not any(map(shutil.which, COMPILERS)):
+        pytest.skip(f"needs a C++ compiler ({', '.join(COMPILERS)})")
     (tmp_path / "out").mkdir()
     known = {**places, "out": tmp_path / "out", "store": f"sqlite:///{tmp_path / 'claims.db'}"}
     arguments, last = RUNS[script]
