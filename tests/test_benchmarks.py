@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import results
+from benchmarks import label_errors, results
 from benchmarks.compiled import COMPILERS
 from graft import stages
 from graft.repository.overrides import checked
@@ -163,3 +163,12 @@ def test_the_parameters_of_a_case_are_those_of_its_recipe(name: str) -> None:
     recipe = (ROOT / "pipelines" / "recipes" / f"{case['task']}.yaml").read_text(encoding="utf-8")
     folders = {"data": "/data", "models": "/models"} | {f"project:{one}": f"/projects/{one}" for one in CASES}
     checked(recipe, results.filled(case.get("set", {}), folders))
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a"], []], ids=["every label", "one of two", "none"])
+def test_a_row_loses_a_label_where_it_has_them_all_and_gets_one_where_it_has_none(labels: list[str]) -> None:
+    for seed in range(20):
+        rows = [{"labels": labels}, {"labels": ["a", "b"]}]
+        before = [set(row["labels"]) for row in rows]
+        assert label_errors.changed(rows, "multi_label_classification", 1.0, seed) == {(1, None), (2, None)}
+        assert [len(set(row["labels"]) ^ had) for row, had in zip(rows, before, strict=True)] == [1, 1]

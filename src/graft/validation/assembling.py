@@ -13,7 +13,7 @@ from graft.cleaning import Cleaning
 from graft.data import Problem, Schema, content_digest
 from graft.errors import DataError, shown
 from graft.part_results import PartResults
-from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows
+from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows, places_and_reasons
 from graft.reading import place_order, read_rows
 from graft.tasks import label_of
 from graft.validation.across import KINDS, LEAKAGE, equal, is_asked, near, repeated_ids, unique_ids
@@ -36,12 +36,14 @@ from graft.validation.worst import Worst
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
 
-def write_refusal(report: Path, error: DataError) -> None:
-    """Write the report of data that cannot be looked at part by part."""
+def write_refusal(report: Path, error: DataError, quarantine: Quarantine | None = None) -> None:
+    """Write the report of data that cannot be looked at part by part, or no further; with what is in ``quarantine``."""
     with replaced(report) as folder:
         problems = list(error.problems) or [str(error)]
         _write_report(folder, problems, [], total=len(problems))
         Index(False, len(problems), REPORTED_PROBLEMS, problems).write(folder / "data_docs")
+        if quarantine:
+            quarantine.write(folder / "quarantine")
 
 
 def _write_report(
@@ -195,11 +197,14 @@ class Assembly:
         if kept and not lost:
             return
         what = f"all rows with the label {', '.join(map(shown, lost))}" if kept else "all rows"
-        aside = [place for place, label in self._aside_for_training() if not kept or label in lost]
-        where = ", ".join(sorted(aside, key=place_order)[:NAMED_PLACES])
+        places = {place for place, label in self._aside_for_training() if not kept or label in lost}
+        aside = (
+            {place: found for place, found in problems.items() if place in places}
+            for problems in self.quarantine.parts.values()
+        )
+        where, reasons = places_and_reasons(aside)
         raise DataError(
-            f"{self.name}/train: {what} are in quarantine ({where}{', ...' if len(aside) > NAMED_PLACES else ''}); "
-            f"mend them, or remove them from the data"
+            f"{self.name}/train: {what} are in quarantine {where}; {reasons}; mend them, or remove them from the data"
         )
 
     def _aside_for_training(self) -> Iterator[tuple[str, str | None]]:
