@@ -86,6 +86,10 @@ class Assembly:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(self.data.clean, self.data.privacy) for split in SPLITS}
         self.warnings: list[str] = []
+        self.left_out = ""
+        """What was not compared, in words."""
+        self.reports: list[tuple[str, list[Problem], int]] = []
+        """What rows of several parts have wrong that is only reported: split, the rows that are named, how many."""
         self.leaks: set[str] = set()
         """What is expected of rows that an earlier split has: no score can be trusted, so it is said first."""
         self.composition: Composition | None = None
@@ -120,8 +124,12 @@ class Assembly:
             self.repeated = counts.total()
         if is_asked(self.validation, self.fields):
             self._alike()
-
         self._outliers()
+        for split, problems, count in self.reports:  # now that it is known which rows stay
+            left = [problem for problem in problems if problem.place not in self.quarantine.places]
+            removed = len(problems) - len(left)
+            for same in _by_expectation(left).values():
+                self._warn(split, count - removed if len(same) == len(left) else len(same), same)
 
     def _alike(self) -> None:
         """Hold rows to the earlier ones that say the same, or nearly."""
@@ -130,7 +138,8 @@ class Assembly:
         aside, most = self.quarantine.places, self._most_named
         found = list(equal(self.inspected, self.validation, column, what, aside, most))
         if self.sources.near:
-            found += near(self.inspected, self.validation, column)
+            alike, self.left_out = near(self.inspected, self.validation, column)
+            found += alike
         elif any(one.text for one in self.fields):
             most_bytes = self.validation.duplicates.near_megabytes
             self.warnings.append(
@@ -174,10 +183,7 @@ class Assembly:
             for (_, same), fewer in zip(one.warns(), warned, strict=True):
                 self.warned[one.split][same[0].asked].count -= fewer
         else:
-            left = [problem for problem in problems if problem.place not in self.quarantine.places]
-            removed = len(problems) - len(left)
-            for same in _by_expectation(left).values():
-                self._warn(one.split, count - removed if len(same) == len(left) else len(same), same)
+            self.reports.append((one.split, problems, count))
 
     def _warn(self, split: str, count: int, problems: Sequence[Problem]) -> None:
         """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
@@ -391,6 +397,7 @@ class Assembly:
                 if check.is_about(absent)
             ],
             warnings=self.warnings,
+            left_out=self.left_out,
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
             composition=drawn(self.composition) if self.composition else None,
