@@ -299,6 +299,18 @@ def test_a_row_that_is_kept_aside_is_in_no_warning(workspace: Workspace) -> None
     assert verdict["warnings"] == []
 
 
+def test_all_rows_that_are_only_reported_are_listed(workspace: Workspace) -> None:
+    rows = [{"text": f"write to ada{n}@example.org about {n} boats", "label": "xy"[n % 2]} for n in range(9)]
+    write(workspace.data / "train" / "part.jsonl", rows)
+    verdict = run(workspace, severity={"private_data": "warn", "near_duplicates": "ignore"})
+    assert verdict["warnings"][0].count("data/train/part.jsonl:") == 5
+    written = (workspace.validation / "warned.jsonl").read_text()
+    listed = [one for one in map(json.loads, written.splitlines()) if "private data" in one["expected"]]
+    assert [one["row"] for one in listed] == [f"data/train/part.jsonl:{n}" for n in range(1, 10)]
+    assert {one["found"] for one in listed} == {"1 email"}
+    assert "ada" not in written
+
+
 def test_pairs_of_texts_that_were_not_compared_are_counted_in_the_docs(workspace: Workspace) -> None:
     rows = [{"text": f"the same words in all of these rows, and number {n}", "label": "xy"[n % 2]} for n in range(300)]
     write(workspace.data / "train" / "part.jsonl", rows)

@@ -176,9 +176,10 @@ def _print_data(data: Mapping[str, Any]) -> None:
 
     print()
     if data["a"] == data["b"]:
-        print(f"data: the same ({(data['a'] or 'not in DVC')[:SHOWN_DIGEST]})")
+        named = f"data.dvc {data['a'][:SHOWN_DIGEST]}" if data["a"] else "not in DVC"
+        print(f"data: the same ({named})")
         return
-    printing.heading(f"data: {(data['a'] or 'none')[:SHOWN_DIGEST]} -> {(data['b'] or 'none')[:SHOWN_DIGEST]}")
+    printing.heading(f"data: data.dvc {(data['a'] or 'none')[:SHOWN_DIGEST]} -> {(data['b'] or 'none')[:SHOWN_DIGEST]}")
     rows = [
         [split, *(str(one[name]) for name in ("added", "removed", "changed"))] for split, one in data["splits"].items()
     ]

@@ -83,6 +83,7 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
     ):
         write_json(verdict / "verdict.json", assembly.verdict())
         write_json(verdict / "suite.json", suite([check for check, _ in assembly.checked()], "rows"))
+        assembly.write_warned(verdict / "warned.jsonl")
         write_changes(verdict, assembly.cleaning)
         assembly.write_composition(verdict)
         assembly.write_docs(docs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from graft.tasks import label_of
 from graft.validation.across import KINDS, LEAKAGE, equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
 from graft.validation.composition import Composition, composed
-from graft.validation.contract import REPORTED_PROBLEMS, Check, asked_checks
+from graft.validation.contract import LISTED_WARNINGS, REPORTED_PROBLEMS, Check, asked_checks
 from graft.validation.data_profile import DataProfile
 from graft.validation.documents import Documents
 from graft.validation.drawing import drawn, listed
@@ -189,7 +190,7 @@ class Assembly:
         """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
         known = self.warned[split].setdefault(problems[0].asked, _Warned())
         known.count += count
-        known.first += problems[:NAMED_PLACES]
+        known.first += problems[: LISTED_WARNINGS - len(known.first)]
 
     def refuse_lost_labels(self) -> None:
         """Refuse data whose quarantine has all training rows, or all with a label that the other rows were held to.
@@ -272,8 +273,7 @@ class Assembly:
         self._report(too_many, len(too_many))
         self.crowded |= bool(too_many)
         for expected, one in self.warned[split].items():
-            left = [each for each in one.first if each.place not in self.quarantine.places]
-            first = sorted(left, key=lambda each: place_order(each.place))[:NAMED_PLACES]
+            first = self._left(one)[:NAMED_PLACES]
             if one.count:
                 places = ", ".join(each.place for each in first)
                 says = f"; the first has {masked_values(first[0].found)}" if first else ""
@@ -294,6 +294,11 @@ class Assembly:
             shown_labels = ", ".join(shown(label) for label in sorted(absent)[:5])
             self.warnings.append(f"{split}: no row of {len(absent)} of the labels ({shown_labels})")
         print(f"validate: {split}: {in_words(rows)} in {in_words(len(parts), 'part')}", flush=True)
+
+    def _left(self, warned: _Warned) -> list[Problem]:
+        """Return the rows of a warning that are not in quarantine, in their order."""
+        left = [each for each in warned.first if each.place not in self.quarantine.places]
+        return sorted(left, key=lambda each: place_order(each.place))
 
     def _report(self, problems: list[Problem], count: int) -> None:
         """Keep problems, the first of ``count``; beyond a number that nobody reads, only count them."""
@@ -352,9 +357,19 @@ class Assembly:
             for check, failed in self.checked()
         ]
         _write_report(folder, self.problems, checks, total=self.total_problems, warnings=self.warnings)
+        self.write_warned(folder / "warned.jsonl")
         self.write_docs(folder / "data_docs")
         if self.crowded:
             self.quarantine.write(folder / "quarantine")
+
+    def write_warned(self, path: Path) -> None:
+        """Write the rows that are only reported, a line for each and each reason; values as in the Data Docs."""
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            for split in SPLITS:
+                for problem in (each for one in self.warned[split].values() if one.count for each in self._left(one)):
+                    found = masked_values(problem.found)
+                    line = {"row": problem.place, "field": problem.field, "expected": problem.expected, "found": found}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def write_composition(self, folder: Path) -> None:
         """Write what the splits are made of, and the list of likely label errors where the contract asks for it."""

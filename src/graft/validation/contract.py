@@ -31,6 +31,8 @@ from graft.validation.section import Severity, ValidationConfig
 
 REPORTED_PROBLEMS = 10_000
 """How many problems report.json lists at most; it counts them all."""
+LISTED_WARNINGS = 1_000
+"""How many rows of a split warned.jsonl lists of each expectation that is only reported."""
 DOCUMENTED_VALUES = 20
 KINDS_IN_WORDS = {
     "encoding": "text without traces of a wrong encoding",

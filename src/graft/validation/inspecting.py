@@ -32,12 +32,12 @@ from graft.cleaning import DUPLICATES, Cleaning
 from graft.data import DataConfig, Problem, Record, read_part
 from graft.duplicates import Entry, normal_forms, sketch
 from graft.identity import digest_bytes, short_digest
-from graft.quarantine import NAMED_PLACES, plain_rows
+from graft.quarantine import plain_rows
 from graft.reading import has_bom, order_of
 from graft.tasks import Field, Task, TaskConfig, label_of
 from graft.validation import outliers, worst
 from graft.validation.across import is_asked
-from graft.validation.contract import REPORTED_PROBLEMS, Broken, Contract
+from graft.validation.contract import LISTED_WARNINGS, REPORTED_PROBLEMS, Broken, Contract
 from graft.validation.data_profile import DataProfile
 from graft.validation.frame import Frame
 from graft.validation.section import REPORTED, Severity, ValidationConfig
@@ -237,7 +237,7 @@ class _SortedOut:
             },
             "quarantine": [_packed(one, inner) for one in self.keeps],
             "warn": [
-                {"count": len(same), "first": [_packed(one, inner) for one in same[:NAMED_PLACES]]}
+                {"count": len(same), "first": [_packed(one, inner) for one in same[:LISTED_WARNINGS]]}
                 for same in self.warns.values()
             ],
         }
