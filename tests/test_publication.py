@@ -881,6 +881,25 @@ def test_a_forged_registry_does_not_pass_where_keys_are_trusted(trained: Any, tm
     assert examined(workspace, f"models:/{NAME}/1", **signed).state == "refused"
 
 
+def test_a_damaged_signature_is_made_anew(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    ours = signing(workspace, "ada", "ada")
+    publish(workspace, **ours)
+    (envelope,) = (tmp_path / "mlflow" / "store" / "artifacts" / "models").rglob("provenance.dsse.json")
+    whole = envelope.read_bytes()
+    said = read_json(envelope)
+    first, *rest = said["signatures"][0]["sig"]
+    write_json(envelope, said | {"signatures": [said["signatures"][0] | {"sig": "BA"[first == "B"] + "".join(rest)}]})
+    with pytest.raises(IntegrityError, match="is not what key"):
+        fetched(workspace, ours["tracking"], "1", tmp_path / "first")
+    publish(workspace)  # who has no key makes none
+    with pytest.raises(IntegrityError, match="is not what key"):
+        fetched(workspace, ours["tracking"], "1", tmp_path / "second")
+    publish(workspace, **ours)
+    assert fetched(workspace, ours["tracking"], "1", tmp_path / "third").is_dir()
+    assert envelope.read_bytes() == whole
+
+
 def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
