@@ -517,6 +517,26 @@ def test_champion_is_scored_on_its_own_as_it_was_evaluated(trained: Any) -> None
     assert decision.evidence["rows"] == 15
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_code_of_the_champions_base_runs_where_params_trust_it(trained: Any, monkeypatch: Any, trusted: bool) -> None:
+    from graft import deciding, evaluation
+
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    change(second, base={"trust_remote_code": trusted})
+    asked = list[bool]()
+
+    def scored(*arguments: Any, trust_remote_code: bool = False, **options: Any) -> Any:
+        asked.append(trust_remote_code)
+        return score_adapter(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "score_adapter", scored)
+    assert "champion" in deciding.decide(second, who="ada").evidence
+    assert asked == [trusted]
+
+
 @pytest.mark.parametrize(
     ("review", "approve", "after"), [("rejected", False, None), ("rejected", True, None), ("approved", False, "1")]
 )

@@ -51,6 +51,8 @@ class Rows:
     workspace: Workspace
     task: TaskConfig
     data: DataConfig
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a base may run, the champion's too."""
 
     @cached_property
     def records(self) -> list[Record]:
@@ -208,7 +210,12 @@ class Champion:
         there = read_json(self._rows.workspace.cost / cost.FILE)["hardware"]
         theirs, threads = self._subject, read_json(self._rows.workspace.adapter / "identity.json")["threads"]
         cost.check_hardware(there, theirs.loaded.device, threads)
-        loaded = artifact.load(self._rows.workspace.adapter, self._rows.workspace.root, device=theirs.loaded.device)
+        loaded = artifact.load(
+            self._rows.workspace.adapter,
+            self._rows.workspace.root,
+            device=theirs.loaded.device,
+            trust_remote_code=self._rows.trust_remote_code,
+        )
         asked = self._rows.records[:: max(1, len(self._rows.records) // most)][:most]
         both = [(one.loaded, one.encoded(asked)) for one in (Subject("adapter", loaded, {}, theirs.batch_rows), theirs)]
         with artifact.reproducible(threads):
