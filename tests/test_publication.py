@@ -555,6 +555,22 @@ def test_reviewers_tag_in_the_ui_is_heard(trained: Any, review: str, approve: bo
     assert decision.refused == (after is None)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "after", "said"),
+    [
+        ("undecided", "approved", "a reviewer set review = approved on version 2; close"),
+        ("reject", "reject", "close (a reviewer set review = approved on version 2, which overrules no rejection by"),
+    ],
+)
+def test_reviewers_tag_overrules_what_is_open_and_says_what_it_does_not(verdict: str, after: str, said: str) -> None:
+    candidate = registry.Version(NAME, "2", "d2", None, "", 0, tags={"review": "approved"})
+    nothing: Any = None
+    case = cases.Case(nothing, nothing, nothing, candidate, None, [], "ada", nothing)
+    decided = cases.overruled(case, cases.Decision(NAME, verdict, "2", None, None, "close", "ada"), None)
+    assert (decided.verdict, decided.moved) == (after, after == "approved")
+    assert decided.reason.startswith(said)
+
+
 def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
     from graft.publication import decisions
 

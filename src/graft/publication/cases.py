@@ -319,6 +319,9 @@ def _last_word(case: Case, decision: Decision, answer: Answer | None) -> tuple[s
     if case.candidate.review == "approved" and decision.verdict in ("undecided", "promote"):
         why = f"a reviewer set review = approved on version {number}; {decision.reason}"
         return "promote" if promotes else "approved", why
+    if case.candidate.review == "approved":
+        no = f"a reviewer set review = approved on version {number}, which overrules no rejection by the tests"
+        return decision.verdict, f"{decision.reason} ({no}; `graft promote --approve --reason ...` does)"
     if promotes and last and last.kind == "rollback" and last.before == number:
         return "undecided", f"{last.who} rolled {name} back from version {number} ({last.why}); {again}"
     if promotes and number == case.journaled != case.before:
