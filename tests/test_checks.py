@@ -489,7 +489,7 @@ def test_names_that_are_asked_for_and_not_there_are_all_found(
         {"groups": "sorce", "margin": 0.1},
         {"slice": {"column": "source", "value": "mial"}, "margin": 0.1},
         {"slice": {"label": "wether"}, "margin": 0.1},
-        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1},
+        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1, "min_rows": 8},
         {"test_set": "amazon", "margin": 0.1},
     ]
     evaluation = {"slices": {"columns": ["languag"]}, "groups": ["source"], "behaviour": "behaviour.yaml"}
@@ -535,9 +535,14 @@ def test_gates_on_what_evaluate_will_not_measure_are_found(
         {"probe": "test_sets", "margin": 0.1},
         {"probe": "counterfactuals", "margin": 0.1},
         {"test_set": "amazon", "margin": 0.1},
-        *({"slice": {"name": name}, "margin": 0.1} for name in GOOD_SLICES + WRONG_SLICES),
+        *({"slice": {"name": name}, "margin": 0.1, "min_rows": 7} for name in GOOD_SLICES + WRONG_SLICES),
+        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1, "min_rows": 8},
+        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1, "min_rows": 9, "metric": "macro_f1"},
+        {"groups": "source", "margin": 0.1, "min_rows": 7},
+        {"groups": "source", "margin": 0.1, "min_rows": 8, "metric": "macro_f1"},
     ]
-    evaluation = {"slices": {"columns": ["source"], "languages": False}, "robustness": {"rows": 0}, "test_sets": []}
+    slices = {"columns": ["source"], "languages": False, "least_rows": 8}
+    evaluation = {"slices": slices, "robustness": {"rows": 0}, "test_sets": []}
     project = make_project(tmp_path / "p", promotion={"gates": gates}, evaluation=evaluation)
     write_rows(project.data / "test_sets" / "amazon" / "part.jsonl", toy_rows(3, 9))
     for path in (project.data / "test").glob("*.jsonl"):
@@ -557,6 +562,9 @@ def test_gates_on_what_evaluate_will_not_measure_are_found(
         f"promotion.gates.14.slice.name: evaluate makes no slice 'language=de'; {made}",
         f"promotion.gates.15.slice.name: evaluate makes no slice 'region=north'; {made}",
         "promotion.gates.16.slice.name: no row has source 'mial'; did you mean 'mail'?",
+        "promotion.gates.17.slice.name: 7 test rows have source 'form', and a gate needs 8 (min_rows",
+        "promotion.gates.19.slice.value: 8 test rows have source 'mail', and a gate needs 9 (min_rows",
+        "promotion.gates.21.groups: fewer than 2 values of source have 8 test rows (min_rows; there are 'mail' 8",
     ]
     assert len(found) == len(gone), found
     for text, start in zip(found, gone, strict=True):
@@ -564,7 +572,7 @@ def test_gates_on_what_evaluate_will_not_measure_are_found(
 
 
 GOOD_SLICES = ("length=4/4", "label=weather", "source=mail", "source=1/4", "word=cat", "source=form & word=cat")
-WRONG_SLICES = ("length=5/4", "label=wether", "language=de", "region=north", "source=mial")
+WRONG_SLICES = ("length=5/4", "label=wether", "language=de", "region=north", "source=mial", "source=form")
 """What evaluate may make of the project above, and what it never does."""
 
 

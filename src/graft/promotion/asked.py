@@ -2,13 +2,15 @@
 
 Columns of the test part files and their values, labels, probes, slices, test sets from elsewhere: whether they are
 there, and whether evaluate is to measure them. What cannot be known yet (the labels, where no rows were read; the worst
-slices, which only the answers show; how many rows a slice has) is not asked.
+slices, which only the answers show; how many rows a label or a language has) is not asked.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graft.config import nearest
@@ -64,23 +66,24 @@ def wrong_names(
     Raises:
         DataError: part files are not there.
     """
-    columns: list[tuple[str, str, str | None]] = []
+    columns = list[_Column]()
     if evaluation is not None:
-        columns += [("evaluation.slices.columns", name, None) for name in evaluation.slices.columns]
-        columns += [("evaluation.groups", name, None) for name in evaluation.groups]
+        columns += [_Column("evaluation.slices.columns", name) for name in evaluation.slices.columns]
+        columns += [_Column("evaluation.groups", name) for name in evaluation.groups]
     for number, gate in enumerate(promotion.gates if promotion else ()):
         path = f"promotion.gates.{number}"
         if gate.groups is not None:
-            columns.append((f"{path}.groups", data.columns.get(gate.groups, gate.groups), None))
+            name = data.columns.get(gate.groups, gate.groups)
+            columns.append(_Column(f"{path}.groups", name, None, gate.min_rows, values=2))
         if gate.slice is not None and gate.slice.column is not None:
             name = data.columns.get(gate.slice.column, gate.slice.column)
-            columns.append((f"{path}.slice.column", name, gate.slice.value))
+            columns.append(_Column(f"{path}.slice.column", name, gate.slice.value, gate.min_rows))
         if gate.slice is not None and gate.slice.label is not None and state is not None:
             yield from _wrong_label(f"{path}.slice.label", gate.slice.label, state)
         if gate.slice is not None and gate.slice.name is not None and evaluation is not None:
             path_of_name = f"{path}.slice.name"
             yield from _wrong_slice(path_of_name, gate.slice.name, evaluation.slices, state)
-            columns += _column_of(path_of_name, gate.slice.name, evaluation.slices)
+            columns += _column_of(path_of_name, gate.slice.name, evaluation.slices, gate.min_rows)
         if gate.probe is not None:
             yield from _wrong_probe(workspace, f"{path}.probe", gate.probe, evaluation, task, settings)
         if gate.test_set is not None:
@@ -148,13 +151,14 @@ def _families(slices: SlicesConfig) -> list[str]:
     return [name for name, on in made.items() if on]
 
 
-def _column_of(path: str, name: str, slices: SlicesConfig) -> list[tuple[str, str, str | None]]:
+def _column_of(path: str, name: str, slices: SlicesConfig, min_rows: int) -> list[_Column]:
     """Return the column and the value that a slice is of; none where it is of something else, or of many numbers."""
     family = _family(name, slices)
     value = name.removeprefix(f"{family}=")
     if family not in slices.columns or _by_data(name, slices) or re.fullmatch(r"\d/4", value):
         return []
-    return [(path, str(family), None if value == NONE else value)]
+    least = max(min_rows, slices.least_rows)  # a slice of fewer than the second is not measured
+    return [_Column(path, str(family), None if value == NONE else value, least)]
 
 
 def _by_data(name: str, slices: SlicesConfig) -> bool:
@@ -193,25 +197,60 @@ def _wrong_label(path: str, label: str, state: Mapping[str, Any]) -> Iterator[tu
         yield path.partition(".")[0], f"{path}: {shown(label)}: the rows of this task have no label"
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of the test part files that something asks for."""
+
+    path: str
+    name: str
+    value: str | None = None
+    """What a row must have in it."""
+    least: int = 1
+    """How many rows must have that value, or each of ``values`` values."""
+    values: int = 0
+
+    def enough(self, counts: Counter[str]) -> bool:
+        """Return whether the rows that were counted so far have what is asked for."""
+        if self.value is None:
+            return sum(count >= self.least for count in counts.values()) >= self.values
+        return counts[self.value] >= self.least
+
+
 def _wrong_columns(
-    workspace: Workspace, asked: Sequence[tuple[str, str, str | None]], data: DataConfig, fields: Sequence[Field]
+    workspace: Workspace, asked: Sequence[_Column], data: DataConfig, fields: Sequence[Field]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with columns of the test part files, by path, name and the value that a row must have."""
-    seen = _values(workspace, [(name, value) for _, name, value in asked], data, fields)
-    for path, name, value in asked:
-        section, wanted = path.partition(".")[0], None if value is None else str(data.privacy.redacted(value))
-        if name not in seen:
-            yield section, f"{path}: {unknown('column', name, sorted(seen))}"
-        elif wanted is not None and wanted not in seen[name]:
-            said = f"no row has {name} {shown(wanted)}; {there(wanted, sorted(seen[name]))}"
-            place = f"{path.removesuffix('column')}value" if path.endswith(".column") else path
+    """Yield what is wrong with columns of the test part files: not there, or too few rows for a gate ever to hold."""
+    known = [replace(one, value=one.value and str(data.privacy.redacted(one.value))) for one in asked]
+    seen = _values(workspace, known, data, fields)
+    for one in known:
+        section = one.path.partition(".")[0]
+        place = f"{one.path.removesuffix('column')}value" if one.path.endswith(".column") else one.path
+        if one.name not in seen:
+            yield section, f"{one.path}: {unknown('column', one.name, sorted(seen))}"
+        elif one.value is not None and one.value not in seen[one.name]:
+            said = f"no row has {one.name} {shown(one.value)}; {there(one.value, sorted(seen[one.name]))}"
             yield section, f"{place}: {said}"
+        elif not one.enough(seen[one.name]):
+            yield section, f"{place}: {_few(one, seen[one.name])}"
+
+
+def _few(one: _Column, counts: Counter[str]) -> str:
+    if one.value is not None:
+        return (
+            f"{counts[one.value]} test rows have {one.name} {shown(one.value)}, and a gate needs {one.least} "
+            "(min_rows, or evaluation.slices.least_rows): it could not pass; take other rows, or lower these"
+        )
+    most = ", ".join(f"{shown(name)} {count}" for name, count in counts.most_common(SHOWN_NAMES)) or "none"
+    return (
+        f"fewer than {one.values} values of {one.name} have {one.least} test rows (min_rows; there are {most}): a gap "
+        "needs two; take another column, or lower min_rows"
+    )
 
 
 def _values(
-    workspace: Workspace, wanted: Sequence[tuple[str, str | None]], data: DataConfig, fields: Sequence[Field]
-) -> dict[str, set[str]]:
-    """Return the columns of the test rows, and their values where one is asked for, as slices name them.
+    workspace: Workspace, wanted: Sequence[_Column], data: DataConfig, fields: Sequence[Field]
+) -> dict[str, Counter[str]]:
+    """Return the columns of the test rows, and how often the values of those asked for are there, as slices name them.
 
     Reading ends where all that is asked for was seen: files that have it are not read to their end.
     """
@@ -219,18 +258,18 @@ def _values(
     from graft.reading import Problem, read_rows
 
     pictures = frozenset(data.columns.get(one.name, one.name) for one in fields if one.type == "image")
-    valued, open_, found = {name for name, value in wanted if value is not None}, set(wanted), dict[str, set[str]]()
+    valued = {one.name for one in wanted if one.value is not None or one.values}
+    open_, found = list(wanted), dict[str, Counter[str]]()
     for path in parts(workspace.data)["test"] if open_ else ():
         for one in read_rows(path, workspace.root, data.limits, pictures):
             if isinstance(one, Problem):
                 continue
             place, row = one
             for name in row:
-                values = found.setdefault(name, set())
-                open_.discard((name, None))
+                counts = found.setdefault(name, Counter())
                 if name in valued and (value := plain(row[name], place, name, data)) is not None:
-                    values.update(said := named([value]))
-                    open_.discard((name, said[0]))
+                    counts.update(named([value]))
+            open_ = [each for each in open_ if each.name not in row or not each.enough(found[each.name])]
             if not open_:
                 return found
     return found
