@@ -7,8 +7,14 @@ EXTRAS ?= demo,dev
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+empty :=
+comma := ,
+# .ready names the extras that are installed: asking for more adds them, and none is taken away.
+INSTALLED := $(shell cat $(READY) 2>/dev/null)
+ASKED := $(subst $(comma), ,$(EXTRAS))
+ALL := $(sort $(INSTALLED) $(ASKED))
 
-.PHONY: demo test test-slow test-nightly check format venv ui worker lock dvc.yaml schema clean
+.PHONY: demo test test-slow test-nightly check format venv ui worker lock dvc.yaml schema clean more
 
 demo: $(READY)
 	@$(BIN)/graft run
@@ -34,9 +40,11 @@ format: $(READY)
 
 venv: $(READY)
 
-$(READY): requirements.lock pyproject.toml infra/install
-	@sh infra/install "$(PYTHON)" "$(VENV)" "$(EXTRAS)" "$(TORCH_INDEX)"
-	@touch $(READY)
+$(READY): requirements.lock pyproject.toml infra/install $(if $(filter-out $(INSTALLED),$(ASKED)),more)
+	@sh infra/install "$(PYTHON)" "$(VENV)" "$(subst $(empty) ,$(comma),$(ALL))" "$(TORCH_INDEX)"
+	@echo $(ALL) > $(READY)
+
+more:
 
 ui: $(READY)
 	@$(BIN)/graft ui

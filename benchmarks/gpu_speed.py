@@ -5,6 +5,7 @@ r=16 on all linear layers, bfloat16, rows with the lengths of real rows. Each wa
 real tokens on the same rows, after `--warm` steps that are not timed; at most `--seconds` each.
 
 - `graft`: Graft's loop, rows packed;
+- `graft_compiled`: the same with each layer compiled but for its attention (on a GPU alone: compiled.py is about CPUs);
 - `trainer`: transformers' Trainer, padded to the longest of a batch, bf16;
 - `trl`: SFTTrainer with packing (needs `trl`; where flash attention is there, `padding_free` too);
 - `trl_liger`: the same with Liger's kernels (needs `liger_kernel`);
@@ -43,6 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from benchmarks.compiled import attention_as_it_is  # noqa: E402
 from graft.artifact import reproducible  # noqa: E402  (sets what torch reads when it loads)
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -186,7 +188,7 @@ def watched(case: Case, step: Callable[[int], float]) -> Measured:
     return Measured(tokens / spent, torch.cuda.max_memory_allocated() if cuda else 0, losses)
 
 
-def graft(case: Case) -> Measured:
+def graft(case: Case, *, compiled: bool = False) -> Measured:
     """Train by Graft's loop: one call of it per step, as its own loop makes it."""
     import torch
 
@@ -204,6 +206,10 @@ def graft(case: Case) -> Measured:
     with efficient(inputs) as forward:
         assert forward.packed
         assert forward.fused_layers
+        if compiled:
+            attention_as_it_is()
+            for layer in model.get_base_model().model.layers:
+                layer.compile(dynamic=True)
 
         def step(number: int) -> float:
             batch = task.collate(case.batches[number], 0, {})
@@ -338,9 +344,11 @@ def frozen_parameters(shape: str) -> int:
     return int(layers + width * one["vocab_size"])
 
 
-def ways() -> dict[str, Callable[[Case], Measured]]:
+def ways(device: str) -> dict[str, Callable[[Case], Measured]]:
     """Return the ways that can run here; name the others."""
     found: dict[str, Callable[[Case], Measured]] = {"trainer": trainer, "graft": graft}
+    if device == "cuda":
+        found["graft_compiled"] = functools.partial(graft, compiled=True)
     needed = {
         "trl": (("trl",), trl),
         "trl_liger": (("trl", "liger_kernel"), functools.partial(trl, liger=True)),
@@ -378,13 +386,13 @@ def main() -> None:
     for shape in options.shape:
         case = case_of(options, shape, device)
         found: dict[str, Measured] = {}
-        for way, run in ways().items():
+        for way, run in ways(device).items():
             gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
             try:
                 with (
-                    reproducible(2) if way == "graft" else contextlib.nullcontext(),
+                    reproducible(2) if way.startswith("graft") else contextlib.nullcontext(),
                     contextlib.redirect_stdout(sys.stderr),
                 ):
                     found[way] = run(case)

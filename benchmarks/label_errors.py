@@ -133,7 +133,8 @@ def changed(rows: list[dict[str, Any]], task: str, share: float, seed: int) -> s
         labels = sorted({label for row in rows for label in row["labels"]})
         for row in which:
             given = set(rows[row]["labels"])
-            pool = given if given and dice.random() < 0.5 else set(labels) - given
+            others = set(labels) - given
+            pool = given if given and (not others or dice.random() < 0.5) else others
             rows[row]["labels"] = sorted(given ^ {dice.choice(sorted(pool))})
     return {(row + 1, None) for row in which}
 

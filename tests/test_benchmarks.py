@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import results
+from benchmarks import label_errors, results
+from benchmarks.compiled import COMPILERS
 from graft import stages
 from graft.repository.overrides import checked
 from graft.workspace import SPLITS
@@ -29,6 +31,7 @@ from tests.language.conftest import write_byte_llama
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
 RUNS: dict[str, tuple[str, str]] = {
+    "compiled.py": ("--batches 2 --repeats 1 --rows 4 --ways activations", r"\| activations \|"),
     "dirty_data.py": ("--kinds 'NUL byte' 'row twice'", r"\| duplicates, train \| .*\n\n2 kinds"),
     "drift.py": ("{labelled}/train.jsonl {plain}/train.jsonl --pairs 1 --sizes 100x100", r"\| labelled \| plain \|"),
     "frozen.py": ("--rows 40 --repeats 1 --threads 1", "ratio of the epochs"),
@@ -127,6 +130,8 @@ def test_a_script_runs_to_its_end(
 ) -> None:
     if script in MINILM:
         request.getfixturevalue("minilm")
+    if script == "compiled.py" and not any(map(shutil.which, COMPILERS)):
+        pytest.skip(f"needs a C++ compiler ({', '.join(COMPILERS)})")
     (tmp_path / "out").mkdir()
     known = {**places, "out": tmp_path / "out", "store": f"sqlite:///{tmp_path / 'claims.db'}"}
     arguments, last = RUNS[script]
@@ -158,3 +163,12 @@ def test_the_parameters_of_a_case_are_those_of_its_recipe(name: str) -> None:
     recipe = (ROOT / "pipelines" / "recipes" / f"{case['task']}.yaml").read_text(encoding="utf-8")
     folders = {"data": "/data", "models": "/models"} | {f"project:{one}": f"/projects/{one}" for one in CASES}
     checked(recipe, results.filled(case.get("set", {}), folders))
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a"], []], ids=["every label", "one of two", "none"])
+def test_a_row_loses_a_label_where_it_has_them_all_and_gets_one_where_it_has_none(labels: list[str]) -> None:
+    for seed in range(20):
+        rows = [{"labels": labels}, {"labels": ["a", "b"]}]
+        before = [set(row["labels"]) for row in rows]
+        assert label_errors.changed(rows, "multi_label_classification", 1.0, seed) == {(1, None), (2, None)}
+        assert [len(set(row["labels"]) ^ had) for row, had in zip(rows, before, strict=True)] == [1, 1]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from typer.main import get_command
@@ -137,24 +136,20 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy_and_answers_at_once(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy_and_little_else(arguments: list[str]) -> None:
     code = (
         "import sys, graft.cli\n"
         "try:\n    graft.cli.main(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
         "heavy = 'torch transformers peft mlflow great_expectations prefect dvc pandas numpy ruamel'.split()\n"
-        "print('HEAVY', sorted(set(heavy) & set(sys.modules)))"
+        "print(len(sys.modules), *sorted(set(heavy) & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", code, *arguments]
-    seconds = []
-    for _ in range(3):
-        before = psutil.Process().cpu_times()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        after = psutil.Process().cpu_times()
-        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert done.stdout.splitlines()[-1] == "HEAVY []"
-    assert min(seconds) < 0.5  # CPU seconds: the machine may be busy
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    modules, *imported = done.stdout.splitlines()[-1].split()
+    assert imported == []
+    assert int(modules) < 550  # it answers at once: 440, most of them of Python and of click
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

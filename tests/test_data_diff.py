@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from graft.data_diff import Example, compare
 from graft.errors import ConfigError, GraftError, InputError, IntegrityError, ResourceMissing
 from graft.identity import digest_folder
 from graft.repository import Repository
-from graft.revisions import revision
+from graft.revisions import Revision, revision
 from graft.workspace import SPLITS, Workspace
 from tests.conftest import copied_clone, git, write_clone, write_rows
 from tests.test_cli import invoke
@@ -151,6 +152,41 @@ def test_rows_are_matched_by_id_and_equal_parts_are_not_read(clone: Workspace, m
     again = diff(clone, "HEAD")
     assert again == found
     assert len(read) == 3, "what is known of a part is kept; the three with rows to show are read again"
+
+
+def test_a_picture_that_changed_makes_that_part_differ_which_names_it(
+    clone: Workspace, picture_of: Callable[[str, int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone.params.write_text(PARAMS.replace("text_classification", "image_classification"), encoding="utf-8")
+    (clone.data / "files").mkdir()
+    parts = [path for split in SPLITS for path in sorted((clone.data / split).iterdir())]
+    for seed, path in enumerate(parts):
+        for n, side in enumerate(("left", "right")):
+            (clone.data / "files" / f"{seed}-{n}.png").write_bytes(picture_of(side, 2 * seed + n))
+        edit(
+            clone,
+            path.relative_to(clone.data).as_posix(),
+            [{"image": f"files/{seed}-{n}.png", "label": "xy"[n]} for n in range(2)],
+        )
+    before = commit(clone, push=True)
+    (clone.data / "files" / "1-0.png").unlink()
+    (clone.data / "files" / "1-0.png").write_bytes(picture_of("top", 99))
+    (clone.data / "files" / "of_no_row.png").write_bytes(picture_of("top", 98))
+    read, fetched = list[str](), set[str]()
+    real, bring = data_diff.read_part, Revision.bring
+    monkeypatch.setattr(data_diff, "read_part", lambda path, *rest: read.append(path.name) or real(path, *rest))
+    monkeypatch.setattr(Revision, "bring", lambda self, names: fetched.update(names) or bring(self, names))
+    found = diff(clone, before)
+    assert {split: counts(found, split) for split in SPLITS} == dict.fromkeys(SPLITS, (0, 0, 0)) | {"train": (1, 1, 0)}
+    assert (found.splits["train"].unchanged_parts, found.splits["train"].parts) == (2, (1, 1))
+    assert set(read) == {"part-1.jsonl"}
+    assert {name for name in fetched if name.startswith("files/")} == {"files/1-0.png", "files/1-1.png"}
+    [removed] = [one for one in found.examples if one.kind == "removed"]
+    assert removed.place_before == "data/train/part-1.jsonl:1"
+    fetched.clear()
+    read.clear()
+    assert diff(clone, before) == found
+    assert not {name for name in fetched if "part-1" not in name} - {"files/1-0.png", "files/1-1.png"}
 
 
 def test_whole_has_the_labels_and_lengths_of_all_rows(clone: Workspace) -> None:

@@ -369,9 +369,14 @@ def test_a_quarantine_that_takes_a_label_away_is_refused_with_its_rows(
     (tmp_path / "params.yaml").write_text("")
     workspace = Workspace(tmp_path)
     place = r"data/train/part\.jsonl:[12]"
-    with pytest.raises(DataError, match=rf"data/train: {said} are in quarantine \({place}, "):
+    with pytest.raises(DataError, match=rf"data/train: {said} are in quarantine \({place}, ") as refusal:
         run(workspace, severity={"min_characters": "quarantine"})
-    assert said in (workspace.failed / "validate" / "report.json").read_text()
+    count = texts.count("") * 4
+    assert f"); {count} for text: at least 1 visible character (validation.min_characters); mend" in str(refusal.value)
+    report = workspace.failed / "validate"
+    assert said in (report / "report.json").read_text()
+    lines = (report / "quarantine" / "train" / "part.jsonl").read_text().splitlines()
+    assert len(lines) == count
 
 
 def test_a_part_with_a_long_name_has_its_page(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from graft.data import DataConfig
 from graft.tasks import multi_label_classification, question_answering, regression, token_classification
 from graft.tasks.text_classification import FIELDS
 from graft.validation.drawing import listed
-from graft.validation.label_errors import LabelErrors, closeness, far_off, find, judged
+from graft.validation.label_errors import JUDGES, LabelErrors, closeness, far_off, find, judged
 from graft.validation.section import LabelErrorsConfig
 
 TOPICS = {
@@ -171,6 +171,13 @@ def test_of_several_labels_each_is_judged_and_a_row_is_listed_once(tmp_path: Pat
     assert hits > 0.9 * found.total
     assert [one.score for one in found.found] == sorted(one.score for one in found.found)
     assert "rows have labels that other rows speak against" in str(found)
+
+
+def test_one_row_has_and_several_have() -> None:
+    assert str(LabelErrors(9, 9, [], 1)) == "train: 1 row has a label that other rows speak against"
+    assert str(LabelErrors(9, 9, [], 2)) == "train: 2 rows have a label that other rows speak against"
+    said = str(LabelErrors(9, 4, [], 2, JUDGES["strings"][1]))
+    assert said == "train: 2 words have a tag that other rows speak against (4 of 9 rows were looked at)"
 
 
 def test_of_tagged_rows_the_word_is_named(tmp_path: Path) -> None:

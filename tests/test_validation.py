@@ -276,6 +276,39 @@ def test_repeated_texts_a_byte_order_mark_and_absent_labels_are_warnings(workspa
     ]
 
 
+def test_a_row_that_is_kept_aside_is_in_no_warning(workspace: Workspace) -> None:
+    words = {
+        "train": (
+            "a cat sleeps",
+            "rain falls on roofs",
+            "seven old boats",
+            "nobody sings here",
+            "why not",
+            "my left hand",
+        ),
+        "validation": ("green apples", "we met at noon"),
+        "test": ("the door is open", "his uncle knows"),
+    }
+    for split, texts in words.items():
+        rows = [{"text": text, "label": "xy"[n % 2]} for n, text in enumerate(texts)]
+        again = [{"text": texts[0], "label": "y"}] if split == "train" else []
+        write(workspace.data / split / "part.jsonl", [*rows, *again])
+    severity = {"near_duplicates": "quarantine", "contradictions": "warn"}
+    verdict = run(workspace, severity=severity, max_quarantined_share=0.5)
+    assert verdict["quarantined"] == ["data/train/part.jsonl:7"]
+    assert verdict["warnings"] == []
+
+
+def test_pairs_of_texts_that_were_not_compared_are_counted_in_the_docs(workspace: Workspace) -> None:
+    rows = [{"text": f"the same words in all of these rows, and number {n}", "label": "xy"[n % 2]} for n in range(300)]
+    write(workspace.data / "train" / "part.jsonl", rows)
+    run(workspace, severity={"near_duplicates": "warn"})
+    page = (workspace.data_docs / "index.html").read_text()
+    said = re.search(r"Near-duplicates: ([\d,]+) pairs of texts were compared; ([\d,]+) were not", page)
+    assert said
+    assert all(int(one.replace(",", "")) > 1000 for one in said.groups())
+
+
 def test_settings_move_the_limits(workspace: Workspace) -> None:
     write(workspace.data / "test" / "part.jsonl", edited(0, id="test-1", text="nan")(rows_of("test")))
     assert len(refusal(workspace)) == 2

@@ -1,9 +1,10 @@
 """What two revisions of the data differ in: rows added, removed and changed, labels, lengths, and checks.
 
-Parts with equal bytes are on both sides and are not read. Of each other part two 64-bit digests a row are kept (of its
-id, of its values), with counts of labels and lengths, in ``.graft/store/diff``: a part is read once, whatever it is
-compared with. The digests are matched in passes over a share of them each, so memory does not grow with the data. By
-chance two of five million rows share a digest once in a million comparisons.
+Parts with equal bytes are on both sides and are not read; where rows have pictures, those that a part names are equal
+too, and it is read once for their names. Of each other part two 64-bit digests a row are kept (of its id, of its
+values), with counts of labels and lengths, in ``.graft/store/diff``: a part is read once, whatever it is compared
+with. The digests are matched in passes over a share of them each, so memory does not grow with the data. By chance two
+of five million rows share a digest once in a million comparisons.
 
 A row with an id that the other side has is the same row, else equal values make it so; several rows with one id are
 matched by their values first.
@@ -19,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft import tasks
+from graft import part_pictures, tasks
 from graft.data import DataConfig, Record, pictures_among, read_part
 from graft.errors import shown
 from graft.identity import digest_bytes, digest_json, short_digest
@@ -57,6 +58,8 @@ class Part:
     key: str
     """Equal keys: equal rows, read in the same way."""
     side: Revision
+    pictures: tuple[str, ...] = ()
+    """The pictures that its rows need, by their paths below data/."""
 
     @property
     def split(self) -> str:
@@ -78,15 +81,38 @@ def _fields(side: Revision) -> tuple[Field, ...]:
     return found
 
 
-def _parts(side: Revision) -> list[Part]:
+def _parts(side: Revision, workspace: Workspace) -> list[Part]:
     fields, config = _fields(side), side.config.uncleaned
     made_of = {
         "fields": [[one.name, one.type, one.required, one.text] for one in fields],
         "data": config.model_dump(mode="json"),
-        "pictures": digest_json(pictures_among(side.files, fields)),
     }
-    names = (name for name in side.files if name.partition("/")[0] in SPLITS and is_readable(Path(name)))
-    return [Part(name, key_of(Path(name), side.files[name], made_of), side) for name in sorted(names)]
+    names = sorted(name for name in side.files if name.partition("/")[0] in SPLITS and is_readable(Path(name)))
+    pictures = _pictures(side, names, workspace) if pictures_among(side.files, fields) else {}
+    found = []
+    for name in names:
+        needed = pictures.get(name, {})
+        key = key_of(Path(name), side.files[name], {**made_of, "pictures": digest_json(needed)})
+        found.append(Part(name, key, side, tuple(needed)))
+    return found
+
+
+def _pictures(side: Revision, names: Sequence[str], workspace: Workspace) -> dict[str, dict[str, str]]:
+    """Return for each part the pictures that its rows need, with their digests: those that it names.
+
+    All of them, where a name is no file's of the data: it may lead to one by links.
+    """
+    among = pictures_among(side.files, _fields(side))
+    paths = [side.place.data / name for name in names]
+    results = PartResults.of(workspace, part_pictures.STAGE)
+    one = part_pictures.naming(side.place, _fields(side), side.config.uncleaned, side.files, paths, results)
+    side.bring([job.path.relative_to(side.place.data).as_posix() for job in one.missing()])
+    one.make()
+    found = {}
+    for path, named in part_pictures.names_of(one).items():
+        needed = {each: among[each] for each in named} if among.keys() >= set(named) else among
+        found[path.relative_to(side.place.data).as_posix()] = needed
+    return found
 
 
 @dataclass(frozen=True)
@@ -224,7 +250,7 @@ def compare(workspace: Workspace, a: Revision, b: Revision, *, whole: bool = Fal
     Raises:
         ResourceMissing: a part is neither in the DVC cache nor in its remote.
     """
-    sides = [_parts(a), _parts(b)]
+    sides = [_parts(a, workspace), _parts(b, workspace)]
     common = Counter(part.split + part.key for part in sides[0]) & Counter(part.split + part.key for part in sides[1])
     differing = [list(_without(parts, common)) for parts in sides]
     results = PartResults.of(workspace, STAGE)
@@ -282,8 +308,7 @@ def _read_all(results: PartResults, parts: Sequence[Part]) -> None:
     """Read the parts that nothing is known of."""
     missing = {part.key: part for part in parts if results.find(part.key) is None}
     for side in {id(part.side): part.side for part in missing.values()}.values():
-        names = [part.name for part in missing.values() if part.side is side]
-        side.bring([*names, *pictures_among(side.files, _fields(side))])
+        side.bring({name for part in missing.values() if part.side is side for name in (part.name, *part.pictures)})
     jobs = [
         Job(key, part.path, Reading(part.path, part.side.place.root, _fields(part.side), part.side.config.uncleaned))
         for key, part in missing.items()
@@ -451,7 +476,7 @@ def _rows_at(parts: Sequence[Part], places: Sequence[tuple[int, int] | None]) ->
     for number in sorted({place[0] for place in places if place}):
         wanted = {place[1] for place in places if place and place[0] == number}
         part = parts[number]
-        part.side.bring([part.name, *pictures_among(part.side.files, _fields(part.side))])
+        part.side.bring([part.name, *part.pictures])
         for row, record in enumerate(part.records()):
             if row in wanted:
                 found[number, row] = record

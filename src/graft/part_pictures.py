@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from graft.data import DataConfig, named_pictures
 from graft.identity import digest_json
-from graft.part_results import Job, PartResults, key_of
+from graft.part_results import Job, PartResults, Round, key_of
 from graft.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
     from graft.tasks import Field
 
-NAMES = "names.json"
+STAGE, NAMES = "pictures", "names.json"
 
 
 def picture_digests(
@@ -40,15 +40,41 @@ def picture_digests(
     """
     if all(one.type != "image" for one in fields):
         return dict.fromkeys(paths, "")
-    results = PartResults.of(workspace, "pictures")
+    one, found = naming(workspace, fields, config, digests, paths), _Pictures(workspace.data, digests)
+    one.make()
+    return {path: digest_json(found.named(names)) for path, names in names_of(one).items()}
+
+
+def naming(
+    workspace: Workspace,
+    fields: Sequence[Field],
+    config: DataConfig,
+    digests: Mapping[str, str],
+    paths: Sequence[Path],
+    results: PartResults | None = None,
+) -> Round:
+    """Return what is to be done to know the pictures that each part names.
+
+    Args:
+        workspace: where the data lies.
+        fields: the fields of a row.
+        config: how files become rows.
+        digests: ``{path below the data folder: digest}``; any digest of the bytes, by which the names are kept.
+        paths: the parts.
+        results: where the names are kept; by default the workspace's store.
+    """
     made_of = {
         "images": [one.name for one in fields if one.type == "image"],
         "data": config.model_dump(mode="json", exclude={"clean", "privacy"}),
     }
-    keys = {path: key_of(path, digests[_below(path, workspace.data)], made_of) for path in paths}
-    results.make([Job(key, path, path) for path, key in keys.items()], _Naming(workspace.root, tuple(fields), config))
-    found = _Pictures(workspace.data, digests)
-    return {path: digest_json(found.named(read_json(results.folder / key / NAMES))) for path, key in keys.items()}
+    jobs = [Job(key_of(path, digests[_below(path, workspace.data)], made_of), path, path) for path in paths]
+    work = _Naming(workspace.root, tuple(fields), config)
+    return Round(results or PartResults.of(workspace, STAGE), jobs, work)
+
+
+def names_of(one: Round) -> dict[Path, list[str]]:
+    """Return the pictures that each part names, sorted, from what :func:`naming` made."""
+    return {job.path: read_json(one.results.folder / job.key / NAMES) for job in one.jobs}
 
 
 @dataclass(frozen=True)

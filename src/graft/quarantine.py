@@ -127,6 +127,11 @@ def too_many(
 
 def why(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> str:
     """Return ``(<the first places>): 2 for <reason>; 1 for <reason> and <reason>``, each row counted once."""
+    return "{}: {}".format(*places_and_reasons(parts))
+
+
+def places_and_reasons(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> tuple[str, str]:
+    """Return the first places in brackets, and how many rows are there for which reason, as :func:`why` has them."""
     reasons, first, count = Counter[str](), list[str](), 0
     for rows in parts:
         reasons.update(" and ".join(dict.fromkeys(map(_reason_of, problems))) for problems in rows.values())
@@ -137,7 +142,7 @@ def why(parts: Iterable[Mapping[str, Sequence[Problem]]]) -> str:
     said = [f"{rows} for {reason}" for reason, rows in named]
     if others := count - sum(rows for _, rows in named):
         said.append(f"{others} for other reasons")
-    return f"({', '.join(first)}{more}): {'; '.join(said)}"
+    return f"({', '.join(first)}{more})", "; ".join(said)
 
 
 def _reason_of(problem: Problem) -> str:

@@ -61,7 +61,7 @@ def validate(workspace: Workspace, *, task: TaskConfig, data: DataConfig, valida
             assembly.refuse_lost_labels()
             assembly.state = sources.learn(assembly.quarantine.places)
         except DataError as error:
-            write_refusal(report, error)
+            write_refusal(report, error, assembly.quarantine)
             raise
     assembly.end()
     if assembly.problems:

@@ -234,17 +234,18 @@ def _numbers_of(parts: Sequence[Inspected], places: Collection[str]) -> pl.DataF
 # -- likeness
 
 
-def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> Iterator[Alike]:
-    """Yield the rows that nearly say what an earlier row says, by the sketches of the parts.
+def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> tuple[list[Alike], str]:
+    """Return the rows that nearly say what an earlier row says, by the sketches of the parts.
 
-    ``parts``, ``config`` and ``column`` are those of :func:`equal`.
+    ``parts``, ``config`` and ``column`` are those of :func:`equal`. The second is what was not compared, in words:
+    pairs of texts that share a piece with very many others; empty where all were.
     """
     follows = severities(config)
     if {follows[LEAKAGE], follows[DUPLICATES]} == {"ignore"}:
-        return
+        return [], ""
     numbers = {one.key: number for number, one in enumerate(parts)}
-    table = compare([Part(one.key, one.split, Sketch.load(one.sketch)) for one in parts], config.duplicates).table
-    lines = _numbered(table, numbers)
+    compared = compare([Part(one.key, one.split, Sketch.load(one.sketch)) for one in parts], config.duplicates)
+    lines = _numbered(compared.table, numbers)
     places = _places(parts, lines)
     problems: dict[tuple[int, str, int], list[Problem]] = defaultdict(list)
     for line in lines.iter_rows(named=True):
@@ -255,9 +256,16 @@ def near(parts: Sequence[Inspected], config: ValidationConfig, column: str) -> I
         has = _has(kind, line["of_split"], "text", exact=False)
         one = Problem(at, column, expected, found, has=has)
         problems[line["part"], kind, SPLITS.index(line["of_split"])].append(one)
-    for (part, kind, _), same in sorted(problems.items()):
-        if follows[kind] != "ignore":
-            yield Alike(part, kind, follows[kind], len(same), same)
+    alike = [
+        Alike(part, kind, follows[kind], len(same), same)
+        for (part, kind, _), same in sorted(problems.items())
+        if follows[kind] != "ignore"
+    ]
+    left_out = (
+        f"Near-duplicates: {compared.checked:,} pairs of texts were compared; {compared.pairs_left_out:,} were not, "
+        "of texts that have something in common with very many others."
+    )
+    return alike, left_out if compared.pairs_left_out else ""
 
 
 def _numbered(table: pa.Table, numbers: Mapping[str, int]) -> pl.DataFrame:

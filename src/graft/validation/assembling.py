@@ -13,7 +13,7 @@ from graft.cleaning import Cleaning
 from graft.data import Problem, Schema, content_digest
 from graft.errors import DataError, shown
 from graft.part_results import PartResults
-from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows
+from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows, places_and_reasons
 from graft.reading import place_order, read_rows
 from graft.tasks import label_of
 from graft.validation.across import KINDS, LEAKAGE, equal, is_asked, near, repeated_ids, unique_ids
@@ -36,12 +36,14 @@ from graft.validation.worst import Worst
 from graft.workspace import SPLITS, Workspace, replaced, write_json
 
 
-def write_refusal(report: Path, error: DataError) -> None:
-    """Write the report of data that cannot be looked at part by part."""
+def write_refusal(report: Path, error: DataError, quarantine: Quarantine | None = None) -> None:
+    """Write the report of data that cannot be looked at part by part, or no further; with what is in ``quarantine``."""
     with replaced(report) as folder:
         problems = list(error.problems) or [str(error)]
         _write_report(folder, problems, [], total=len(problems))
         Index(False, len(problems), REPORTED_PROBLEMS, problems).write(folder / "data_docs")
+        if quarantine:
+            quarantine.write(folder / "quarantine")
 
 
 def _write_report(
@@ -84,6 +86,10 @@ class Assembly:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.cleaning = {split: Cleaning(self.data.clean, self.data.privacy) for split in SPLITS}
         self.warnings: list[str] = []
+        self.left_out = ""
+        """What was not compared, in words."""
+        self.reports: list[tuple[str, list[Problem], int]] = []
+        """What rows of several parts have wrong that is only reported: split, the rows that are named, how many."""
         self.leaks: set[str] = set()
         """What is expected of rows that an earlier split has: no score can be trusted, so it is said first."""
         self.composition: Composition | None = None
@@ -118,8 +124,12 @@ class Assembly:
             self.repeated = counts.total()
         if is_asked(self.validation, self.fields):
             self._alike()
-
         self._outliers()
+        for split, problems, count in self.reports:  # now that it is known which rows stay
+            left = [problem for problem in problems if problem.place not in self.quarantine.places]
+            removed = len(problems) - len(left)
+            for same in _by_expectation(left).values():
+                self._warn(split, count - removed if len(same) == len(left) else len(same), same)
 
     def _alike(self) -> None:
         """Hold rows to the earlier ones that say the same, or nearly."""
@@ -128,7 +138,8 @@ class Assembly:
         aside, most = self.quarantine.places, self._most_named
         found = list(equal(self.inspected, self.validation, column, what, aside, most))
         if self.sources.near:
-            found += near(self.inspected, self.validation, column)
+            alike, self.left_out = near(self.inspected, self.validation, column)
+            found += alike
         elif any(one.text for one in self.fields):
             most_bytes = self.validation.duplicates.near_megabytes
             self.warnings.append(
@@ -172,10 +183,7 @@ class Assembly:
             for (_, same), fewer in zip(one.warns(), warned, strict=True):
                 self.warned[one.split][same[0].asked].count -= fewer
         else:
-            left = [problem for problem in problems if problem.place not in self.quarantine.places]
-            removed = len(problems) - len(left)
-            for same in _by_expectation(left).values():
-                self._warn(one.split, count - removed if len(same) == len(left) else len(same), same)
+            self.reports.append((one.split, problems, count))
 
     def _warn(self, split: str, count: int, problems: Sequence[Problem]) -> None:
         """Note that ``count`` rows are not as expected in one way; ``problems`` are the first of them."""
@@ -195,11 +203,14 @@ class Assembly:
         if kept and not lost:
             return
         what = f"all rows with the label {', '.join(map(shown, lost))}" if kept else "all rows"
-        aside = [place for place, label in self._aside_for_training() if not kept or label in lost]
-        where = ", ".join(sorted(aside, key=place_order)[:NAMED_PLACES])
+        places = {place for place, label in self._aside_for_training() if not kept or label in lost}
+        aside = (
+            {place: found for place, found in problems.items() if place in places}
+            for problems in self.quarantine.parts.values()
+        )
+        where, reasons = places_and_reasons(aside)
         raise DataError(
-            f"{self.name}/train: {what} are in quarantine ({where}{', ...' if len(aside) > NAMED_PLACES else ''}); "
-            f"mend them, or remove them from the data"
+            f"{self.name}/train: {what} are in quarantine {where}; {reasons}; mend them, or remove them from the data"
         )
 
     def _aside_for_training(self) -> Iterator[tuple[str, str | None]]:
@@ -386,6 +397,7 @@ class Assembly:
                 if check.is_about(absent)
             ],
             warnings=self.warnings,
+            left_out=self.left_out,
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
             composition=drawn(self.composition) if self.composition else None,

@@ -77,12 +77,14 @@ class LabelErrors:
     found: Sequence[LabelError]
     total: int
     """How many likely errors there are, also those beyond ``max_listed``."""
-    what: str = "rows have a label"
+    what: str = "row has a label"
+    """Of a single one."""
 
     def __str__(self) -> str:
         """Return what a warning says."""
         of = "" if self.looked_at == self.rows else f" ({self.looked_at} of {self.rows} rows were looked at)"
-        return f"train: {self.total} {self.what} that other rows speak against{of}"
+        what = self.what if self.total == 1 else self.what.replace(" has ", "s have ")
+        return f"train: {self.total} {what} that other rows speak against{of}"
 
     def write(self, path: Path) -> None:
         """Write a JSON line for each row."""
@@ -401,9 +403,9 @@ def _rounded(score: float) -> float:
 Judge = Callable[[Sequence[_Row], int], tuple[int, list[LabelError]]]
 """Looks at rows, by digest, and is given how many at most: how many were looked at, and what is likely wrong."""
 JUDGES: Mapping[str, tuple[Judge, str]] = {
-    "label": (_of_label, "rows have a label"),
-    "labels": (_of_labels, "rows have labels"),
-    "strings": (_of_tags, "words have a tag"),
-    "number": (_of_number, "rows have a number"),
+    "label": (_of_label, "row has a label"),
+    "labels": (_of_labels, "row has labels"),
+    "strings": (_of_tags, "word has a tag"),
+    "number": (_of_number, "row has a number"),
 }
 """By the type of the field: what judges it, and what is said of what it finds."""

@@ -49,6 +49,8 @@ class Index:
     parts: Sequence[Part] = ()
     checks: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
+    left_out: str = ""
+    """What was not compared, in words."""
     cleaning: Sequence[str] = ()
     quarantined: Sequence[str] = ()
     """A line for each split that has rows in quarantine."""
