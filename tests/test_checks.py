@@ -18,7 +18,7 @@ from graft import base, checks, params, stages
 from graft.checks import Finding, Report, check
 from graft.errors import ConfigError, GraftError, ResourceMissing
 from graft.workspace import Workspace, read_json
-from tests.conftest import validated, write_tiny_base
+from tests.conftest import toy_rows, validated, write_rows, write_tiny_base
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -489,7 +489,7 @@ def test_names_that_are_asked_for_and_not_there_are_all_found(
         {"groups": "sorce", "margin": 0.1},
         {"slice": {"column": "source", "value": "mial"}, "margin": 0.1},
         {"slice": {"label": "wether"}, "margin": 0.1},
-        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1},
+        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1, "min_rows": 8},
         {"test_set": "amazon", "margin": 0.1},
     ]
     evaluation = {"slices": {"columns": ["languag"]}, "groups": ["source"], "behaviour": "behaviour.yaml"}
@@ -522,6 +522,58 @@ def test_names_that_are_asked_for_and_not_there_are_all_found(
     texts = "\n".join(found["evaluation"])
     assert "expect: no such label 'wether'; did you mean 'weather'?" in texts
     assert "slots: a text has {thing}, which no slot fills; there are other" in texts
+
+
+def test_gates_on_what_evaluate_will_not_measure_are_found(
+    make_project: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    """Each is an error of `graft promote` else, after the training."""
+    gates = [
+        {"probe": "robustness", "margin": 0.1},
+        {"probe": "behaviour", "margin": 0.1},
+        {"probe": "explanations", "margin": 0.1},
+        {"probe": "test_sets", "margin": 0.1},
+        {"probe": "counterfactuals", "margin": 0.1},
+        {"test_set": "amazon", "margin": 0.1},
+        *({"slice": {"name": name}, "margin": 0.1, "min_rows": 7} for name in GOOD_SLICES + WRONG_SLICES),
+        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1, "min_rows": 8},
+        {"slice": {"column": "source", "value": "mail"}, "margin": 0.1, "min_rows": 9, "metric": "macro_f1"},
+        {"groups": "source", "margin": 0.1, "min_rows": 7},
+        {"groups": "source", "margin": 0.1, "min_rows": 8, "metric": "macro_f1"},
+    ]
+    slices = {"columns": ["source"], "languages": False, "least_rows": 8}
+    evaluation = {"slices": slices, "robustness": {"rows": 0}, "test_sets": []}
+    project = make_project(tmp_path / "p", promotion={"gates": gates}, evaluation=evaluation)
+    write_rows(project.data / "test_sets" / "amazon" / "part.jsonl", toy_rows(3, 9))
+    for path in (project.data / "test").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(path, [row | {"source": ("mail", "form")[at % 2]} for at, row in enumerate(rows)])
+    found = failures(project, adapter=True)["promotion"]
+    asked = "measured are counterfactuals, forgetting"
+    made = "it makes label=..., length=..., source=...: name its column in evaluation.slices.columns, or switch its"
+    gone = [
+        f"promotion.gates.0.probe: 'robustness' is not measured: switched off in evaluation.robustness; {asked}",
+        f"promotion.gates.1.probe: 'behaviour' is not measured: switched off in evaluation.behaviour; {asked}",
+        "promotion.gates.2.probe: 'explanations' is of one adapter alone, so there is nothing to hold; ",
+        f"promotion.gates.3.probe: 'test_sets' is not measured: switched off (evaluation.test_sets: []); {asked}",
+        "promotion.gates.5.test_set: 'amazon' is left out by evaluation.test_sets; it asks for none",
+        "promotion.gates.12.slice.name: no slice 'length=5/4'; did you mean 'length=",
+        "promotion.gates.13.slice.name: no slice 'label=wether'; did you mean 'label=weather'?",
+        f"promotion.gates.14.slice.name: evaluate makes no slice 'language=de'; {made}",
+        f"promotion.gates.15.slice.name: evaluate makes no slice 'region=north'; {made}",
+        "promotion.gates.16.slice.name: no row has source 'mial'; did you mean 'mail'?",
+        "promotion.gates.17.slice.name: 7 test rows have source 'form', and a gate needs 8 (min_rows",
+        "promotion.gates.19.slice.value: 8 test rows have source 'mail', and a gate needs 9 (min_rows",
+        "promotion.gates.21.groups: fewer than 2 values of source have 8 test rows (min_rows; there are 'mail' 8",
+    ]
+    assert len(found) == len(gone), found
+    for text, start in zip(found, gone, strict=True):
+        assert text.startswith(start)
+
+
+GOOD_SLICES = ("length=4/4", "label=weather", "source=mail", "source=1/4", "word=cat", "source=form & word=cat")
+WRONG_SLICES = ("length=5/4", "label=wether", "language=de", "region=north", "source=mial", "source=form")
+"""What evaluate may make of the project above, and what it never does."""
 
 
 def test_start_of_other_numbers_is_found_once_it_is_locked(

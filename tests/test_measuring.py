@@ -55,6 +55,22 @@ def test_digest_is_of_what_the_rows_say(tokenized: Workspace) -> None:
     assert digest(tokenized) != before
 
 
+def test_digest_does_not_hang_on_how_rows_are_cleaned(tokenized: Workspace) -> None:
+    """Else a change of ``data.clean`` would open a new error budget for rows that were looked at before."""
+    part = tokenized.data / "test" / "part-0000.jsonl"
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+    part.write_text("".join(json.dumps({**row, "text": f"  {row['text']} &amp; a@example.org"}) + "\n" for row in rows))
+    loaded = params.load(tokenized.params)
+    digests, texts = set(), set()
+    for steps in ((), ("whitespace",), ("html", "whitespace", "redact")):
+        data = loaded.data.model_copy(update={"clean": steps})
+        found = measuring.Rows(tokenized, loaded.task, data)
+        texts.add(found.records[0].row["text"])
+        digests.add(found.digest)
+    assert len(texts) == 3
+    assert len(digests) == 1
+
+
 def entry(verdict: str = "reject", test: str = "t1", adapter: str = "a", **evidence: float) -> Entry:
     numbers = {"level": 0.01, "p": 0.2} | evidence
     given = ("m", "promote", verdict, "1", None, None, "ada", "")

@@ -517,6 +517,26 @@ def test_champion_is_scored_on_its_own_as_it_was_evaluated(trained: Any) -> None
     assert decision.evidence["rows"] == 15
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_code_of_the_champions_base_runs_where_params_trust_it(trained: Any, monkeypatch: Any, trusted: bool) -> None:
+    from graft import deciding, evaluation
+
+    first, second = trained("a"), trained("b")
+    publish(first)
+    promote(first)
+    publish(second)
+    change(second, base={"trust_remote_code": trusted})
+    asked = list[bool]()
+
+    def scored(*arguments: Any, trust_remote_code: bool = False, **options: Any) -> Any:
+        asked.append(trust_remote_code)
+        return score_adapter(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "score_adapter", scored)
+    assert "champion" in deciding.decide(second, who="ada").evidence
+    assert asked == [trusted]
+
+
 @pytest.mark.parametrize(
     ("review", "approve", "after"), [("rejected", False, None), ("rejected", True, None), ("approved", False, "1")]
 )
@@ -533,6 +553,22 @@ def test_reviewers_tag_in_the_ui_is_heard(trained: Any, review: str, approve: bo
     decision = promote(workspace, approve=approve, reason="I like it")
     assert decision.after == after
     assert decision.refused == (after is None)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "after", "said"),
+    [
+        ("undecided", "approved", "a reviewer set review = approved on version 2; close"),
+        ("reject", "reject", "close (a reviewer set review = approved on version 2, which overrules no rejection by"),
+    ],
+)
+def test_reviewers_tag_overrules_what_is_open_and_says_what_it_does_not(verdict: str, after: str, said: str) -> None:
+    candidate = registry.Version(NAME, "2", "d2", None, "", 0, tags={"review": "approved"})
+    nothing: Any = None
+    case = cases.Case(nothing, nothing, nothing, candidate, None, [], "ada", nothing)
+    decided = cases.overruled(case, cases.Decision(NAME, verdict, "2", None, None, "close", "ada"), None)
+    assert (decided.verdict, decided.moved) == (after, after == "approved")
+    assert decided.reason.startswith(said)
 
 
 def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
@@ -879,6 +915,25 @@ def test_a_forged_registry_does_not_pass_where_keys_are_trusted(trained: Any, tm
     with pytest.raises(IntegrityError, match=r"identity.json: sha256 [0-9a-f]{16}, the statement says"):
         fetched(workspace, signed["tracking"], "1", tmp_path / "careful")
     assert examined(workspace, f"models:/{NAME}/1", **signed).state == "refused"
+
+
+def test_a_damaged_signature_is_made_anew(trained: Any, tmp_path: Path) -> None:
+    workspace = trained("a")
+    ours = signing(workspace, "ada", "ada")
+    publish(workspace, **ours)
+    (envelope,) = (tmp_path / "mlflow" / "store" / "artifacts" / "models").rglob("provenance.dsse.json")
+    whole = envelope.read_bytes()
+    said = read_json(envelope)
+    first, *rest = said["signatures"][0]["sig"]
+    write_json(envelope, said | {"signatures": [said["signatures"][0] | {"sig": "BA"[first == "B"] + "".join(rest)}]})
+    with pytest.raises(IntegrityError, match="is not what key"):
+        fetched(workspace, ours["tracking"], "1", tmp_path / "first")
+    publish(workspace)  # who has no key makes none
+    with pytest.raises(IntegrityError, match="is not what key"):
+        fetched(workspace, ours["tracking"], "1", tmp_path / "second")
+    publish(workspace, **ours)
+    assert fetched(workspace, ours["tracking"], "1", tmp_path / "third").is_dir()
+    assert envelope.read_bytes() == whole
 
 
 def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:

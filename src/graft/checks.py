@@ -434,9 +434,9 @@ def _known_state(sections: dict[str, Any], rows: Callable[[], list[dict[str, Any
     task, promotion = sections.get("task"), sections.get("promotion")
     if pinned := getattr(task, "labels", None):
         return {"labels": list(pinned)}
-    asked = getattr(sections.get("evaluation"), "behaviour", None) or any(
-        gate.slice is not None and gate.slice.label is not None for gate in (promotion.gates if promotion else ())
-    )
+    slices = [gate.slice for gate in (promotion.gates if promotion else ()) if gate.slice is not None]
+    named = any(one.label is not None or (one.name or "").startswith("label=") for one in slices)
+    asked = getattr(sections.get("evaluation"), "behaviour", None) or named
     if not (rows and asked and {"task", "data"} <= sections.keys()):
         return None
     try:
@@ -446,14 +446,17 @@ def _known_state(sections: dict[str, Any], rows: Callable[[], list[dict[str, Any
 
 
 def _names(workspace: Workspace, sections: dict[str, Any], state: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Say which columns, values, labels, probes and test sets are asked for and are not there."""
+    """Say which columns, values, labels, probes, slices and test sets are asked for and not there, or not measured."""
+    from graft import tasks
     from graft.promotion.asked import wrong_names
 
     if not {"task", "data"} <= sections.keys():
         return
+    settings = sections["task"]
     evaluation, promotion = sections.get("evaluation"), sections.get("promotion")
     try:
-        found = list(wrong_names(workspace, evaluation, promotion, sections["data"], _fields(sections), state))
+        task = tasks.get(settings.name)
+        found = list(wrong_names(workspace, evaluation, promotion, sections["data"], task, settings, state))
     except GraftError:  # parts that cannot be read: `_data` says it
         return
     yield from (Finding(section, "fail", text, ConfigError.exit_code) for section, text in found)

@@ -28,6 +28,7 @@ def decide_by(config: params.Params, workspace: Workspace, **options: Any) -> De
         registration=config.registration,
         promotion=config.promotion,
         tracking=config.tracking,
+        trust_remote_code=config.base.trust_remote_code,
         **options,
     )
 

@@ -24,6 +24,7 @@ from graft.evaluation.prediction import read, score
 from graft.identity import digest_file, digest_files, digest_folder
 from graft.tokenization import read_tokens
 from graft.workspace import Workspace, read_json, write_json
+from tests.conftest import validated
 
 SYSTEMS = ("adapter", "base", "majority", "tfidf")
 
@@ -340,3 +341,39 @@ def test_tables_of_the_report_scroll_by_themselves() -> None:
     assert page.count("<table") == page.count('<div class="scroll"><table') > 0
     assert re.search(r"^\.scroll \{ overflow-x: auto;", style, re.MULTILINE)
     assert re.search(r"^h1, h2, h3, p, \.chip, .*overflow-wrap: anywhere", style, re.MULTILINE)
+
+
+OWN_CODE = """from transformers import BertConfig, BertForSequenceClassification
+
+class OwnConfig(BertConfig):
+    model_type = "own_bert"
+
+class OwnModel(BertForSequenceClassification):
+    config_class = OwnConfig
+"""
+
+
+def test_base_with_code_of_its_own_is_asked_by_who_trusts_it(
+    make_project: Any, tiny_base: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    (base / "own.py").write_text(OWN_CODE)
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnModel"}
+    write_json(base / "config.json", {**read_json(base / "config.json"), "model_type": "own_bert", "auto_map": classes})
+    quiet = {
+        name: {size: 0} for name, size in (("robustness", "rows"), ("forgetting", "texts"), ("explanations", "rows"))
+    }
+    project = make_project(
+        tmp_path / "p", **{"base.trust_remote_code": True, "evaluation": quiet, "training.epochs": 1}
+    )
+    shutil.rmtree(project.root / "base")
+    shutil.copytree(base, project.root / "base")
+    config = params.load(project.params)
+    lock(project, config.base)
+    for stage in ("tokenize", "train", "evaluate"):
+        stages.run(stage, validated(project))
+    scored = score_adapter(project.adapter, project, data=config.data, batch_rows=64, trust_remote_code=True)
+    written = read(project.evaluation / "predictions" / "adapter.parquet")
+    assert scored.table["prediction"].tolist() == written["prediction"].tolist()
+    with pytest.raises(ValueError, match="custom code"):
+        score_adapter(project.adapter, project, data=config.data, batch_rows=64)

@@ -54,6 +54,19 @@ def test_pictures_have_no_date_and_equal_bytes(tmp_path: Path) -> None:
         assert b"tEXt" not in content
 
 
+@pytest.mark.parametrize("label", ["$\\frac$", "$a_$", "5 $ to 10 $"])
+def test_dollar_signs_of_labels_are_no_formula(label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.mathtext import MathTextParser
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a label was read as a formula")
+
+    monkeypatch.setattr(MathTextParser, "parse", refused)
+    plots.confusion(np.eye(2, dtype=int), [label, "other"], tmp_path / "confusion.png")
+    slices = [{"slice": f"label={label}", "value": 0.5, "low": 0.4, "high": 0.6, "worse": False}]
+    plots.forest(slices, "accuracy", 0.5, tmp_path / "slices.png")
+
+
 def test_many_labels_make_a_larger_picture_up_to_a_limit(tmp_path: Path) -> None:
     for labels in (2, 13, 40):
         names = [f"label {number}" for number in range(labels)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import pytest
 
 from graft.errors import InputError
 from graft.evaluation import report
-from graft.workspace import Workspace
+from graft.workspace import Workspace, read_json
 from tests.evaluation.test_evaluate import Page
 
 FACTS = {
@@ -51,3 +52,40 @@ def test_what_is_no_report_is_refused() -> None:
 def test_backticks_of_limits_are_code_and_the_rest_is_escaped() -> None:
     assert str(report._marked("Weakest label: `a<b`, & more")) == "Weakest label: <code>a&lt;b</code>, &amp; more"
     assert str(report._marked("one ` alone")) == "one ` alone"
+
+
+NAMES = (
+    "<script>alert(1)</script>",
+    "a|b `c` <img src=x onerror=alert(2)>",
+    "``<b>",
+    "` <u>",
+    "&lt;i&gt; & <pad>",
+    "p < 1",
+)
+
+
+def test_labels_are_no_html_in_the_model_card(evaluated: Workspace) -> None:
+    """Read by another library's rules: what a page of the card shows is what the label is."""
+    from markdown_it import MarkdownIt
+
+    from graft.evaluation.findings import Worth
+
+    identity = read_json(evaluated.adapter / "identity.json")
+    identity["task"]["state"]["labels"] = list(NAMES)
+    card = report.model_card(
+        report.Findings(
+            metrics=read_json(evaluated.evaluation / "metrics.json"),
+            comparisons={},
+            worth=Worth("yes", "Better.", "Than others: p < 0.01."),
+            details={"By label": [{"label": name, "recall": 0.5} for name in NAMES]},
+            background={},
+            limits=[f"Weakest label: `{name}`, of whose cases it finds half." for name in NAMES],
+            identity=identity,
+            adapter_digest="0" * 64,
+        )
+    )
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.split("---\n", 2)[2])
+    assert not {"script", "img", "b", "u", "i", "pad"} & set(re.findall(r"<(\w+)", page))
+    text = html.unescape(re.sub(r"<[^>]+>", "", page)).replace("`", "")
+    for name in NAMES:
+        assert text.count(name.replace("`", "")) == 3, name  # among the labels, in the table, as a limit

@@ -23,6 +23,15 @@ def test_plan_gives_equal_shares_and_then_nothing() -> None:
     assert grant(looks, 0.05, 10).level == 0
 
 
+def test_fresh_data_are_due_where_nothing_is_left_whatever_the_plan() -> None:
+    only = grant([], 0.05, 1)
+    assert (only.level, only.left) == (0.05, 0.0)
+    assert only.due
+    without_plan_now = grant([Look(0.05, promoted=False)], 0.05)
+    assert (without_plan_now.level, without_plan_now.left) == (0.0, 0.0)
+    assert without_plan_now.due
+
+
 def test_without_a_plan_the_shares_are_a_series_that_adds_up_to_one() -> None:
     assert sum(share(number, None) for number in range(1, 200_000)) == pytest.approx(1, abs=1e-5)
     assert grant([], 0.05).level == pytest.approx(0.05 * 6 / math.pi**2)

@@ -14,6 +14,7 @@ import pytest
 
 from graft import stages
 from graft.artifact import load, switched, verified
+from graft.errors import TrainingDiverged
 from graft.evaluation.seeds import spread
 from graft.identity import digest_folder
 from graft.training import checkpoints
@@ -96,6 +97,32 @@ def test_interruption_in_the_second_training_costs_nothing_of_the_first(
     told = capsys.readouterr().out
     assert "it was trained before this was interrupted" in told
     assert told.count("going on from the checkpoint of step 3") == 1
+    assert digest_folder(workspace.adapter) == alone[7]
+    assert digest_folder(workspace.repeats / "seed-8") == alone[8]
+
+
+def test_seed_that_diverges_is_named_and_nothing_is_written_without_it(
+    make_tokenized: Make, tmp_path: Path, alone: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graft.training import stage
+
+    workspace = make_tokenized(tmp_path / "p", training={**SHORT, "repeats": 2})
+    fit, begun = stage.fit, []
+
+    def diverging(*arguments: Any, **options: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            raise TrainingDiverged("training.learning_rate: the loss is nan at step 3 of 6", problems=["row"])
+        return fit(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "fit", diverging)
+        with pytest.raises(TrainingDiverged, match=r"^seed 8, 2 of 2: training.learning_rate: the loss is") as refused:
+            stages.run("train", workspace)
+    assert refused.value.problems == ("row",)
+    assert not workspace.adapter.exists()
+    assert not workspace.repeats.exists()
+    stages.run("train", workspace)
     assert digest_folder(workspace.adapter) == alone[7]
     assert digest_folder(workspace.repeats / "seed-8") == alone[8]
 

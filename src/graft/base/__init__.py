@@ -68,7 +68,8 @@ class LockedBase(Fingerprint):
         if named:
             raise IntegrityError(
                 f"base.source: {shown(self.source)} is not what sources.lock pins: {', '.join(wrong)} changed or "
-                f"missing; put the files back, or run `graft lock` if the new ones are meant"
+                f"missing; put the files back, name a folder above a copy of them in {BASES_VARIABLE} (base digest "
+                f"{self.digest}), or run `graft lock` if the new ones are meant"
             )
         if self.kind == "hub":
             return self._downloaded(wanted, root)

@@ -119,7 +119,13 @@ def evaluate(
     texts = [_text(record, fields) for record in test]
     known = _traits(workspace, test, texts, fields, data, evaluation)
     tables, timings = _scored(workspace, loaded, test, evaluation)
-    others = further(workspace, loaded, read_tokens(workspace.tokens, "test"), batch_rows=evaluation.batch_rows)
+    others = further(
+        workspace,
+        loaded,
+        read_tokens(workspace.tokens, "test"),
+        batch_rows=evaluation.batch_rows,
+        trust_remote_code=base.trust_remote_code,
+    )
     probed = _probed(workspace, loaded, tables, test, data, evaluation)
     train = [record.row for record in rows_of(workspace.data, "train", fields, data, aside)]
     tables |= _baselines(loaded, task, train, test, _references(workspace, loaded, tables["adapter"]), evaluation.seed)
@@ -146,7 +152,14 @@ def evaluate(
 
 
 def score_adapter(
-    folder: Path, workspace: Workspace, *, data: DataConfig, batch_rows: int, device: str = "auto", name: str = "score"
+    folder: Path,
+    workspace: Workspace,
+    *,
+    data: DataConfig,
+    batch_rows: int,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    name: str = "score",
 ) -> probes.Subject:
     """Load any adapter (a champion from the registry) and score it on this project's test rows.
 
@@ -161,6 +174,7 @@ def score_adapter(
             adapters answer the same; the steps on their text are the adapter's.
         batch_rows: rows per forward pass.
         device: ``auto``, ``cpu`` or ``cuda``.
+        trust_remote_code: whether Python code that comes with its base may run.
         name: starts the progress lines.
 
     Returns:
@@ -177,7 +191,8 @@ def score_adapter(
     from graft.evaluation.unknown_labels import widened
     from graft.tokenization import read_manifest
 
-    loaded, unknown = widened(artifact.load(folder, workspace.root, device=device), _state(workspace))
+    plain = artifact.load(folder, workspace.root, device=device, trust_remote_code=trust_remote_code)
+    loaded, unknown = widened(plain, _state(workspace))
     own = data.model_copy(
         update={"clean": text_steps(loaded.identity["clean"]), "privacy": privacy_of(loaded.identity)}
     )

@@ -53,9 +53,10 @@ def confusion(counts: np.ndarray, labels: Sequence[str], path: Path) -> None:
     side = min(14.0, 3.2 + 0.5 * len(labels))
     figure, axes = _canvas(side, side)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    names = [_short(label) for label in labels]
     axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(labels)), names)
     axes.set(xlabel="predicted", ylabel="actual", title="Confusion matrix (test rows)")
     axes.tick_params(length=0)
     if len(labels) <= 30:

@@ -8,6 +8,7 @@ a frame without a network, and a report that was mailed still opens in ten years
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 Details = Mapping[str, Sequence[Mapping[str, Any]]]
+_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
+"""What begins a tag or a character by name in Markdown; ``p < 0.01`` and ``R&D`` do not."""
 SHADES = ((255, 255, 255), (15, 118, 110))
 
 
@@ -205,10 +208,25 @@ def _environment(*, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
+    environment.filters["cell"] = lambda value: _ticked_plainly(str(value).replace("|", "\\|"))
     environment.filters["marked"] = _marked
-    environment.filters["code"] = lambda value: f"`{value}`"
+    environment.filters["ticked"] = _ticked_plainly
+    environment.filters["code"] = lambda value: _ticked_plainly(f"`{value}`")
     return environment
+
+
+def _plain(value: Any) -> str:
+    """Return a text as Markdown that is read as no HTML: labels and names of files come from the data."""
+    return _TAG.sub("&lt;", _ENTITY.sub("&amp;", str(value)))
+
+
+def _ticked_plainly(sentence: str) -> str:
+    """Return a sentence as Markdown: what stands in backticks is code, the rest no HTML."""
+    sentence = " ".join(sentence.split())
+    pieces = _ticked(sentence)
+    if len(pieces) == 1 or "``" in sentence:  # an end of code is not where it seems
+        return _plain(sentence).replace("`", "&#96;")
+    return "".join(f"`{one}`" if place % 2 else _plain(one) for place, one in pieces)
 
 
 def _marked(sentence: str) -> Markup:

@@ -27,7 +27,12 @@ FOLDER = "repeats"
 
 
 def further(
-    workspace: Workspace, loaded: LoadedAdapter, tokens: pa.Table, *, batch_rows: int
+    workspace: Workspace,
+    loaded: LoadedAdapter,
+    tokens: pa.Table,
+    *,
+    batch_rows: int,
+    trust_remote_code: bool = False,
 ) -> dict[int, dict[str, np.ndarray]]:
     """Return the prediction tables of the further seeds over the test tokens, by seed in the order of training.
 
@@ -48,7 +53,9 @@ def further(
     for seed in seeds[1:]:
         folder = workspace.repeats / f"seed-{seed}"
         with artifact.switched(loaded, folder) as own, artifact.reproducible(loaded.identity["threads"]):
-            other = own or artifact.load(folder, workspace.root, device=loaded.device)
+            other = own or artifact.load(
+                folder, workspace.root, device=loaded.device, trust_remote_code=trust_remote_code
+            )
             found[seed] = score(other, tokens, batch_rows=batch_rows, name=f"seed {seed}")
     return found
 

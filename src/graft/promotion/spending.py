@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 WORN = 0.01
 """Without a plan: a level below this share of alpha asks for several times the rows, so fresh ones are due."""
+SPENT = 1e-9
+"""A share of alpha that is what rounding left of none."""
 NEARLY = 0.1
 """With a plan: when no more than this share of the decisions is left, fresh rows are due."""
 
@@ -58,6 +60,8 @@ class Grant:
     @property
     def due(self) -> bool:
         """Whether fresh test rows are due: the decision after this one has little to go by, or nothing."""
+        if self.left < SPENT * self.alpha:
+            return True
         if self.planned is not None:
             return self.planned - self.number <= NEARLY * self.planned and self.number > 1
         return share(self.number + 1, None) < WORN

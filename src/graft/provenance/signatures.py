@@ -213,6 +213,18 @@ def verified(path: Path, trust: Trust, name: str) -> Signed:
     )
 
 
+def holds(path: Path, key: SSlibKey) -> bool:
+    """Return whether the signature of ``key`` in an envelope is one of what it holds."""
+    from securesystemslib.exceptions import UnverifiedSignatureError
+
+    envelope = read(path, ENVELOPE)
+    try:
+        key.verify_signature(envelope.signatures[key.keyid], envelope.pae())
+    except (KeyError, UnverifiedSignatureError):
+        return False
+    return True
+
+
 def read(path: Path, name: str) -> Envelope:
     """Read an envelope; nothing in it is proved.
 

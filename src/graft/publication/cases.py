@@ -15,12 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graft.data import DataConfig
 from graft.errors import DataError, IntegrityError, PromotionConflict, ResourceMissing
 from graft.identity import digest_folder
 from graft.promotion import PromotionConfig
 from graft.publication import measuring
-from graft.tasks import TaskConfig
 from graft.tracking import TrackingConfig
 from graft.workspace import Workspace, read_json
 
@@ -148,9 +146,7 @@ def case_of(
     return Case(connection, workspace, tracking, candidate, champion, history, who, book, tuple(finished))
 
 
-def tested(
-    case: Case, task: TaskConfig, data: DataConfig, evaluation: EvaluationConfig, promotion: PromotionConfig
-) -> Decision:
+def tested(case: Case, rows: measuring.Rows, evaluation: EvaluationConfig, promotion: PromotionConfig) -> Decision:
     """Return what the tests say, before people have their say.
 
     A champion that cannot be scored is no verdict on the candidate: undecided, and nothing of the test set's error
@@ -160,7 +156,6 @@ def tested(
         ConfigError: a metric or gate that asks for what is not there.
     """
     against = f"champion version {case.before}" if case.champion else "the base"
-    rows = measuring.Rows(case.workspace, task, data)
     try:
         measuring.refuse_unasked(rows, promotion)
         with _reference(case, rows, evaluation, against) as reference:
@@ -272,6 +267,7 @@ def _reference(
                 data=rows.data,
                 batch_rows=evaluation.batch_rows,
                 device=evaluation.device,
+                trust_remote_code=rows.trust_remote_code,
                 name=f"champion (version {champion.version})",
             )
 
@@ -323,6 +319,9 @@ def _last_word(case: Case, decision: Decision, answer: Answer | None) -> tuple[s
     if case.candidate.review == "approved" and decision.verdict in ("undecided", "promote"):
         why = f"a reviewer set review = approved on version {number}; {decision.reason}"
         return "promote" if promotes else "approved", why
+    if case.candidate.review == "approved":
+        no = f"a reviewer set review = approved on version {number}, which overrules no rejection by the tests"
+        return decision.verdict, f"{decision.reason} ({no}; `graft promote --approve --reason ...` does)"
     if promotes and last and last.kind == "rollback" and last.before == number:
         return "undecided", f"{last.who} rolled {name} back from version {number} ({last.why}); {again}"
     if promotes and number == case.journaled != case.before:

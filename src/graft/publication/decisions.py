@@ -16,6 +16,7 @@ from graft.errors import InputError, PromotionConflict, ResourceMissing
 from graft.promotion import PromotionConfig
 from graft.publication.carrying import carry_out, decision_of
 from graft.publication.cases import Answer, Case, Decision, case_of, fetch, overruled, tested, waiting, waits
+from graft.publication.measuring import Rows
 from graft.publication.receipts import place, write_decision
 from graft.registration import RegistrationConfig
 from graft.tasks import TaskConfig
@@ -40,6 +41,7 @@ def promote(
     registration: RegistrationConfig,
     promotion: PromotionConfig,
     tracking: TrackingConfig,
+    trust_remote_code: bool = False,
     approve: bool = False,
     reason: str = "",
     who: str = "",
@@ -47,6 +49,7 @@ def promote(
 ) -> Decision:
     """Decide whether the published adapter on disk becomes champion, and move the alias if so.
 
+    ``trust_remote_code`` says whether Python code that comes with a base may run (``base.trust_remote_code``).
     ``approve`` lets a named person overrule a refusal, with a ``reason``, both journaled; ``answer`` is what a person
     said to a decision that they were shown.
 
@@ -78,7 +81,8 @@ def promote(
             said = f"version {held} is champion already"
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:
-            verdict = tested(case, task, data, evaluation, promotion)
+            rows = Rows(workspace, task, data, trust_remote_code)
+            verdict = tested(case, rows, evaluation, promotion)
             final = overruled(case, verdict, answer)
             if waits(case, final, answer, promotion):
                 decision = waiting(final, case)

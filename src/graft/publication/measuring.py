@@ -51,6 +51,8 @@ class Rows:
     workspace: Workspace
     task: TaskConfig
     data: DataConfig
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a base may run, the champion's too."""
 
     @cached_property
     def records(self) -> list[Record]:
@@ -60,15 +62,26 @@ class Rows:
         return list(rows_of(self.workspace.data, "test", self.fields, self.data, aside))
 
     @property
+    def _uncleaned(self) -> list[Record]:
+        """The same rows as they lie in the files."""
+        if not self.data.clean:
+            return self.records
+        asked, plain = {record.place for record in self.records}, self.data.model_copy(update={"clean": ()})
+        return [one for one in rows_of(self.workspace.data, "test", self.fields, plain) if one.place in asked]
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         return tuple(tasks.get(self.task.name).fields_of(self.task))
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of what they say (16 hexadecimal digits), whatever their order, files and format."""
+        """The sha256 of what they say (16 hexadecimal digits), whatever their order, files and format.
+
+        Before any cleaning: rows that are cleaned in another way are as worn as before.
+        """
         rows = (
             digest_bytes(json.dumps(record.row, sort_keys=True, ensure_ascii=False, default=_as_text).encode())
-            for record in self.records
+            for record in self._uncleaned
         )
         return digest_json(sorted(rows))[:16]
 
@@ -208,7 +221,12 @@ class Champion:
         there = read_json(self._rows.workspace.cost / cost.FILE)["hardware"]
         theirs, threads = self._subject, read_json(self._rows.workspace.adapter / "identity.json")["threads"]
         cost.check_hardware(there, theirs.loaded.device, threads)
-        loaded = artifact.load(self._rows.workspace.adapter, self._rows.workspace.root, device=theirs.loaded.device)
+        loaded = artifact.load(
+            self._rows.workspace.adapter,
+            self._rows.workspace.root,
+            device=theirs.loaded.device,
+            trust_remote_code=self._rows.trust_remote_code,
+        )
         asked = self._rows.records[:: max(1, len(self._rows.records) // most)][:most]
         both = [(one.loaded, one.encoded(asked)) for one in (Subject("adapter", loaded, {}, theirs.batch_rows), theirs)]
         with artifact.reproducible(threads):

@@ -54,7 +54,7 @@ def attach(
     with tempfile.TemporaryDirectory(prefix="graft-provenance-") as temporary:
         folder = Path(temporary)
         there = _files(connection, logged.artifact_location, folder / "there")
-        new, signers = folder / "new", _signers(there.get(ENVELOPE), made)
+        new, signers = folder / "new", _signers(there.get(ENVELOPE), made, signer)
         if signer is None and ENVELOPE in there:  # what somebody signed stays what it is
             return _said(signatures.read(there[ENVELOPE], ENVELOPE).signatures)
         if STATEMENT not in there or read_json(there[STATEMENT]) != made:
@@ -81,15 +81,20 @@ def _files(connection: Connection, location: str, to: Path) -> dict[str, Path]:
     return found
 
 
-def _signers(path: Path | None, made: Mapping[str, Any]) -> list[str]:
-    """Return the ids in an envelope of this very statement; none where it is about another."""
+def _signers(path: Path | None, made: Mapping[str, Any], signer: CryptoSigner | None) -> list[str]:
+    """Return the ids in an envelope of this very statement; none where it is about another.
+
+    That of ``signer`` only where it signed: one whose signature was damaged signs anew.
+    """
     if path is None:
         return []
     try:
         said, ids = signatures.unproved(path, ENVELOPE)
     except GraftError:
         return []
-    return ids if said == made else []
+    own = signer.public_key if signer else None
+    broken = own is not None and own.keyid in ids and not signatures.holds(path, own)
+    return [one for one in ids if said == made and not (broken and own and one == own.keyid)]
 
 
 def _with_signature(path: Path | None, made: Mapping[str, Any], signer: CryptoSigner) -> dict[str, Any]:

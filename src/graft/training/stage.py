@@ -51,6 +51,8 @@ LOCK_WAIT_SECONDS = 10.0
 CURVES = ("step", "loss", "learning_rate", "gradient_norm")
 METRICS = "metrics.jsonl"
 SEEDS_FILE = "seeds.json"
+TRAIN = "train: "
+"""How the stage's lines begin."""
 DONE = ".done"
 """How the name of a folder in the store ends that holds a finished training, until all its seeds are."""
 
@@ -78,10 +80,15 @@ def run(
     with reproducible(training.threads), Stop() as stop, contextlib.ExitStack() as locks:
         if ranks.size > 1:
             ranks.stop = stop
-        done = [
-            _trained(workspace, task, base, adapter, training.of_seed(seed), ranks, stop, locks, _which(training, seed))
-            for seed in training.seeds
-        ]
+        done = []
+        for seed in training.seeds:
+            own, which = training.of_seed(seed), _which(training, seed)
+            try:
+                done.append(_trained(workspace, task, base, adapter, own, ranks, stop, locks, which))
+            except TrainingDiverged as error:
+                if not which:
+                    raise
+                raise TrainingDiverged(f"{which.removeprefix(TRAIN)}: {error}", problems=error.problems) from error
         if not ranks.is_first:
             return
         with (
@@ -104,7 +111,7 @@ def _which(training: TrainingConfig, seed: int) -> str:
     """Return which of several trainings it is, for people; empty where there is one."""
     if training.repeats == 1:
         return ""
-    return f"train: seed {seed}, {training.seeds.index(seed) + 1} of {training.repeats}"
+    return f"{TRAIN}seed {seed}, {training.seeds.index(seed) + 1} of {training.repeats}"
 
 
 def _trained(

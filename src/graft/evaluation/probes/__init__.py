@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from graft.artifact import LoadedAdapter
     from graft.evaluation import EvaluationConfig
     from graft.evaluation.report import Drawing
-    from graft.tasks import Task
+    from graft.tasks import Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -148,6 +148,9 @@ class Probe(Protocol):
     """Also the name of its field in the section ``evaluation``."""
     systems: tuple[str, ...]
     """Which of ``adapter`` and ``base`` the evaluate stage asks; a champion is asked whenever a gate needs it."""
+
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:
+        """Return why params.yaml alone leaves it out (switched off, not for this task); None where it does not."""
 
     def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
         """Return why it is not measured here (switched off, not for this task); None where it is."""

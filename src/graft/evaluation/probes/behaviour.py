@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from graft.artifact import LoadedAdapter
     from graft.evaluation import EvaluationConfig
+    from graft.tasks import Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -42,8 +43,11 @@ class Behaviour:
     name = "behaviour"
     systems: tuple[str, ...] = ("adapter", "base")
 
-    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:  # noqa: ARG002
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:  # noqa: ARG002
         return "off" if config.behaviour is None else None
+
+    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:  # noqa: ARG002
+        return self.unasked(config, subject.loaded.task, subject.loaded.config)
 
     def measure(self, config: EvaluationConfig, subject: Subject, material: Material) -> Table:
         """Return a row per case: ``test``, ``kind``, ``text``, ``expected``, ``got``, ``score`` (1: passed, else 0)."""

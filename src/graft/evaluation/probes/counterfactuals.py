@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation import EvaluationConfig
-    from graft.tasks import Field
+    from graft.tasks import Field, Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -78,16 +78,16 @@ class Counterfactuals:
     name = "counterfactuals"
     systems: tuple[str, ...] = ("adapter", "base")
 
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:
+        if task.name not in PLAIN:
+            unfit = f"answers of {task.name} are no label and no number"
+            return unfit if asked_texts(task, settings) else no_texts(task)
+        return None if config.counterfactuals.rows and config.counterfactuals.groups else "off"
+
     def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
         task, section = subject.loaded.task, config.counterfactuals
-        if task.name not in PLAIN:
-            return (
-                f"answers of {task.name} are no label and no number"
-                if asked_texts(task, subject.loaded.config)
-                else (no_texts(task))
-            )
-        if not section.rows or not section.groups:
-            return "off"
+        if why := self.unasked(config, task, subject.loaded.config):
+            return why
         fields = asked_texts(task, subject.loaded.config)
         swappers = [Swapper(terms) for terms in section.groups.values()]
         if any(one.swapped(record, fields) for one in swappers for record in material.test):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from graft.data import Record
     from graft.evaluation import EvaluationConfig
     from graft.evaluation.probes.attribution import Attribution
+    from graft.tasks import Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -55,8 +56,11 @@ class Explanations:
     name = "explanations"
     systems: tuple[str, ...] = ("adapter",)
 
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:  # noqa: ARG002
+        return None if config.explanations.rows else "off"
+
     def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
-        if not (config.explanations.rows and material.test):
+        if self.unasked(config, subject.loaded.task, subject.loaded.config) or not material.test:
             return "off"
         return None if subject.loaded.task.processor == "image" else not_explained(subject.loaded)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation import EvaluationConfig
+    from graft.tasks import Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -62,12 +63,15 @@ class Forgetting:
     name = "forgetting"
     systems: tuple[str, ...] = ("adapter", "base")
 
-    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:  # noqa: ARG002
-        loaded = subject.loaded
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:  # noqa: ARG002
         if not config.forgetting.texts:
             return "off"
-        if loaded.task.processor != "tokenizer":
-            return "the base reads no text"
+        return None if task.processor == "tokenizer" else "the base reads no text"
+
+    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:  # noqa: ARG002
+        loaded = subject.loaded
+        if why := self.unasked(config, loaded.task, loaded.config):
+            return why
         if language.has_own_head(loaded):
             return None
         if language.is_prompt(loaded):

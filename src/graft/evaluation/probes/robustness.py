@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation import EvaluationConfig
-    from graft.tasks import Field
+    from graft.tasks import Field, Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -68,11 +68,13 @@ class Robustness:
     name = "robustness"
     systems: tuple[str, ...] = ("adapter", "base")
 
-    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
-        task = subject.loaded.task
-        if not asked_texts(task, subject.loaded.config):
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:
+        if not asked_texts(task, settings):
             return no_texts(task)
-        return None if _rows(config.robustness, subject) and config.robustness.kinds and material.test else "off"
+        return None if _rows(config.robustness, task) and config.robustness.kinds else "off"
+
+    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
+        return self.unasked(config, subject.loaded.task, subject.loaded.config) or (None if material.test else "off")
 
     def measure(self, config: EvaluationConfig, subject: Subject, material: Material) -> Table:
         """Return a row per test row and kind: ``kind``, ``variant``, ``metric``, ``clean``, ``score``.
@@ -83,7 +85,7 @@ class Robustness:
 
         section, task = config.robustness, subject.loaded.task
         fields = asked_texts(task, subject.loaded.config)
-        chosen = sample(len(material.test), _rows(section, subject), config.seed, self.name)
+        chosen = sample(len(material.test), _rows(section, task), config.seed, self.name)
         noisy = [
             (at, kind, *_noisy(material.test[at], kind, fields, section.dose(kind), config.seed))
             for kind in section.kinds
@@ -131,8 +133,7 @@ class Robustness:
         )
 
 
-def _rows(section: RobustnessConfig, subject: Subject) -> int:
-    task = subject.loaded.task
+def _rows(section: RobustnessConfig, task: Task) -> int:
     generated = task.generates and any(metric.generated for metric in task.metrics)
     return section.generated_rows if generated else section.rows
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graft.evaluation import EvaluationConfig
-    from graft.tasks import Metric, Task
+    from graft.tasks import Metric, Task, TaskConfig
 
     Table = Mapping[str, np.ndarray]
 
@@ -42,9 +42,12 @@ class Generalisation:
     name = "test_sets"
     systems: tuple[str, ...] = ("adapter", "base")
 
-    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:  # noqa: ARG002
-        if config.test_sets is not None and not config.test_sets:
-            return "switched off (evaluation.test_sets: [])"
+    def unasked(self, config: EvaluationConfig, task: Task, settings: TaskConfig) -> str | None:  # noqa: ARG002
+        return "switched off (evaluation.test_sets: [])" if config.test_sets == () else None
+
+    def left_out(self, config: EvaluationConfig, subject: Subject, material: Material) -> str | None:
+        if why := self.unasked(config, subject.loaded.task, subject.loaded.config):
+            return why
         return None if _files(config, material.root / "data") else f"no folder in data/{TEST_SETS}"
 
     def measure(self, config: EvaluationConfig, subject: Subject, material: Material) -> Table:
