@@ -363,13 +363,20 @@ class Assembly:
             self.quarantine.write(folder / "quarantine")
 
     def write_warned(self, path: Path) -> None:
-        """Write the rows that are only reported, a line for each and each reason; values as in the Data Docs."""
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            for split in SPLITS:
-                for problem in (each for one in self.warned[split].values() if one.count for each in self._left(one)):
-                    found = masked_values(problem.found)
-                    line = {"row": problem.place, "field": problem.field, "expected": problem.expected, "found": found}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        """Write the rows that are only reported, a line for each reason; values as in the Data Docs. No rows: no file."""
+        lines = [
+            {
+                "row": problem.place,
+                "field": problem.field,
+                "expected": problem.expected,
+                "found": masked_values(problem.found),
+            }
+            for split in SPLITS
+            for one in self.warned[split].values()
+            for problem in (self._left(one) if one.count else ())
+        ]
+        if lines:
+            path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
     def write_composition(self, folder: Path) -> None:
         """Write what the splits are made of, and the list of likely label errors where the contract asks for it."""
