@@ -85,7 +85,7 @@ def _css() -> str:
 
 def _listed(one: Problem | str) -> dict[str, str]:
     if isinstance(one, str):
-        return {"message": masked(one)}
+        return {"message": masked_message(one)}
     return {"message": "", "place": one.place, "field": one.field, "expected": one.expected, "found": masked(one.found)}
 
 
@@ -103,6 +103,16 @@ def masked(found: str) -> str:
         return f"{quote}{match[0][1:5]}…{quote}"
 
     return _QUOTED.sub(mask, found)
+
+
+# A quoted value in a sentence, where an apostrophe is none: from a quote behind a sign to one before a sign, or to the
+# end where the value was cut and no such quote follows.
+_VALUE = re.compile(r"""(?<!\w)(['"])(?:(?:\\.|(?!\1).|\1(?=\w))*\1|.*)""", re.DOTALL)
+
+
+def masked_message(text: str) -> str:
+    """Return a sentence whole, with no more of each quoted value in it than its start."""
+    return _VALUE.sub(lambda match: masked(match[0]), text)
 
 
 _RANDOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
