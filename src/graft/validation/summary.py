@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.validation.pages import masked, masked_message
+from graft.validation.pages import masked, masked_message, rows_kept
 from graft.validation.worst import RANKS
 from graft.workspace import SPLITS, Workspace, read_json
 
@@ -64,7 +64,8 @@ def _page(title: str, found: Mapping[str, Any], docs: Path, link: str, splits: S
     failed.sort(key=lambda one: (RANKS.index(one["severity"]), -one["failed"]))  # stable
     sections = [title]
     if splits:
-        sections.append(_table(["split", "rows", "parts", "in quarantine"], splits))
+        sections.append(_table(["split", "rows kept", "parts", "in quarantine"], splits))
+        sections.append(f"{rows_kept(sum(row[1] for row in splits), sum(row[3] for row in splits))}.")
     if checks:
         cut = f" The first {LISTED} of {len(failed)}, the most severe first:" if len(failed) > LISTED else ""
         sections.append(f"{_count(len(checks), 'check')} of each row, {len(failed)} with rows that fail.{cut}")
