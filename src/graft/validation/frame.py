@@ -163,7 +163,8 @@ class Frame:
         counts = texts.to_frame().lazy().select(**expressions("text", filler.measures())).collect()
         known = texts.is_in(list(self.placeholders))
         placeholders = counts[filler.PLACEHOLDERS].set(known, 0)
-        counts = counts.with_columns(placeholders, filler.repetitions(texts).alias(filler.REPEATED))
+        further = filler.repetitions(texts).alias(filler.REPEATED), filler.encodings(texts).alias(filler.ENCODED)
+        counts = counts.with_columns(placeholders, *further)
         for kind, chosen in KINDS.items():
             total = counts.select(pl.sum_horizontal(chosen).alias("total")).to_series()
             places = (total > 0).arg_true()
@@ -249,11 +250,14 @@ _MARKERS = ("role markers",)
 KINDS = {
     "encoding": tuple(one.name for one in measures() if one.name not in _MARKUP),
     "markup": _MARKUP,
-    "filler": (*(one.name for one in filler.measures() if one.name not in _MARKERS), filler.REPEATED),
+    "filler": (
+        *(one.name for one in filler.measures() if one.name not in _MARKERS),
+        *(filler.ENCODED, filler.REPEATED),
+    ),
     "markers": _MARKERS,
 }
 """What is wrong with texts, by the measures that each kind is made of."""
-PATTERNS = {one.name: one.pattern for one in (*measures(), *filler.measures())}
+PATTERNS = {one.name: one.pattern for one in (*measures(), *filler.measures())} | {filler.ENCODED: filler.LONG_RUN}
 EXCERPT_CHARACTERS = 24
 SHOWN_START = 4
 """The shortest start of a private value that would tell something."""
