@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from graft import tasks
 from graft.data import DataConfig
 from graft.privacy.section import PrivacyConfig
 from graft.tasks.text_classification import Config
@@ -17,6 +18,7 @@ from graft.validation.drawing import listed
 from graft.validation.label_errors import LabelError, LabelErrors
 from graft.validation.pages import Index, Part
 from graft.validation.summary import passed
+from graft.validation.worst import read_again
 from graft.workspace import SPLITS, Workspace
 
 
@@ -59,6 +61,42 @@ def test_rows_in_quarantine_are_not_among_those_that_are_kept(tmp_path: Path) ->
     summary = passed(workspace)
     assert "\n| split | rows kept | parts | in quarantine |\n" in summary
     assert "\n61 rows kept of 62.\n" in summary
+
+
+def test_the_worst_rows_begin_with_their_text_wherever_their_fault_was_found(tmp_path: Path) -> None:
+    doubled = [
+        {"text": "ann.smith@mail-host.org has sent us this", "label": "x"},
+        {"text": "A row of the training data that is in test", "label": "x"},
+    ]
+    unseen = [
+        {"text": "\u200b\u200b", "label": "x"},
+        {"text": " \t\u00a0\u3000", "label": "x"},
+        {"text": "", "label": "x"},
+    ]
+    # More rows are faulty by themselves than are named of a part, so that those across parts are not among these.
+    bold = [{"text": f"<b>bold {n}</b>", "label": "xy"[n % 2]} for n in range(30)]
+    workspace = write(tmp_path, train=doubled + unseen, test=[*bold, *doubled])
+    settings = {
+        "min_characters": "warn",
+        "private_data": "ignore",
+        "near_duplicates": "ignore",
+        "leakage": "quarantine",
+    }
+    page = index_of(workspace, severity=settings)
+    begins = {row[0]: row[1] for row in rows_of(page, "The worst rows")[1:]}
+    assert begins["data/test/part.jsonl:51"] == "&lt;EMAIL&gt; has …"
+    assert begins["data/test/part.jsonl:52"] == "A row of the…"
+    assert begins["data/train/part.jsonl:23"] == r"\u200b\u200b"
+    assert begins["data/train/part.jsonl:24"] == r"\x20\t\xa0…"
+    assert begins["data/train/part.jsonl:25"] == "–"
+
+
+def test_a_row_that_cannot_be_read_has_no_beginning(tmp_path: Path) -> None:
+    fields, part = tasks.get("text_classification").fields_of(Config()), tmp_path / "a.jsonl"
+    part.write_text('{"text": "A first one", "label": "x"}\n{"text": \n{"text": "A third", "label": 3}\n')
+    places = [f"a.jsonl:{n}" for n in (1, 2, 3, 9)]
+    found = read_again(part, tmp_path, fields, DataConfig(), places)
+    assert found == {"a.jsonl:1": "A first one", "a.jsonl:3": "A third"}
 
 
 @pytest.mark.parametrize(

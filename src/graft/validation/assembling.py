@@ -397,7 +397,9 @@ class Assembly:
             aside=len(self.quarantine.places),
             composition=drawn(self.composition) if self.composition else None,
             label_errors=listed(self.label_errors, self.data.privacy) if self.label_errors else None,
-            worst=self.worst.first(),
+            worst=self.worst.begun(
+                {one.file: one.path for one in self.inspected}, self.workspace.root, self.fields, self.data
+            ),
         ).write(folder)
 
     def _beside(self, one: Inspected) -> str:

@@ -70,7 +70,7 @@ class Frame:
             self._add_value(field, record.row[field.name])
 
     def _add_value(self, field: Field, value: Any) -> None:
-        items = [one["content"] if isinstance(one, dict) else one for one in _items(value)]
+        items = texts_of(value)
         if field.type in LISTS:
             self.columns[f"{field.name} (items)"].append(None if value is None else len(items))
         elif field.type == "image":
@@ -230,6 +230,11 @@ def _hidden(text: str, values: Sequence[tuple[str, str]], privacy: PrivacyConfig
 def _searched(field: Field, texts: Sequence[str]) -> Sequence[str]:
     """Return the texts in which private data is looked for: the words of one text are that text."""
     return [" ".join(texts)] if field.words and texts else texts
+
+
+def texts_of(value: Any) -> list[Any]:
+    """Return the items of a field's value; of messages what they say."""
+    return [one["content"] if isinstance(one, dict) else one for one in _items(value)]
 
 
 def _items(value: Any) -> list[Any]:
