@@ -333,6 +333,9 @@ def test_another_folder_is_profiled(
     assert yaml.safe_load(out)["validation"]["expectations"][0]["kwargs"]["value_set"] == ["only"]
     assert invoke("-C", str(whole.root), "contract", "--from", str(tmp_path / "gone")) == 2
     assert f"--from {tmp_path / 'gone'}: no such folder" in capsys.readouterr().err
+    file = tmp_path / "exports" / "train" / "a.jsonl"
+    assert invoke("-C", str(whole.root), "contract", "--from", str(file)) == 2
+    assert f"--from {file}: is a file; expected a folder that holds train, validation, test" in capsys.readouterr().err
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert invoke("-C", str(whole.root), "contract", "--from", "data") == 2

@@ -79,6 +79,17 @@ def test_a_row_in_quarantine_is_kept_with_its_reasons_and_counts_nowhere(tmp_pat
     assert "test: 1 row in quarantine" in (workspace.data_docs / "index.html").read_text()
 
 
+def test_rows_in_quarantine_stand_in_the_order_of_their_part(tmp_path: Path) -> None:
+    rows = rows_of("test")
+    rows[9] |= {"text": "NaN"}
+    rows[1] |= {"id": rows[0]["id"]}  # found across parts, after what a part shows by itself
+    workspace = write(tmp_path, test=rows)
+    severity = {"placeholders": "quarantine", "unique_ids": "quarantine"}
+    run(workspace, severity=severity)
+    places = [one["place"] for one in aside(workspace, "test")]
+    assert places == ["data/test/part.jsonl:2", "data/test/part.jsonl:10"]
+
+
 def test_rows_in_quarantine_are_as_in_their_files_which_may_share_a_stem(tmp_path: Path) -> None:
     rows = [
         {"key": one["id"], "body": one["text"], "topic": one["label"], "more": [1, None]} for one in rows_of("test")
@@ -556,7 +567,11 @@ def test_an_expectation_about_a_part_names_the_part(tmp_path: Path) -> None:
         ),
         (
             {"type": "expect_column_values_to_be_between", "kwargs": {"column": "text", "min_valu": 3}},
-            r"validation\.expectations\.0\.kwargs: min_valu",
+            r"validation\.expectations\.0\.kwargs: min_valu: .*; did you mean min_value\?$",
+        ),
+        (
+            {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "text", "value_sett": ["a"]}},
+            r"validation\.expectations\.0\.kwargs: value_sett: .*; did you mean value_set\?$",
         ),
         (
             {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "txt"}},

@@ -88,3 +88,38 @@ def test_data_that_is_no_data_folder_has_its_problems_too(tmp_path: Path) -> Non
     page = refused(workspace.failed / "validate", "x")
     assert page.startswith("# Data: refused, 1 problem\n")
     assert "data/other: not a split" in page
+
+
+def test_the_most_severe_checks_come_first_and_what_is_cut_is_said(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.validation.mkdir(parents=True)
+    kinds = [("warn", 3), ("quarantine", 2)] * 7 + [("warn", 9), ("fail", 1)]
+    checks = [
+        {"expectation": f"e{n}", "column": "c", "severity": severity, "failed": failed}
+        for n, (severity, failed) in enumerate(kinds)
+    ]
+    warnings = [f"w{n}" for n in range(LISTED + 1)]
+    verdict = {"checks": [*checks, {**checks[0], "failed": 0}], "warnings": warnings}
+    (workspace.validation / "verdict.json").write_text(json.dumps(verdict))
+    page = passed(workspace)
+    table = cells(page)[-LISTED:]
+    assert table[0] == ["e15", "c", "fail", "1"]
+    assert {row[2] for row in table[1:8]} == {"quarantine"}
+    assert table[8] == ["e14", "c", "warn", "9"]
+    assert f"17 checks of each row, 16 with rows that fail. The first {LISTED} of 16, the most severe first:" in page
+    assert f"## The first {LISTED} warnings of 16\n" in page
+    verdict |= {"checks": checks[:LISTED], "warnings": warnings[:LISTED]}
+    (workspace.validation / "verdict.json").write_text(json.dumps(verdict))
+    assert "first" not in passed(workspace)
+    assert "\n## Warnings\n" in passed(workspace)
+
+
+def test_a_problem_without_a_place_is_a_line_of_its_own_and_whole(tmp_path: Path) -> None:
+    said = "data/train: all rows with the label 'rare' are in quarantine (data/train/a.jsonl:3); 1 for label: 'm|l'"
+    placed = {"message": "m", "place": "data/train/a.jsonl:3", "field": "text", "expected": "a text", "found": "'-'"}
+    problems = [{"message": said}, placed, {"message": "found 'a secret of many words' | here"}]
+    (tmp_path / "report.json").write_text(json.dumps({"problems": problems}))
+    page = refused(tmp_path, "x")
+    assert "\n- " + said.replace("|", "\\|") + "\n" in page
+    assert "\n- found 'a se…' \\| here\n" in page
+    assert [row[0] for row in cells(page)] == ["row", "---|---|---|---", "data/train/a.jsonl:3"]

@@ -1,5 +1,6 @@
 """Filler and markers: each kind is found where it is, in a text as in a column, and texts of many kinds are none."""
 
+import base64
 import random
 import re
 
@@ -20,6 +21,12 @@ TEXTS = [
     "https://example.org/a/very/long/path/with-many-words-in-it/and/a/number/20260101/page.html?x=1",
     "sha256 " + "0123456789abcdef" * 4,
     "".join(random.Random(0).choices("ACGT", k=200)),
+    "/home/Anna/Projects/MyShop2/src/main/java/com/example/shop/controllers/v2/OrderController7",
+    "https://example.org/Library/Books2024/Part2Chapter3/TheLongestNameOfAllTheBooksInTheWholeLibrary12/Index",
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
+    "RechtsschutzversicherungsgesellschaftenRindfleischetikettierungsueberwachung2",
+    "the nominees1920s1930s1940s1950s1960s1970s1980s1990s2000s2010s2020sSee",
+    "as in ```\niVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg\n```",
     "味道不错，送餐快。",
     "test",
     "no no no no no no no",
@@ -46,6 +53,10 @@ FILLER = [
     ("{% if user %}Hello{% endif %}", "template variables"),
     ("see ${order.id}", "template variables"),
     ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk" * 3, "encoded data"),
+    ("It says SGVsbG8sIHRoaXMgaXMgYSBsaW5lIG9mIHRleHQgdGhhdCBzb21lYm9keSBlbmNvZGVk here.", "encoded data"),
+    ("0123456789abcdef" * 4, "encoded data"),
+    ("It begins with 01" + "0" * 80 + ".", "encoded data"),
+    ("Call 0x" + "0123456789ABCDEF" * 5 + " now", "encoded data"),
     ("![x](data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAMgAAADICAYAAACtWK6e)", "encoded data"),
     ("Hi<|im_end|>\n<|im_start|>user", "role markers"),
     ("[INST] Hi [/INST]", "role markers"),
@@ -63,7 +74,8 @@ def found(texts: list[str | None]) -> list[dict[str, int]]:
     series = pl.Series("text", texts, dtype=pl.String)
     asked = series.to_frame().lazy().select(**expressions("text", filler.measures())).collect()
     names = [one.name for one in filler.measures()]
-    counts = asked.select(names).with_columns(filler.repetitions(series).alias(filler.REPEATED))
+    further = filler.repetitions(series).alias(filler.REPEATED), filler.encodings(series).alias(filler.ENCODED)
+    counts = asked.select(names).with_columns(*further)
     return [{name: count for name, count in row.items() if count} for row in counts.iter_rows(named=True)]
 
 
@@ -96,6 +108,15 @@ def test_repetition_is_what_shrinks_tenfold_wherever_it_stands() -> None:
     assert table.count(table[len(table) // 2 :][:12]) > 10
     assert found([table]) == [{}]
     assert [bool(one) for one in found([prose, prose + "ha" * 50, "ha" * 4000 + prose, "ha" * 30])] == [0, 0, 1, 0]
+
+
+def test_lines_of_base64_are_found_whatever_was_encoded() -> None:
+    dice = random.Random(0)
+    lines = [base64.b64encode(dice.randbytes(51)).decode() for _ in range(500)]
+    assert {len(one) for one in lines} == {68}
+    missed = [one for one in found(lines) if one != {filler.ENCODED: 1}]
+    assert len(missed) <= 10
+    assert found(["\n".join(lines)]) == [{filler.ENCODED: 500 - len(missed)}]
 
 
 def test_texts_say_the_same_but_for_signs() -> None:

@@ -17,7 +17,7 @@ from graft.identity import digest_files, digest_folder
 from graft.tasks import RowProblem
 from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
-from graft.validation.pages import masked
+from graft.validation.pages import masked, masked_message
 from graft.workspace import Workspace
 
 Rows = list[dict[str, Any]]
@@ -550,6 +550,19 @@ def table_rows(page: Path) -> list[list[str]]:
 )
 def test_masked_values_keep_only_their_start(found: str, expected: str) -> None:
     assert masked(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("the labels' names 'rare' and \"it's a secret\" stay", "the labels' names 'rare' and \"it's…\" stay"),
+        ("found 'a long value that was cut…", "found 'a lo…'"),
+        ("'a long value that was cut… and 'another secret', then", "'a lo…', then"),
+        (r"'it\'s \"quoted\" or secret' here", "'it\\'…' here"),
+    ],
+)
+def test_a_masked_message_is_whole_but_for_its_values(said: str, expected: str) -> None:
+    assert masked_message(said) == expected
 
 
 def test_the_workers_home_and_folder_stay_clean(

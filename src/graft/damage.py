@@ -48,7 +48,8 @@ _INVISIBLE_BUT_SPACE = (
     "\\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # Default_Ignorable
 )
-_CODE = r"(?s:```.*?```)|`[^`\n]+`"
+CODE = r"(?s:```.*?```)|`[^`\n]+`"
+"""Code between backticks."""
 
 # -- characters
 
@@ -191,7 +192,7 @@ def damage(text: str) -> dict[str, int]:
 
     A count is the number of places; of mojibake, of unlikely neighbours, so one broken word may count twice.
     """
-    prose = re.sub(_CODE, "", text) if "`" in text else text
+    prose = re.sub(CODE, "", text) if "`" in text else text
     return {one.name: len(pattern.findall(text if one.in_code else prose)) for one, pattern in _compiled()}
 
 
@@ -219,7 +220,7 @@ def expressions(column: str, further: Sequence[Measure] = ()) -> dict[str, pl.Ex
     searched = [one for one in asked if one.pattern != _SURROGATES]
     anything = "|".join(f"(?:{one.pattern})" for one in searched)
     suspect = pl.when(text.str.contains(anything)).then(text)
-    prose = suspect.str.replace_all(_CODE, "")
+    prose = suspect.str.replace_all(CODE, "")
     zero = pl.when(text.is_not_null()).then(pl.lit(0, pl.UInt32))
     counts = {one.name: (suspect if one.in_code else prose).str.count_matches(one.pattern) for one in searched}
     found = {one.name: pl.coalesce(counts[one.name], zero) if one in searched else zero for one in asked}

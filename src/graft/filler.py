@@ -5,7 +5,8 @@ None of it is damage: each is content somewhere (a text about ``{{name}}``, an a
 reported rather than refused. The measures are those of ``damage`` in kind: regular expressions that Python and polars
 share. Repetition is none that such an expression can say: a text that a compressor shrinks beyond ``SHRUNK`` (Whisper
 and others tell looping text by it), asked of the few texts whose middle comes again and again; of a short one, words
-that are nothing but one to three words ``LEAST_TIMES``.
+that are nothing but one to three words ``LEAST_TIMES``. Nor is encoded data: of a long run of letters and digits the
+change between capitals, small letters and digits tells base64 from a path or a name in camel case.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
-from graft.damage import Measure
+from graft.damage import CODE, Measure
 
 if TYPE_CHECKING:
     import polars as pl
 
-PLACEHOLDERS, REPEATED = "placeholders", "repetition"
-"""The names of two measures: of texts that are a word for a missing one, and of such as say one thing over and over."""
+PLACEHOLDERS, REPEATED, ENCODED = "placeholders", "repetition", "encoded data"
+"""The names of three measures: of texts that are a word for a missing one, of such as say one thing over and over, and
+of bytes as letters."""
 SHRUNK = 10
 """How many times smaller such a text becomes. Prose shrinks to a half, tables and code to a fifth."""
 LEAST_COPIED_BYTES = 24
@@ -56,7 +58,18 @@ _TEMPLATE = "|".join(
         r"[\[<](?i:(?:insert|enter|your|add) [a-z ]{2,30}(?: here)?|(?:first|last|full|company|product)[ _]name)[\]>]",
     )
 )
-_ENCODED = r"[A-Za-z0-9+/]{40,200}[0-9][A-Za-z0-9+/]{40,}|;base64,[A-Za-z0-9+/]{40}"
+LONG_RUN = r";base64,[A-Za-z0-9+/]{40,}|[A-Za-z0-9+/]{64,}"
+"""What may be encoded data."""
+_DIGEST_CHARACTERS = 64
+"""Of a SHA-256 in hexadecimal digits, which a text may well name."""
+_HEXADECIMAL = re.compile(r"(?:0x)?([0-9a-f]+|[0-9A-F]+)")
+_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_PIECE_CHARACTERS = 2.75
+"""How long the pieces of base64 are at most, in the mean: 2 of 64 characters, seldom more; of names in camel case 4."""
+_LETTER_SHARE = 0.1
+"""How much of base64 are capitals, and small letters, at least: two fifths in the mean."""
+_SLASH_CHARACTERS = 16
+"""How many characters of base64 there are for each slash, at least: 64 in the mean."""
 _MARKER = "|".join(
     (
         r"<\|[a-z][a-z0-9_]{1,40}\|>|<｜[^｜<>]{2,40}｜>",
@@ -75,7 +88,6 @@ def measures() -> tuple[Measure, ...]:
         Measure(PLACEHOLDERS, "a text, not a word for a missing one", _PLACEHOLDER),
         Measure("filler text", "text that somebody wrote", _LATIN),
         Measure("template variables", "text whose template was filled", _TEMPLATE, in_code=False),
-        Measure("encoded data", "text in words", _ENCODED, in_code=False),
         Measure("role markers", "text without markers of a chat format", _MARKER),
     )
 
@@ -95,6 +107,38 @@ def repetitions(texts: pl.Series) -> pl.Series:
     places = suspects.arg_true().filter(pl.Series(found, dtype=pl.Boolean))
     counts = pl.select(pl.when(texts.is_not_null()).then(pl.lit(0, pl.UInt32))).to_series()
     return counts.scatter(places, 1)
+
+
+def encodings(texts: pl.Series) -> pl.Series:
+    """Count in each text, without its code, the runs of base64 or hexadecimal digits: uint32 [N], null for null."""
+    import polars as pl
+
+    counts = pl.select(pl.when(texts.is_not_null()).then(pl.lit(0, pl.UInt32))).to_series()
+    places = texts.cast(pl.String).str.contains(LONG_RUN).fill_null(False).arg_true()
+    found = (re.findall(LONG_RUN, re.sub(CODE, "", one)) for one in texts.gather(places))
+    whole = (one.strip() for one in texts.gather(places))
+    numbers = [sum(is_encoded(run, run == text) for run in runs) for runs, text in zip(found, whole, strict=True)]
+    return counts.scatter(places, pl.Series(numbers, dtype=pl.UInt32))
+
+
+def is_encoded(run: str, is_all: bool = False) -> bool:
+    """Say whether a long run of letters, digits, ``+`` and ``/`` is base64, or hexadecimal digits.
+
+    Of the latter as many as a digest has count only where they are all of the text.
+    """
+    if run.startswith(";"):
+        return True
+    if digits := _HEXADECIMAL.fullmatch(run):
+        bare = digits[1]
+        return (is_all or len(bare) > _DIGEST_CHARACTERS) and not bare.isalpha()
+    bare = re.sub(r"(.)\1+", r"\1", re.sub("[+/]", "", run))  # zeros are many A
+    small, large, digits_in = (sum(map(kind, bare)) for kind in (str.islower, str.isupper, str.isdigit))
+    return (
+        _LETTER_SHARE * len(bare) <= min(small, large)
+        and digits_in > 0
+        and len(bare) <= _PIECE_CHARACTERS * len(_PIECE.findall(bare))
+        and run.count("/") * _SLASH_CHARACTERS <= len(run)
+    )
 
 
 _WORD = re.compile(r"\w+")

@@ -81,7 +81,7 @@ class Quarantine:
             self.write_part(folder, split, part, problems)
 
     def write_part(self, folder: Path, split: str, part: Path, problems: Mapping[str, Sequence[Problem]]) -> None:
-        """Write ``<split>/<part>.jsonl``: the rows of one part that have these problems, by their places."""
+        """Write ``<split>/<part>.jsonl``: the rows of one part that have these problems, in the part's order."""
         if part.parent not in self._names:
             self._names[part.parent] = names_of(part_files(part.parent))
         path = folder / split / f"{self._names[part.parent][part]}.jsonl"
@@ -89,7 +89,7 @@ class Quarantine:
         unknown = [place for place in problems if place not in self.rows]
         rows = plain_rows(part, self.root, self.fields, self.data, unknown)
         with path.open("w", encoding="utf-8", newline="\n") as file:
-            for place, found in problems.items():
+            for place, found in sorted(problems.items(), key=lambda one: place_order(one[0])):
                 line = {
                     "place": place,
                     "reasons": [_reason(one) for one in found],

@@ -381,6 +381,12 @@ def _split_files(source: Path, project: Path) -> dict[str, list[Path]] | None:
     from graft.importing.sources import files_of
     from graft.workspace import SPLITS
 
+    if source.is_file():
+        raise DataError(
+            f"--from {source}: is a file; expected a folder that holds {', '.join(SPLITS)}, each a folder of part "
+            f"files, as in data/, or files of that name (train.csv). `graft import {source}` splits a file into data/, "
+            f"which `graft contract` profiles without --from"
+        )
     if not source.is_dir():
         inside = _relative(project / source)
         advice = f"; did you mean {inside}? Files are named from the current folder, also with -C"

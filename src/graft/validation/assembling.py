@@ -363,7 +363,7 @@ class Assembly:
             self.quarantine.write(folder / "quarantine")
 
     def write_warned(self, path: Path) -> None:
-        """Write the rows that are only reported, a line for each reason; values as in the Data Docs. No rows: no file."""
+        """Write the rows that are only reported, a line for each reason, values as in the Data Docs; none: no file."""
         lines = [
             {
                 "row": problem.place,
@@ -396,6 +396,7 @@ class Assembly:
                 one.path.name,
                 self.rows[one.key],
                 self.broken[one.key],
+                self._beside(one),
                 page=pages.get(one.key),
                 **_statistics(one),
             )
@@ -422,10 +423,19 @@ class Assembly:
             left_out=self.left_out,
             cleaning=list(described(self.cleaning)),
             quarantined=list(self.quarantine.described()),
+            aside=len(self.quarantine.places),
             composition=drawn(self.composition) if self.composition else None,
             label_errors=listed(self.label_errors, self.data.privacy) if self.label_errors else None,
-            worst=self.worst.first(),
+            worst=self.worst.begun(
+                {one.file: one.path for one in self.inspected}, self.workspace.root, self.fields, self.data
+            ),
         ).write(folder)
+
+    def _beside(self, one: Inspected) -> str:
+        """Return what follows from the expectations that a part's rows do not meet, where nothing stops the chain."""
+        follows = {check.severity for check, failed in zip(self.checks, one.told["failed"], strict=False) if failed}
+        kinds = {"quarantine": "rows in quarantine", "warn": "warnings"}
+        return " and ".join(words for severity, words in kinds.items() if severity in follows)
 
 
 @dataclass
@@ -444,7 +454,7 @@ def _by_expectation(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
 
 
 def _statistics(one: Inspected) -> dict[str, int]:
-    """Return how many expectations a part passed and failed; nothing where it held no rows."""
+    """Return how many expectations a part met and did not; nothing where it held no rows."""
     if not (suite := one.suite()):
         return {}
     found = suite["statistics"]

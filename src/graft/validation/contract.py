@@ -101,19 +101,29 @@ class Check:
             near = nearest(self.type, known, cutoff=0.6)
             advice = f"; did you mean {near}?" if near else ""
             raise ConfigError(f"{self.place}.type: great_expectations has no {shown(self.type)}{advice}")
+        made = get_expectation_impl(self.type)
         try:
-            return get_expectation_impl(self.type)(**self.expectation.kwargs, severity=CRITICAL[self.severity])
+            return made(**self.expectation.kwargs, severity=CRITICAL[self.severity])
         except (TypeError, ValueError) as error:  # pydantic's own is a ValueError
-            raise ConfigError(f"{self.place}.kwargs: {_in_short(error)}") from None
+            raise ConfigError(f"{self.place}.kwargs: {_in_short(error, made.__fields__)}") from None
 
 
-def _in_short(error: Exception) -> str:
-    """Return the first thing that pydantic (of either version) says is wrong, in one line."""
+_NOT_ASKED = {"id", "meta", "notes", "severity", "rendered_content", "windows", "batch_id"}
+"""Arguments of every expectation that the contract does not take."""
+
+
+def _in_short(error: Exception, known: Collection[str]) -> str:
+    """Return one thing that pydantic (of either version) says is wrong, in one line; ``known`` are the arguments.
+
+    An argument that is unknown comes first: what another one lacks may follow from it.
+    """
     found = getattr(error, "errors", None)
     if not callable(found):
         return " ".join(str(error).split())
-    first = found()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'all together'}: {' '.join(str(first['msg']).split())}"
+    first = min(found(), key=lambda one: "extra" not in str(one["type"]))
+    name = ".".join(map(str, first["loc"])) or "all together"
+    near = nearest(name, sorted({*known} - _NOT_ASKED), cutoff=0.6) if "extra" in str(first["type"]) else None
+    return f"{name}: {' '.join(str(first['msg']).split())}{f'; did you mean {near}?' if near else ''}"
 
 
 def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: ValidationConfig) -> Iterator[Check]:

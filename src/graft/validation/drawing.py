@@ -170,8 +170,11 @@ def _logarithmic(step: int) -> float:
 
 def listed(errors: LabelErrors, privacy: PrivacyConfig) -> dict[str, Any]:
     """Return what the page shows of likely label errors; what is private in a text is not."""
+    thing = errors.what.split()[-1]
     return {
         "said": str(errors),
+        "thing": thing,
+        "measure": "nearness" if thing == "number" else "probability",
         "rows": [
             {
                 "place": one.place,

@@ -70,7 +70,7 @@ class Frame:
             self._add_value(field, record.row[field.name])
 
     def _add_value(self, field: Field, value: Any) -> None:
-        items = [one["content"] if isinstance(one, dict) else one for one in _items(value)]
+        items = texts_of(value)
         if field.type in LISTS:
             self.columns[f"{field.name} (items)"].append(None if value is None else len(items))
         elif field.type == "image":
@@ -163,7 +163,8 @@ class Frame:
         counts = texts.to_frame().lazy().select(**expressions("text", filler.measures())).collect()
         known = texts.is_in(list(self.placeholders))
         placeholders = counts[filler.PLACEHOLDERS].set(known, 0)
-        counts = counts.with_columns(placeholders, filler.repetitions(texts).alias(filler.REPEATED))
+        further = filler.repetitions(texts).alias(filler.REPEATED), filler.encodings(texts).alias(filler.ENCODED)
+        counts = counts.with_columns(placeholders, *further)
         for kind, chosen in KINDS.items():
             total = counts.select(pl.sum_horizontal(chosen).alias("total")).to_series()
             places = (total > 0).arg_true()
@@ -231,6 +232,11 @@ def _searched(field: Field, texts: Sequence[str]) -> Sequence[str]:
     return [" ".join(texts)] if field.words and texts else texts
 
 
+def texts_of(value: Any) -> list[Any]:
+    """Return the items of a field's value; of messages what they say."""
+    return [one["content"] if isinstance(one, dict) else one for one in _items(value)]
+
+
 def _items(value: Any) -> list[Any]:
     """Return the items of a value that is a list, or holds one; any other value is its own only item."""
     if isinstance(value, dict):
@@ -249,11 +255,14 @@ _MARKERS = ("role markers",)
 KINDS = {
     "encoding": tuple(one.name for one in measures() if one.name not in _MARKUP),
     "markup": _MARKUP,
-    "filler": (*(one.name for one in filler.measures() if one.name not in _MARKERS), filler.REPEATED),
+    "filler": (
+        *(one.name for one in filler.measures() if one.name not in _MARKERS),
+        *(filler.ENCODED, filler.REPEATED),
+    ),
     "markers": _MARKERS,
 }
 """What is wrong with texts, by the measures that each kind is made of."""
-PATTERNS = {one.name: one.pattern for one in (*measures(), *filler.measures())}
+PATTERNS = {one.name: one.pattern for one in (*measures(), *filler.measures())} | {filler.ENCODED: filler.LONG_RUN}
 EXCERPT_CHARACTERS = 24
 SHOWN_START = 4
 """The shortest start of a private value that would tell something."""

@@ -25,12 +25,15 @@ LISTED_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Part:
-    """A line of the index: one part, how many of its expectations passed, and its page."""
+    """A line of the index: one part, how many of its expectations its rows met, and its page."""
 
     split: str
     name: str
     rows: int
+    """How many are kept: they can be read, and are not in quarantine."""
     problems: int
+    beside: str = ""
+    """What a part without problems has all the same: ``warnings``, ``rows in quarantine``."""
     passed: int | None = None
     failed: int | None = None
     page: str | None = None
@@ -54,6 +57,8 @@ class Index:
     cleaning: Sequence[str] = ()
     quarantined: Sequence[str] = ()
     """A line for each split that has rows in quarantine."""
+    aside: int = 0
+    """How many rows are in quarantine."""
     composition: Mapping[str, Any] | None = None
     """What the splits are made of (``drawing.drawn``); None where the data was not read that far."""
     label_errors: Mapping[str, Any] | None = None
@@ -75,10 +80,24 @@ class Index:
         )
         listed = [_listed(one) for one in self.problems[:LISTED_PROBLEMS]]
         text = environment.get_template("index.html.j2").render(
-            {**vars(self), "problems": listed, "masked": masked, "css": _css()}
+            {**vars(self), "rows": self._rows, "problems": listed, "masked": masked, "css": _css()}
         )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.html").write_text(text, encoding="utf-8", newline="\n")
+
+    @property
+    def _rows(self) -> str:
+        """What becomes of the rows, in words."""
+        kept = sum(part.rows for part in self.parts)
+        if self.passed:
+            return rows_kept(kept, self.aside)
+        beside = f", beside {self.aside:,} in quarantine" if self.aside else ""
+        return f"{kept:,} row{'s' if kept != 1 else ''} that can be read{beside}"
+
+
+def rows_kept(kept: int, aside: int) -> str:
+    """Return how many rows go on, and of how many where some are in quarantine: ``1,015 rows kept of 1,045``."""
+    return f"{kept:,} row{'s' if kept != 1 else ''} kept{f' of {kept + aside:,}' if aside else ''}"
 
 
 def _css() -> str:
@@ -87,7 +106,7 @@ def _css() -> str:
 
 def _listed(one: Problem | str) -> dict[str, str]:
     if isinstance(one, str):
-        return {"message": masked(one)}
+        return {"message": masked_message(one)}
     return {"message": "", "place": one.place, "field": one.field, "expected": one.expected, "found": masked(one.found)}
 
 
@@ -105,6 +124,16 @@ def masked(found: str) -> str:
         return f"{quote}{match[0][1:5]}…{quote}"
 
     return _QUOTED.sub(mask, found)
+
+
+# A quoted value in a sentence, where an apostrophe is none: from a quote behind a sign to one before a sign, or to the
+# end where the value was cut and no such quote follows.
+_VALUE = re.compile(r"""(?<!\w)(['"])(?:(?:\\.|(?!\1).|\1(?=\w))*\1|.*)""", re.DOTALL)
+
+
+def masked_message(text: str) -> str:
+    """Return a sentence whole, with no more of each quoted value in it than its start."""
+    return _VALUE.sub(lambda match: masked(match[0]), text)
 
 
 _RANDOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.validation.pages import masked
+from graft.validation.pages import masked, masked_message, rows_kept
+from graft.validation.worst import RANKS
 from graft.workspace import SPLITS, Workspace, read_json
 
 LISTED = 15
@@ -48,34 +49,42 @@ def refused(report: Path, place: str, link: str = "") -> str:
     docs = Path(place) / "data_docs" / "index.html"
     page = _page(f"# Data: refused, {_count(total, 'problem')}", found, docs, link, [])
     listed = found["problems"][:LISTED]
-    table = _table(
-        ["row", "field", "expected", "found"],
-        (
-            [one["place"], one["field"], one["expected"], masked(one["found"])]
-            if "place" in one
-            else [masked(one["message"]), "", "", ""]
-            for one in listed
-        ),
-    )
-    title = "## Problems" if len(listed) == total else f"## The first {len(listed)} problems"
-    return "\n\n".join([page, title, table])
+    sections = [page, _heading("Problems", len(listed), total)]
+    if alone := [one["message"] for one in listed if "place" not in one]:
+        sections.append(_bullets(alone))
+    if placed := [one for one in listed if "place" in one]:
+        cells = ([one["place"], one["field"], one["expected"], masked(one["found"])] for one in placed)
+        sections.append(_table(["row", "field", "expected", "found"], cells))
+    return "\n\n".join(sections)
 
 
 def _page(title: str, found: Mapping[str, Any], docs: Path, link: str, splits: Sequence[Sequence[Any]]) -> str:
     checks = found.get("checks", [])
     failed = [one for one in checks if one["failed"]]
+    failed.sort(key=lambda one: (RANKS.index(one["severity"]), -one["failed"]))  # stable
     sections = [title]
     if splits:
-        sections.append(_table(["split", "rows", "parts", "in quarantine"], splits))
+        sections.append(_table(["split", "rows kept", "parts", "in quarantine"], splits))
+        sections.append(f"{rows_kept(sum(row[1] for row in splits), sum(row[3] for row in splits))}.")
     if checks:
-        sections.append(f"{_count(len(checks), 'check')} of each row, {len(failed)} with rows that fail.")
+        cut = f" The first {LISTED} of {len(failed)}, the most severe first:" if len(failed) > LISTED else ""
+        sections.append(f"{_count(len(checks), 'check')} of each row, {len(failed)} with rows that fail.{cut}")
     if failed:
         cells = ([one["expectation"], one["column"], one["severity"], one["failed"]] for one in failed[:LISTED])
         sections.append(_table(["check", "of", "what follows", "rows"], cells))
     if warnings := found.get("warnings"):
-        sections += ["## Warnings", "\n".join(f"- {_plain(masked(one))}" for one in warnings[:LISTED])]
+        listed = warnings[:LISTED]
+        sections += [_heading("Warnings", len(listed), len(warnings)), _bullets(listed)]
     where = f"[Data Docs]({link})" if link else f"`{docs.as_posix()}`"
     return "\n\n".join([*sections, f"Every expectation with its result: {where}"])
+
+
+def _heading(what: str, listed: int, total: int) -> str:
+    return f"## {what}" if listed == total else f"## The first {listed} {what.lower()} of {total:,}"
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {_plain(masked_message(one))}" for one in sentences)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

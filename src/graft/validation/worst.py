@@ -1,21 +1,27 @@
 """The rows that have the most wrong, for people to look at first: where they stand, why, and how they begin.
 
 Each part names its worst rows, with what private data they hold masked; the worst of all parts are among them. What
-rows have wrong across parts (``across``) is added to those that are known, and takes the places that are left.
+rows have wrong across parts (``across``) is added to those that are known, and takes the places that are left; of such
+rows nobody knows the text any more, so the few that are listed are read again.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.damage import visible_characters
+from graft.data import DataConfig, Problem, Schema
 from graft.privacy import find, masked
-from graft.reading import place_order
+from graft.reading import by_file, place_order, read_rows
+from graft.validation.frame import texts_of
 
 if TYPE_CHECKING:
-    from graft.data import Problem
+    from graft.privacy.section import PrivacyConfig
+    from graft.tasks import Field
     from graft.validation.contract import Broken
     from graft.validation.frame import Frame
     from graft.validation.section import Severity
@@ -34,7 +40,7 @@ class Row:
 
     place: str
     excerpt: str = ""
-    """The start of its first text, without what is private; empty where it cannot be read, or is fine by itself."""
+    """The start of its first text, without what is private; empty where it cannot be read, or was not yet."""
     counts: list[int] = field(default_factory=lambda: [0] * len(RANKS))
     """How much of it stops the chain, keeps the row aside, is reported."""
     reasons: list[list[str]] = field(default_factory=list)
@@ -68,12 +74,43 @@ def told(found: Iterable[Broken], frame: Frame, inner: Callable[[str], str]) -> 
 
 def _excerpt(frame: Frame, number: int | None) -> str:
     """Return how the first text of a row begins."""
-    if number is None:
-        return ""
-    text = " ".join(next((one for texts in frame.texts.values() if (one := texts[number])), ()))
-    found = frame.hides.find(text) if frame.hides else find(text)
-    begun = " ".join(masked(text, found).split())
-    return begun if len(begun) <= EXCERPT_CHARACTERS else f"{begun[:EXCERPT_CHARACTERS]}…"
+    return "" if number is None else begun((texts[number] for texts in frame.texts.values()), frame.hides)
+
+
+def begun(texts: Iterable[Sequence[str] | None], privacy: PrivacyConfig | None = None) -> str:
+    """Return how the first text of a row begins; one that nobody can see by the escapes of its characters.
+
+    Args:
+        texts: of each field of texts.
+        privacy: what is private; None: as by default.
+    """
+    text = " ".join(next(filter(None, texts), ()))
+    if not visible_characters(text):
+        escaped = text[:ESCAPED].encode("unicode_escape").decode().replace(" ", r"\x20")
+        return f"{escaped}…" if len(text) > ESCAPED else escaped
+    found = " ".join(masked(text, privacy.find(text) if privacy else find(text)).split())
+    return found if len(found) <= EXCERPT_CHARACTERS else f"{found[:EXCERPT_CHARACTERS]}…"
+
+
+ESCAPED = 3
+"""How many characters that nobody can see are shown by their escapes."""
+
+
+def read_again(
+    part: Path, root: Path, fields: Sequence[Field], data: DataConfig, places: Collection[str]
+) -> dict[str, str]:
+    """Return how rows of a part begin, by those of ``places`` that can be read; no more is read than up to them."""
+    wanted, found = {*places}, dict[str, str]()
+    schema = Schema.of(fields, data, part)
+    for one in read_rows(part, root, data.limits, schema.images):
+        if not isinstance(one, Problem) and one[0] in wanted:
+            row, _, _ = schema.read(*one)
+            given = (row.get(field.name) for field in fields if field.text)
+            found[one[0]] = begun((texts_of(value) for value in given if value is not None), data.privacy)
+        wanted.discard(one.place if isinstance(one, Problem) else one[0])
+        if not wanted:
+            break
+    return found
 
 
 class Worst:
@@ -108,3 +145,15 @@ class Worst:
             seen[kind] += 1
             (chosen if seen[kind] <= SAME_REASON else others).append(row)
         return sorted([*chosen, *others][:WORST_ROWS], key=lambda row: row.order)
+
+    def begun(self, parts: Mapping[str, Path], root: Path, fields: Sequence[Field], data: DataConfig) -> list[Row]:
+        """Return the worst of all with how they begin; ``parts`` are the part files by what places call them."""
+        rows = self.first()
+        unknown = by_file(row.place for row in rows if not row.excerpt) if any(one.text for one in fields) else {}
+        found = dict[str, str]()
+        for file, places in unknown.items():
+            if file in parts:
+                found |= read_again(parts[file], root, fields, data, places)
+        for row in rows:
+            row.excerpt = row.excerpt or found.get(row.place, "")
+        return rows
