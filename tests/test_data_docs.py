@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from graft.validation.pages import Index, Part
 from graft.validation.summary import passed
 from graft.validation.worst import read_again
 from graft.workspace import SPLITS, Workspace
+from tests.conftest import write_rows
 
 
 def write(root: Path, **rows: list[dict[str, Any]]) -> Workspace:
     for split in SPLITS:
-        path = root / "data" / split / "part.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         given = [{"text": f"{split} has {n}", "label": "xy"[n % 2]} for n in range(20)] + rows.get(split, [])
-        path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        write_rows(root / "data" / split / "part.jsonl", given)
     (root / "params.yaml").write_text("")
     return Workspace(root)
 

@@ -14,16 +14,15 @@ from graft.tasks.text_classification import Config
 from graft.validation import ValidationConfig, validate
 from graft.validation.summary import LISTED, passed, refused
 from graft.workspace import SPLITS, Workspace
+from tests.conftest import write_rows
 
 EMAIL = "jane.doe@mail.example.com"
 
 
 def write(root: Path, test: list[dict[str, Any]]) -> Workspace:
     for split in SPLITS:
-        path = root / "data" / split / "part.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = test if split == "test" else [{"text": f"{split} {n}", "label": "xy"[n % 2]} for n in range(20)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(root / "data" / split / "part.jsonl", rows)
     (root / "params.yaml").write_text("")
     return Workspace(root)
 

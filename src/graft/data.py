@@ -297,6 +297,23 @@ def part_rows(
 # -- rows of a task
 
 
+def rows_at(
+    part: Path, root: Path, schema: Schema, config: DataConfig, places: Collection[str]
+) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """Yield place and values, by column, of the rows of a part at ``places``; None: a row cannot be read.
+
+    No more is read than up to the last of them.
+    """
+    wanted = {*places}
+    for one in read_rows(part, root, config.limits, schema.images) if wanted else ():
+        place, values = (one.place, None) if isinstance(one, Problem) else one
+        if place in wanted:
+            yield place, values
+            wanted.discard(place)
+            if not wanted:
+                return
+
+
 def read_part(
     path: Path, root: Path, fields: Sequence[Field], config: DataConfig, cleaning: Cleaning | None = None
 ) -> Iterator[Record | Problem]:

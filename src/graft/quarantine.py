@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graft.cleaning import redacted
-from graft.data import DataConfig, Problem, Schema, part_files
+from graft.data import DataConfig, Problem, Schema, part_files, rows_at
 from graft.privacy.section import PrivacyConfig
-from graft.reading import names_of, place_order, read_rows
+from graft.reading import names_of, place_order
 from graft.workspace import write_json
 
 if TYPE_CHECKING:
@@ -170,9 +170,8 @@ def plain_rows(
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(places)
     if found:
         schema = Schema.of(fields, data, part)
-        for one in read_rows(part, root, data.limits, schema.images):
-            if not isinstance(one, Problem) and one[0] in found:
-                found[one[0]] = _plain(*one, schema, data.privacy)
+        for place, values in rows_at(part, root, schema, data, places):
+            found[place] = None if values is None else _plain(place, values, schema, data.privacy)
     return found
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from graft import tasks
 from graft.cleaning import Cleaning
-from graft.data import Problem, Schema, content_digest
+from graft.data import Problem, Schema, content_digest, rows_at
 from graft.errors import DataError, shown
 from graft.part_results import PartResults
 from graft.quarantine import NAMED_PLACES, Quarantine, in_words, most_rows, places_and_reasons
-from graft.reading import place_order, read_rows
+from graft.reading import place_order
 from graft.tasks import label_of
 from graft.validation.across import KINDS, LEAKAGE, equal, is_asked, near, repeated_ids, unique_ids
 from graft.validation.changes import described
@@ -218,12 +218,9 @@ class Assembly:
         """Yield the place of each training row in quarantine, and its label where it can be read."""
         for (split, part), problems in self.quarantine.parts.items():
             schema = Schema.of(self.fields, self.data, part)
-            for one in (
-                read_rows(part, self.workspace.root, self.data.limits, schema.images) if split == "train" else ()
-            ):
-                place, values = (one.place, None) if isinstance(one, Problem) else one
-                if place in problems:
-                    yield place, schema.read(place, values)[0].get(self.label) if values and self.label else None
+            asked = problems if split == "train" else ()
+            for place, values in rows_at(part, self.workspace.root, schema, self.data, asked):
+                yield place, schema.read(place, values)[0].get(self.label) if values and self.label else None
 
     def end(self) -> None:
         """Check what only whole splits show."""

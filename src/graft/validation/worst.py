@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.damage import visible_characters
-from graft.data import DataConfig, Problem, Schema
+from graft.data import DataConfig, Problem, Schema, rows_at
 from graft.privacy import find, masked
-from graft.reading import by_file, place_order, read_rows
+from graft.reading import by_file, place_order
 from graft.validation.frame import texts_of
 
 if TYPE_CHECKING:
@@ -100,16 +100,12 @@ def read_again(
     part: Path, root: Path, fields: Sequence[Field], data: DataConfig, places: Collection[str]
 ) -> dict[str, str]:
     """Return how rows of a part begin, by those of ``places`` that can be read; no more is read than up to them."""
-    wanted, found = {*places}, dict[str, str]()
-    schema = Schema.of(fields, data, part)
-    for one in read_rows(part, root, data.limits, schema.images):
-        if not isinstance(one, Problem) and one[0] in wanted:
-            row, _, _ = schema.read(*one)
+    schema, found = Schema.of(fields, data, part), dict[str, str]()
+    for place, values in rows_at(part, root, schema, data, places):
+        if values is not None:
+            row, _, _ = schema.read(place, values)
             given = (row.get(field.name) for field in fields if field.text)
-            found[one[0]] = begun((texts_of(value) for value in given if value is not None), data.privacy)
-        wanted.discard(one.place if isinstance(one, Problem) else one[0])
-        if not wanted:
-            break
+            found[place] = begun((texts_of(value) for value in given if value is not None), data.privacy)
     return found
 
 
