@@ -63,7 +63,7 @@ def gpu_utilisation() -> float | None:
 
     try:
         return torch.cuda.utilization() / 100
-    except (ImportError, RuntimeError):  # no pynvml, or no driver that answers
+    except (ImportError, RuntimeError):  # no driver that answers
         return None
 
 

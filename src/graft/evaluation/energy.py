@@ -64,8 +64,8 @@ def _since(path: Path, before: int, now: int) -> int:
 
 def _card_millijoules() -> int | None:
     """Return the energy that the first GPU has used since its driver was loaded; None where NVML does not say."""
-    with contextlib.suppress(Exception):  # no binding, no driver, a card without the counter: each has its own error
-        nvml: Any = importlib.import_module("pynvml")  # NVIDIA's nvidia-ml-py: read where it is installed
+    with contextlib.suppress(Exception):  # no driver, a card without the counter: each has its own error
+        nvml: Any = importlib.import_module("pynvml")  # NVIDIA's nvidia-ml-py
         nvml.nvmlInit()
         return int(nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByIndex(0)))
     return None
