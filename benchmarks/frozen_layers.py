@@ -35,6 +35,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
@@ -158,8 +160,13 @@ def peer(data: Data, seed: int, epochs: float, result: Result) -> None:
         result.accuracy.append(found["eval_accuracy"])
 
 
-def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result: Result) -> None:
-    """Train from the lowest trained layer on, and score base and adapter."""
+def ours(
+    data: Data, seed: int, epochs: float, layers: int, rate: float, result: Result, store: Path | None = None
+) -> np.ndarray:
+    """Train from the lowest trained layer on, and score base and adapter.
+
+    Returns which test rows it has right: bool [N]. Activations stay in ``store``, if it is given, for the next one.
+    """
     import torch
 
     from graft.adapters import AdapterConfig, attach
@@ -202,7 +209,7 @@ def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result:
         folder = Path(name)
         with (
             timed(result.cpu_seconds, result.seconds),
-            above_frozen_layers(inputs, folder / "store", {}) as feed,
+            above_frozen_layers(inputs, store or folder / "store", {}) as feed,
             efficient(inputs, feed),
         ):
             assert feed is not None
@@ -237,7 +244,9 @@ def ours(data: Data, seed: int, epochs: float, layers: int, rate: float, result:
             table = columns()
         with shared.starting_there(), inputs.model.disable_adapter():
             columns()
-    result.accuracy.append(float((table["prediction"] == table["reference"]).mean()))
+    right = np.asarray(table["prediction"] == table["reference"])
+    result.accuracy.append(float(right.mean()))
+    return right
 
 
 def shown(name: str, data: Data, peers: Result, own: Result) -> None:
@@ -281,7 +290,7 @@ def main() -> None:
     options = parser.parse_args()
     from graft.artifact import reproducible
 
-    side: dict[str, Callable[[Data, int, Result], None]] = {
+    side: dict[str, Callable[[Data, int, Result], Any]] = {
         "peer": lambda data, seed, result: peer(data, seed, options.epochs, result),
         "ours": lambda data, seed, result: ours(
             data, seed, options.epochs, options.layers, options.learning_rate, result

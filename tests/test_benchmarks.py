@@ -54,7 +54,7 @@ RUNS: dict[str, tuple[str, str]] = {
     "training_profile.py": ("--rows 64 --test-rows 8 --batch-rows 8 --steps 8", r"\| all \| \|"),
     "training_speed.py": ("--rows 32 --test-rows 16 --epochs 1 --seeds 1", "graft against expert"),
     "validate.py": ("--rows 60 --part-rows 30 --repeats 1", r"equal \|(.|\n)*\| pandas, one batch \|"),
-    "verdicts.py": ("--decisions 4 --data {labelled}", "repeats: 5, each group"),
+    "verdicts.py": ("--decisions 4 --retrains 6 --data {labelled}", "repeats: 5, each group"),
 }
 """Arguments of each script, and what its output ends with."""
 HELP = ("overhead.py", "results.py")

@@ -1,4 +1,4 @@
-"""The report and the Data Docs as Chromium draws them: on a screen, on a phone, on paper, in a frame without scripts."""
+"""The report and the Data Docs as Chromium draws them: on a screen, on a phone, on paper, without scripts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WIDER = """() => [...document.querySelectorAll("body *")].filter(one => {
     const box = one.getBoundingClientRect()
     return box.width && box.right > document.documentElement.clientWidth + 1 && !one.closest(".scroll")
 }).map(one => one.outerHTML.slice(0, 120))"""
-
-CUT = "() => [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"
+CUT = """() => [...document.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth + 1)
+.map(one => one.innerText)"""
 
 
 @pytest.fixture(params=["report", "data docs"])

@@ -32,23 +32,23 @@ class Record:
         cut_after(path, after_step)
         self.path = path
         self._file = path.open("ab", buffering=0)
+        self._lines: list[dict[str, Any]] = []
         self._waiting, self._warned = bytearray(), False
         self._flushed = self._told = time.monotonic()
         self._begun, self._first = time.monotonic(), after_step
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append one line; a number that is not finite (an undefined metric) becomes null."""
-        values = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in line.items()
-        }
-        self._waiting += json.dumps(values, allow_nan=False).encode() + b"\n"
+        """Append one line, which nobody changes any more; it is encoded with others of its second, not in each step."""
+        self._lines.append(line)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> bool:
         """Hand buffered lines to the system: from then on they survive the process. Return whether all are there."""
         self._flushed = time.monotonic()
+        for line in self._lines:
+            self._waiting += _encoded(line)
+        self._lines.clear()
         try:
             while self._waiting:
                 del self._waiting[: os.write(self._file.fileno(), self._waiting)]
@@ -114,6 +114,14 @@ class Unwritten(Record):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def _encoded(line: dict[str, Any]) -> bytes:
+    """Return a line of the file; a number that is not finite (an undefined metric) becomes null."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
+    return json.dumps(values, allow_nan=False).encode() + b"\n"
 
 
 def cut_after(path: Path, step: int) -> None:
