@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from graft import deciding, params
+from graft.markdown import plain, sentence
 from graft.publication import Decision
 from graft.runs import Run
 from graft.workspace import Workspace
@@ -70,13 +71,14 @@ def _show(workspace: Workspace, run: Run, decision: Decision) -> None:
 
 def verdict_markdown(decision: Decision) -> str:
     """Return the decision as a page."""
-    numbers = [f"| {name} | {value:.4g} |" for name, value in decision.evidence.items()]
+    numbers = [f"| {plain(name)} | {value:.4g} |" for name, value in decision.evidence.items()]
     lines = [
         f"# {decision.name}: {decision.verdict}",
-        f"{decision.reason}",
-        f"Candidate version {decision.candidate}, against {decision.against or 'nothing'}. Champion before: "
-        f"{decision.before or 'none'}, after: {decision.after or 'none'}. Decided by {decision.who or 'nobody'}.",
+        sentence(decision.reason),
+        f"Candidate version {decision.candidate}, against {plain(decision.against or 'nothing')}. Champion before: "
+        f"{decision.before or 'none'}, after: {decision.after or 'none'}. "
+        f"Decided by {plain(decision.who or 'nobody')}.",
         *([f"| evidence | |\n|---|---|\n{chr(10).join(numbers)}"] if numbers else []),
-        *(f"- {note}" for note in decision.notes),
+        *(f"- {sentence(note)}" for note in decision.notes),
     ]
     return "\n\n".join(lines)

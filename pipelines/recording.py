@@ -21,6 +21,7 @@ from prefect.states import Completed
 from graft import deciding, publication, services
 from graft.errors import GraftError, InputError, Locked, PromotionConflict, ResourceMissing
 from graft.identity import digest_file
+from graft.markdown import sentence
 from graft.publication import Decision, Receipt
 from graft.publication.refusals import record_refusal
 from graft.repository import Repository
@@ -119,7 +120,7 @@ def record(chain: Chain) -> None:
     logger.info(f"look at it: {url or command('ui')}")
     reporting.show_link(workspace, "mlflow-run", url, "The training's run in MLflow")
     links = [f"[The run in MLflow]({url}), [its Data Docs]({data_docs(url)})"] if url else []
-    reporting.show_summary(workspace, chain, [*lines, *links])
+    reporting.show_summary(workspace, chain, [*map(sentence, lines), *links])
 
 
 @task(

@@ -19,6 +19,7 @@ ORDER = (
         "errors",
         "config",
         "workspace",
+        "markdown",
         "orphans",
         "identity",
         "privacy",

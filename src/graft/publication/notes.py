@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.evaluation.overview import format_cell
+from graft.markdown import plain
 from graft.publication.facts import Facts
 from graft.tracking import RunContext
 from graft.tracking.journal import Entry
@@ -91,7 +92,7 @@ def with_decisions(description: str, lines: list[str]) -> str:
 def decided(entry: Entry) -> str:
     """Return an entry in one line."""
     moved = f"champion {entry.before or 'none'} → {entry.after or 'none'}" if entry.moved else "champion stays"
-    return f"{entry.verdict} version {entry.candidate} ({moved}), by {entry.who}"
+    return f"{entry.verdict} version {entry.candidate} ({moved}), by {plain(entry.who)}"
 
 
 def model_note(description: str, name: str, task: str, base: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from graft.errors import PromotionConflict
 from graft.identity import digest_json
+from graft.markdown import plain, sentence
 from graft.tracking import TrackingConfig, ledger
 from graft.tracking.curves import Curves
 from graft.tracking.ledger import Ledger, Slot
@@ -196,12 +197,12 @@ def open_ledger(connection: Connection, config: TrackingConfig, workspace: Works
 
 def note(entry: Entry) -> str:
     """Return an entry as Markdown, for the run's page."""
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(entry.evidence.items()))
+    rows = "\n".join(f"| {plain(name)} | {value:.4g} |" for name, value in sorted(entry.evidence.items()))
     table = f"\n\n| evidence | value |\n|---|---|\n{rows}" if rows else ""
     champion = f"champion: {_said(entry.before)} → {_said(entry.after)}" if entry.moved else "champion unchanged"
     return (
         f"**{entry.name} version {entry.candidate}: {entry.verdict}** ({champion})\n\n"
-        f"{entry.why}\n\nby {entry.who}{table}\n"
+        f"{sentence(entry.why)}\n\nby {plain(entry.who)}{table}\n"
     )
 
 

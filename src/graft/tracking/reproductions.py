@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.identity import digest_json
+from graft.markdown import plain, sentence
 from graft.tracking import TrackingConfig, ledger, registry
 from graft.tracking.registry import Version
 from graft.tracking.runs import end, find_or_create
@@ -40,7 +41,7 @@ def record(
         "mlflow.source.name": "graft reproduce",
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": f"**{version.name} version {version.version}: {receipt['verdict']}**\n\n"
-        f"{receipt['reason']}\n\nby {receipt['who']}, commit `{receipt['commit']}`\n",
+        f"{sentence(receipt['reason'])}\n\nby {plain(receipt['who'])}, commit `{receipt['commit']}`\n",
     }
     title = f"{version.name} v{version.version}: {receipt['verdict']}"
     run = find_or_create(connection, experiment, digest_json(dict(receipt))[:16], name=title, tags=tags)

@@ -6,12 +6,12 @@ page. Values are cut to their start, as in the Data Docs: what is shown here is 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graft.markdown import plain
 from graft.validation.pages import masked, masked_message, rows_kept
 from graft.validation.worst import RANKS
 from graft.workspace import SPLITS, Workspace, read_json
@@ -84,7 +84,7 @@ def _heading(what: str, listed: int, total: int) -> str:
 
 
 def _bullets(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {_plain(masked_message(one))}" for one in sentences)
+    return "\n".join(f"- {plain(masked_message(one))}" for one in sentences)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -95,12 +95,7 @@ def _lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
     yield f"| {' | '.join(columns)} |"
     yield f"|{'---|' * len(columns)}"
     for row in rows:
-        yield f"| {' | '.join(_plain(cell) for cell in row)} |"
-
-
-def _plain(cell: Any) -> str:
-    """Return text that Markdown takes for nothing else, in one line."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(cell).split()))
+        yield f"| {' | '.join(plain(cell) for cell in row)} |"
 
 
 def _count(number: int, noun: str) -> str:
