@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 from statsmodels.stats.power import TTestPower
 
-from graft.evaluation.comparison import compare
+from graft.evaluation.comparison import compare, sign_flips
 from graft.evaluation.intervals import Drawn
 from graft.evaluation.rates import not_worse, sign_test, tango
 from graft.promotion.power import (
@@ -80,6 +80,17 @@ def test_rows_of_a_comparison_are_those_of_its_test() -> None:
     margin = compare(RATE, *pair(10, 12, 178), Drawn(), margin=0.02)
     assert rows_needed(margin, 0.05, 0.8) == score_rows(0.05, 0.06, 0.02, 0.05, 0.8)
     assert rows_needed(compare(RATE, *pair(30, 30, 940), Drawn()), 0.05, 0.8) is None
+
+
+@pytest.mark.parametrize("gains", [[0.9, 1.0, 1.1], [0.5, 0.5, 0.5]])
+def test_sign_flips_need_the_rows_that_can_have_such_a_p(gains: list[float]) -> None:
+    rows = np.arange(len(gains))
+    scored = [{"row": rows, "score": np.array(one)} for one in (gains, [0.0] * len(gains))]
+    found = compare(RATE, *scored, Drawn())
+    assert found.test == "sign flips"
+    needed = rows_needed(found, 0.05, 0.8)
+    assert needed is not None
+    assert sign_flips(np.ones(needed), 9999, 0) <= 0.05 < sign_flips(np.ones(needed - 1), 9999, 0)
 
 
 def test_detectable_difference_is_shown_with_the_stated_power() -> None:

@@ -128,7 +128,12 @@ def _rows(c: Comparison, above: float, level: float, power: float) -> int | None
     if c.test == "rows and seeds":
         return _by_error(c, above, level, power)
     spread = c.standard_error * math.sqrt(c.rows)
-    return mean_rows(abs(above) / spread, level, power) if spread else None
+    found = mean_rows(abs(above) / spread, level, power) if spread else None
+    if c.test != "sign flips" or level <= 0:
+        return found
+    # Of fewer rows even equal gains all flip together too often: N rows have no p below 2^-N.
+    fewest = math.ceil(-math.log2(level))
+    return fewest if not spread else found and max(found, fewest)
 
 
 def _by_error(c: Comparison, above: float, level: float, power: float) -> int | None:
