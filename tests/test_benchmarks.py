@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
 RUNS: dict[str, tuple[str, str]] = {
     "compiled.py": ("--batches 2 --repeats 1 --rows 4 --ways activations", r"\| activations \|"),
+    "dirty_tables.py": ("{tables}", r"\| toy \| letters replaced by x \| 1 \| 1 \|"),
     "dirty_data.py": ("--kinds 'NUL byte' 'row twice'", r"\| duplicates, train \| .*\n\n2 kinds"),
     "drift.py": ("{labelled}/train.jsonl {plain}/train.jsonl --pairs 1 --sizes 100x100", r"\| labelled \| plain \|"),
     "frozen.py": ("--rows 40 --repeats 1 --threads 1", "ratio of the epochs"),
@@ -101,11 +102,19 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[st
         for name, row in made.items():
             write_rows(root / name / f"{split}.jsonl", [row(n) for n in range(4 if split == "test" else 60)])
     write_byte_llama(root / "llama", begins=False)
+    (root / "tables").mkdir()
+    lines = [
+        f"{n},a long text and number {n},{('birch', 'maple')[n // 2 % 2]},{('Bend', 'Gary')[n // 3 % 2]}"
+        for n in range(60)
+    ]
+    for name, line in (("clean", lines[7]), ("dirty", lines[7].replace("Bend", "Bxnd"))):
+        table = ["index,text,tree,city", *lines[:7], line, *lines[8:]]
+        (root / "tables" / f"toy_{name}.csv").write_text("\n".join(table) + "\n")
     project = write_project(root / "project", tiny_base, {})
     for stage in ("validate", "tokenize", "train", "evaluate"):
         stages.run(stage, project)
     files = {name: root / name / "train.jsonl" for name in ("several", "prose", "dialogues")}
-    folders = {name: root / name for name in ("labelled", "plain", "spoken", "llama", "project")}
+    folders = {name: root / name for name in ("labelled", "plain", "spoken", "llama", "project", "tables")}
     return {"root": root, **folders, **files}
 
 

@@ -255,8 +255,12 @@ def _first_problems(path: Path, root: Path, sections: dict[str, Any]) -> Iterato
     from itertools import islice
 
     from graft.data import Record, read_part
+    from graft.validation.contract import fields_beside
 
-    rows = list(islice(read_part(path, root, _fields(sections), sections["data"]), FIRST_ROWS))
+    fields = _fields(sections)
+    if path.parent.name in SPLITS and "validation" in sections:
+        fields = (*fields, *fields_beside(fields, sections["validation"].columns, sections["data"]))
+    rows = list(islice(read_part(path, root, fields, sections["data"]), FIRST_ROWS))
     yield from (row for row in rows if not isinstance(row, Record))
 
 

@@ -333,6 +333,7 @@ def read_part(
     """
     cleaning = cleaning or Cleaning(config.clean, config.privacy)
     schema = Schema.of(fields, config, path)
+    own, beside = [one for one in fields if not one.beside], {one.name for one in fields if one.beside}
     for found in read_rows(path, root, config.limits, schema.images):
         if isinstance(found, Problem):
             yield found
@@ -340,7 +341,9 @@ def read_part(
         place, values = found
         row, name, problems = schema.read(place, values)
         yield from problems
-        if not problems and len(row) == len(fields) and cleaning.keeps(row, fields, place):
+        # Which rows are equal does not depend on what stands beside them: later stages do not read it.
+        is_row = all(one.name in row for one in own) and all(one.field in beside for one in problems)
+        if is_row and cleaning.keeps(row, own, place) and not problems and len(row) == len(fields):
             yield Record(row, place, name)
 
 
@@ -409,8 +412,9 @@ class Schema:
         name, problems = None, list[Problem]()
         for field in self.fields:
             column = self.columns[field.name]
-            if column not in values and field.required:
-                problems += self.missing(place, column, field.name, _EXPECTED[field.type], values)
+            if column not in values and (field.required or (field.beside and not self.has(column))):
+                called = BESIDE if field.beside else field.name
+                problems += self.missing(place, column, called, _EXPECTED[field.type], values)
                 continue
             try:
                 row[field.name] = _typed(field, values.get(column), self.pictures, textual=self.textual)
@@ -425,11 +429,15 @@ class Schema:
             problems.append(Problem(place, column, error.expected, error.found))
         return row, name, problems
 
-    def missing(self, place: str, column: str, field: str, kind: str, values: Mapping[str, Any]) -> Iterator[Problem]:
-        """Yield the problem of a row that lacks a column; a column that no row of the part has is named once."""
+    def has(self, column: str) -> bool:
+        """Say whether a row of the part has a column."""
         if column not in self.present | self.absent:
             self.present.update(self.other_rows())
-        if column in self.present:
+        return column in self.present
+
+    def missing(self, place: str, column: str, field: str, kind: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yield the problem of a row that lacks a column; a column that no row of the part has is named once."""
+        if self.has(column):
             yield Problem(place, column, kind, LACKING)
         elif column not in self.absent:
             self.absent.add(column)
@@ -459,11 +467,14 @@ def _absent(column: str, field: str, values: Mapping[str, Any], place: str, opti
     where = f"{file}:1" if kind in TABLES_OF_TEXT else place if kind in ROWS_OF_OBJECTS else file
     called = next((one for one in ALIKE.get(field, ()) if one in values), None)
     near = nearest(column, list(values), 0.75) or called or nearest(column, list(values))
-    named, do = option or f"data.columns.{field}", "Give" if option else "Set"
-    advice = f"; did you mean {excerpt(near)}? {do} {named}" if near else f"; {named} names it"
+    named = option or (field if field == BESIDE else f"data.columns.{field}")
+    do = f"Give {named}" if option else f"Set {named}" if field != BESIDE else f"Write that in {named}"
+    advice = f"; did you mean {excerpt(near)}? {do}" if near else f"; {named} names it"
     return Problem(where, column, "a column of that name", f"only {excerpt(', '.join(values))}{advice}", of_part=True)
 
 
+BESIDE = "validation.columns"
+"""Where a column that the task does not read is named."""
 _EXPECTED = {
     "string": "a string",
     "number": "a finite number",
@@ -487,7 +498,7 @@ ROWS_OF_OBJECTS = (".jsonl", ".json")
 STRUCTURED = ("number", "strings", "labels", "messages", "answers")
 """Types that a cell of a CSV or TSV file holds as text: a number, or JSON."""
 _ID = "an id (string or integer)"
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> Any:
@@ -515,7 +526,7 @@ def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> An
             return value
         case "strings" if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return value
-    if field.type == "number" and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+    if field.type == "number" and isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         advice = (
             "write it without quotes, or import the table again (`graft import --replace`): columns of CSV and TSV "
             "files become numbers where the task reads them"
@@ -578,7 +589,7 @@ def _is_finite(value: float) -> bool:
 def _from_text(kind: str, cell: str) -> Any:
     """Return the number or the list (JSON) that a cell of a CSV or TSV file holds."""
     if kind == "number":
-        if not _NUMBER.fullmatch(cell.strip()):
+        if not NUMBER.fullmatch(cell.strip()):
             raise RowError(_EXPECTED[kind], describe(cell))
         return float(cell) if any(sign in cell for sign in ".eE") else int(cell)
     try:

@@ -307,6 +307,10 @@ def contract(
             help="A folder with train, validation and test (folders or files) to profile instead of data/.",
         ),
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also about this column of the files, which the task does not read; repeat."),
+    ] = None,
     write: Annotated[
         bool,
         typer.Option(
@@ -333,8 +337,8 @@ def contract(
 
     place = workspace()
     if compiled:
-        if source or write or to:
-            raise InputError("--compile: compiles the contract that is there; leave out --from, --write and --to")
+        if source or column or write or to:
+            raise InputError("--compile: compiles the contract that is there; leave out the other options")
         print(f"wrote {_relative(contracts.write_suite(place))}")
         loaded = params.load(place.params)
         for line in contracts.private_arguments(loaded.validation, loaded.data.privacy):
@@ -342,7 +346,8 @@ def contract(
         return
     loaded = params.load_alone(place.params) if to else params.load(place.params)
     files = _split_files(source, place.root) if source else None
-    proposal = profiled((source or place.data).resolve(), loaded.task, loaded.data, files)
+    beside = list(dict.fromkeys([*loaded.validation.columns, *(column or ())]))
+    proposal = profiled((source or place.data).resolve(), loaded.task, loaded.data, files, beside)
     change = contracts.change(place, proposal.section, to)
     mark = "" if write or to else "# "  # what is only proposed is YAML to take over, with comments
     print(f"{mark}profiled: {_relative(source or place.data)}")

@@ -74,6 +74,9 @@ class Field:
     """The text field that answers stand in: it may move them."""
     shared: bool = False
     """Whether many rows have the same text in it by design, so that it makes no two of them alike."""
+    beside: bool = False
+    """Whether it is a column that the task does not read, of which the contract says something: a part has to have the
+    column, and a row needs no value in it."""
 
 
 def label_of(fields: Sequence[Field]) -> str | None:

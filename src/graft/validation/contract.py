@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from graft.config import nearest
 from graft.data import DataConfig, Problem
@@ -126,10 +126,32 @@ def _in_short(error: Exception, known: Collection[str]) -> str:
     return f"{name}: {' '.join(str(first['msg']).split())}{f'; did you mean {near}?' if near else ''}"
 
 
+def fields_beside(
+    fields: Sequence[Field], columns: Mapping[str, Literal["string", "number"]], data: DataConfig | None = None
+) -> list[Field]:
+    """Return the ``columns`` that the contract adds to the task's ``fields`` (``validation.columns``).
+
+    Raises:
+        ConfigError: one is a field of the task, or read by it under another name (``data.columns``).
+    """
+    known = {column for field in fields for column in (field.name, *columns_of(field))}
+    called = {column: name for name, column in (data.columns if data else {}).items()}
+    for name in columns:
+        if name in known:
+            raise ConfigError(f"validation.columns.{name}: the task's own column; expectations name it without that")
+        if name in called and called[name] != "id":
+            raise ConfigError(
+                f"validation.columns.{name}: is the task's {called[name]} by data.columns; expectations call it "
+                f"{called[name]}"
+            )
+    return [Field(name, type_, required=False, beside=True) for name, type_ in columns.items()]
+
+
 def checks_of(fields: Sequence[Field], state: Mapping[str, Any], config: ValidationConfig) -> Iterator[Check]:
     """Yield the expectations that follow from the fields, the state and the section."""
     between, of_type = "expect_column_values_to_be_between", "expect_column_values_to_be_of_type"
     severity = config.severity
+    fields = (*fields, *fields_beside(fields, config.columns))
     yield Check(between, REFUSED, "", "a row that can be read", {"min_value": 0, "max_value": 0}, severity.readable)
     for field in fields:
         name = field.name
@@ -180,8 +202,10 @@ def _own_checks(fields: Sequence[Field], config: ValidationConfig) -> Iterator[C
         for name, column in named.items():
             for asked in column if isinstance(column, list) else [column]:
                 if isinstance(asked, str) and name != "column_set" and asked not in known:
-                    columns = ", ".join(known)
-                    raise ConfigError(f"{place}.kwargs.{name}: no column {shown(asked)}; there are {columns}")
+                    raise ConfigError(
+                        f"{place}.kwargs.{name}: no column {shown(asked)}; there are {', '.join(known)}; of other "
+                        f"columns of the files validation.columns says the type ({{{asked}: string}})"
+                    )
         column = settings.pop("column", "")
         said = _in_words(one.type, settings)
         yield Check(one.type, column, known.get(column, ""), said, settings, one.severity, place)
@@ -255,7 +279,9 @@ class Contract:
         Raises:
             ConfigError: an expectation of the project's own is none of Great Expectations', or does not fit the fields.
         """
-        self.fields, self.data, self.config = fields, data, config
+        self.fields = (*fields, *fields_beside(fields, config.columns, data))
+        """Those of the task, and the columns that ``validation.columns`` names."""
+        self.data, self.config = data, config
         _refuse_columns_of_files(config, data)
         self.checks = asked_checks(fields, state, config)
         refuse_wrong(self.checks)

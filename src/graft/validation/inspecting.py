@@ -118,7 +118,7 @@ class Inspector:
         cleaning = Cleaning(self.data.clean, self.data.privacy, self.earlier)
         frame, rows = self.contract.frame(), _Rows(self.fields, self.label)
         found, doubts = list[Broken](), list[Broken]()
-        for number, one in enumerate(read_part(path, self.root, self.fields, self.data, cleaning), start=1):
+        for number, one in enumerate(read_part(path, self.root, self.contract.fields, self.data, cleaning), start=1):
             if number % COUNTED_ROWS == 0:
                 add(COUNTED_ROWS)
             if isinstance(one, Problem):

@@ -87,7 +87,11 @@ def told(
     """
     kept = [row for row, at in enumerate(frame.places) if at not in frame.refused and at not in without]
     place = {row: inner(frame.places[row]) for row in kept}
-    numbers = {one.name: _numbers(frame.columns[one.name], place) for one in frame.fields if one.type == "number"}
+    numbers = {
+        one.name: _numbers(frame.columns[one.name], place)
+        for one in frame.fields
+        if one.type == "number" and not one.beside
+    }
     spoken = {
         one.name: _languages([frame.texts[one.name][row] for row in kept], kept, place)
         for one in frame.fields

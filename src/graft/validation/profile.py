@@ -12,6 +12,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from graft.data import DataConfig, Problem, parts, read_part
 from graft.errors import DataError, shown
 from graft.reading import read_rows
 from graft.tasks import Field, TaskConfig
+from graft.validation.column_profile import BETWEEN, IN_SET, columns_profiled, described
+from graft.validation.contract import fields_beside
 from graft.validation.frame import Frame, columns_of
 from graft.validation.outliers import is_rare_beside, misspellings
 from graft.validation.section import ValidationConfig
@@ -29,7 +32,6 @@ MOST_LABELS = 200
 """A field with more labels gets no set: nobody would edit it."""
 ID_CHARACTERS = 64
 """The longest text that may be an id."""
-IN_SET, BETWEEN = "expect_column_values_to_be_in_set", "expect_column_values_to_be_between"
 FEWEST_CHARACTERS = ValidationConfig().min_characters
 
 
@@ -73,16 +75,22 @@ class _Seen:
 
 
 def profiled(
-    folder: Path, task: TaskConfig, data: DataConfig, files: Mapping[str, Sequence[Path]] | None = None
+    folder: Path,
+    task: TaskConfig,
+    data: DataConfig,
+    files: Mapping[str, Sequence[Path]] | None = None,
+    beside: Sequence[str] = (),
 ) -> Proposal:
     """Return a section ``validation`` that the data in ``folder`` keeps, but for what is likely wrong in it.
 
-    ``files``: of each split, where the folder is no data folder.
+    ``files``: of each split, where the folder is no data folder. ``beside``: columns that the task does not read.
 
     Raises:
-        DataError: there is no data, no column of the task in it, or no row of a split can be read.
+        ConfigError: a column of ``beside`` is the task's own.
+        DataError: there is no data, no column of the task or of ``beside`` in it, or no row of a split can be read.
     """
     fields, seen = tasks.get(task.name).fields_of(task), _Seen()
+    fields_beside(fields, dict.fromkeys(beside, "string"), data)
     found = files or parts(folder)
     for split, paths in found.items():
         cleaning = Cleaning(data.clean, data.privacy)
@@ -104,9 +112,15 @@ def profiled(
         names = ", ".join(f"{folder.name}/{split}" for split in nothing)
         raise DataError(f"{names}: no row can be read; `graft run` names what is wrong with each row of data/")
     misspelt = {name: misspellings(counts) for name, counts in seen.labels.items()}
-    like_ids = [] if seen.ids else _like_ids(folder, [path for paths in found.values() for path in paths], fields, data)
-    described = [*_described(seen), *_without_ids(seen, like_ids)]
-    return Proposal(_section(seen, fields, misspelt), described, list(_broken(seen, misspelt)))
+    like_ids = [] if seen.ids else _like_ids(folder, [*chain.from_iterable(found.values())], fields, data)
+    columns = columns_profiled(folder, [*chain.from_iterable(found.values())], beside, data)
+    section, broken = _section(seen, fields, misspelt), list(_broken(seen, misspelt))
+    for name, column in columns.items():
+        section.setdefault("columns", {})[name] = column.type
+        for expectation, others in column.expectations():
+            section["expectations"].append({**expectation, "severity": "warn"})
+            broken += [(f"expectations.{expectation['type']}.{name}", f"{name}: {one}") for one in others]
+    return Proposal(section, [*_described(seen), *described(columns), *_without_ids(seen, like_ids)], broken)
 
 
 def _refuse_other_columns(

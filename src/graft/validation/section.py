@@ -177,8 +177,9 @@ class ExpectationConfig(Section):
     """Great Expectations' name, such as ``expect_column_values_to_match_regex``."""
 
     kwargs: dict[str, Any] = Limit(default_factory=dict)
-    """Its arguments: ``{column: text, regex: "^[A-Z]"}``. Columns are the task's fields (``text``, ``label``), and what
-    is measured of them: ``text (characters)``, ``text (visible characters)``, ``messages (items)``."""
+    """Its arguments: ``{column: text, regex: "^[A-Z]"}``. Columns are the task's fields (``text``, ``label``), what is
+    measured of them (``text (characters)``, ``text (visible characters)``, ``messages (items)``), and those that
+    ``validation.columns`` names."""
 
     severity: Literal["fail", "quarantine", "warn"] = "fail"
     """As in ``validation.severity``. Only an expectation on the values of a column can keep rows aside."""
@@ -247,6 +248,11 @@ class ValidationConfig(Section):
 
     severity: Severities = Severities()
     """What follows from a row that breaks one of these."""
+
+    columns: dict[str, Literal["string", "number"]] = Limit(default_factory=dict)
+    """Columns of the part files that the task does not read and ``expectations`` are about, with their type:
+    ``{source: string, price: number}``. A part without such a column, or a value of another type, cannot be read
+    (``severity.readable``); an empty cell is no value."""
 
     expectations: tuple[ExpectationConfig, ...] = ()
     """Further expectations. Each part file is held to them by itself."""

@@ -1,0 +1,266 @@
+"""Expectations on columns of the files that the task does not read, and the contract that such columns give."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from graft.checks import check
+from graft.cleaning import Cleaning
+from graft.cli import main
+from graft.data import DataConfig, Problem, read_part
+from graft.errors import ConfigError, DataError
+from graft.tasks.text_classification import Config, TextClassification
+from graft.validation import ValidationConfig, validate
+from graft.validation.column_profile import ColumnProfile
+from graft.validation.contract import fields_beside
+from graft.validation.profile import profiled
+from graft.workspace import SPLITS, Workspace
+from tests.conftest import write_rows
+
+COLUMNS = {"city": "string", "price": "number"}
+IN_SET = {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "city", "value_set": ["Bend", "Gary"]}}
+BETWEEN = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "price", "min_value": 1, "max_value": 40}}
+Rows = list[dict[str, Any]]
+ALIKE = dict.fromkeys(("near_duplicates", "leakage", "outliers"), "ignore")
+
+
+def rows_of(split: str, count: int = 20) -> Rows:
+    return [
+        {"text": f"{split} says {n}", "label": "xy"[n % 2], "city": ("Bend", "Gary")[n % 2], "price": 10 + n % 3}
+        for n in range(count)
+    ]
+
+
+def write(root: Path, kind: str = "jsonl", **more: Rows) -> Workspace:
+    for split in SPLITS:
+        path = root / "data" / split / f"part.{kind}"
+        rows = [*rows_of(split), *more.get(split, [])]
+        if kind == "jsonl":
+            write_rows(path, rows)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label", "city", "price"])
+            writer.writeheader()
+            writer.writerows(rows)
+    (root / "params.yaml").write_text("")
+    return Workspace(root)
+
+
+def run(workspace: Workspace, clean: tuple[str, ...] = (), **settings: Any) -> list[dict[str, Any]]:
+    """Validate, and return the train rows in quarantine."""
+    settings = {"max_quarantined_share": 0.5, **settings, "severity": ALIKE | settings.get("severity", {})}
+    data = DataConfig.model_validate({"clean": clean})
+    validate(workspace, task=Config(), data=data, validation=ValidationConfig.model_validate(settings))
+    [path] = [*(workspace.quarantine / "train").glob("*.jsonl")] or [None]
+    return [json.loads(line) for line in path.read_text().splitlines()] if path else []
+
+
+def odd(**changed: Any) -> dict[str, Any]:
+    return {"text": "an odd row", "label": "x", "city": "Bend", "price": 12, **changed}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_row_is_kept_aside_for_what_stands_beside_its_text(tmp_path: Path, kind: str) -> None:
+    own = [{**IN_SET, "severity": "quarantine"}, {**BETWEEN, "severity": "quarantine"}]
+    train = [odd(city="Bxnd"), odd(price=99, text="dear"), odd(city=None, price=None, text="no value is none wrong")]
+    aside = run(write(tmp_path, kind, train=train), columns=COLUMNS, expectations=own)
+    assert [(row["place"], one["field"], one["found"]) for row in aside for one in row["reasons"]] == [
+        (f"data/train/part.{kind}:{21 + (kind == 'csv')}", "city", "'Bxnd'"),
+        (f"data/train/part.{kind}:{22 + (kind == 'csv')}", "price", "99.0"),
+    ]
+    assert aside[0]["row"]["city"] == "Bxnd"
+
+
+def test_a_row_that_is_only_reported_stays(tmp_path: Path) -> None:
+    workspace = write(tmp_path, train=[odd(city="Bxnd")])
+    assert run(workspace, columns=COLUMNS, expectations=[{**IN_SET, "severity": "warn"}]) == []
+    [line] = (workspace.validation / "warned.jsonl").read_text().splitlines()
+    assert (json.loads(line)["row"], json.loads(line)["field"]) == ("data/train/part.jsonl:21", "city")
+    assert json.loads((workspace.validation / "verdict.json").read_text())["splits"]["train"]["rows"] == 21
+
+
+@pytest.mark.parametrize(("kind", "found"), [("jsonl", "12.0 oz"), ("csv", "12.0 oz"), ("jsonl", "12")])
+def test_a_value_of_another_type_is_named(tmp_path: Path, kind: str, found: str) -> None:
+    workspace = write(tmp_path, kind, train=[odd(price=found)])
+    said = rf"part\.{kind}:2[12]: price: expected a finite number, found the string '{re.escape(found)}'"
+    with pytest.raises(DataError, match=said):
+        run(workspace, columns=COLUMNS)
+    [aside] = run(workspace, columns=COLUMNS, severity={"readable": "quarantine"})
+    assert aside["reasons"][0]["field"] == "price"
+
+
+def test_a_column_that_a_part_does_not_have_is_named_once_with_the_nearest(tmp_path: Path) -> None:
+    workspace = write(tmp_path)
+    with pytest.raises(DataError) as caught:
+        run(workspace, columns={"citty": "string"}, expectations=[])
+    [one] = [problem for problem in caught.value.problems if "data/train/" in problem]
+    assert one.startswith("data/train/part.jsonl:1: citty: expected a column of that name, found only 'text, label,")
+    assert one.endswith("did you mean 'city'? Write that in validation.columns")
+    rows = [{**row, "city": None} for row in rows_of("train")]
+    write_rows(workspace.data / "train" / "part.jsonl", [{k: v for k, v in rows[0].items() if k != "city"}, *rows])
+    assert run(workspace, columns={"city": "string"}) == []  # the column is there; a row needs no value
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"expectations": [IN_SET]}, r"expectations\.0\.kwargs\.column: no column 'city'; .* \(\{city: string\}\)"),
+        ({"columns": {"text": "string"}}, r"validation\.columns\.text: the task's own column"),
+        ({"columns": {"text (characters)": "number"}}, r"validation\.columns\.text \(characters\): the task's own"),
+    ],
+)
+def test_a_column_that_cannot_be_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(write(tmp_path), **settings)
+
+
+def test_a_column_that_the_task_reads_under_another_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"validation\.columns\.body: is the task's text by data\.columns"):
+        fields_beside(TextClassification.fields, {"body": "string"}, DataConfig(columns={"text": "body"}))
+
+
+def test_the_rows_are_those_that_later_stages_read(tmp_path: Path) -> None:
+    """Which rows are equal does not depend on the columns beside them, nor on whether these can be read."""
+    twice = odd(text="twice")
+    workspace = write(tmp_path, train=[{**twice, "price": "much"}, twice, {**twice, "city": "Gary"}, odd()])
+    data, path = DataConfig(clean=("duplicates",)), workspace.data / "train" / "part.jsonl"
+    own = TextClassification.fields
+
+    def read(fields: Any) -> list[str]:
+        found = read_part(path, workspace.root, fields, data, Cleaning(data.clean, data.privacy))
+        return [one.place for one in found if not isinstance(one, Problem)]
+
+    [aside] = run(workspace, ("duplicates",), columns=COLUMNS, severity={"readable": "quarantine"})
+    assert aside["place"] == "data/train/part.jsonl:21"
+    beside = read((*own, *fields_beside(own, COLUMNS)))
+    assert beside == [one for one in read(own) if one != aside["place"]]
+    assert beside[-1] == "data/train/part.jsonl:24"
+    assert len(beside) == 21
+
+
+def test_no_private_value_beside_the_text_is_shown(tmp_path: Path) -> None:
+    mail = "ann.smith@mail-host.org"
+    workspace = write(tmp_path, train=[odd(city=mail)])
+    run(workspace, columns=COLUMNS, expectations=[{**IN_SET, "severity": "quarantine"}])
+    written = [path for path in (workspace.root / "artifacts").rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert [path for path in written if mail.encode() in path.read_bytes()] == []
+
+
+def test_graft_check_finds_a_column_that_is_not_there(make_project: Callable[..., Workspace], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", **{"validation.columns": {"source": "string"}})
+    found = [one.text for one in check(project).failures if one.check == "data"]
+    assert len(found) == len(SPLITS)
+    assert all("source: expected a column of that name" in one for one in found)
+
+
+# -- what a column gives
+
+
+def profile(values: list[Any], *, textual: bool = True) -> ColumnProfile:
+    found = ColumnProfile("c")
+    for number, value in enumerate(values):
+        found.add(f"p:{number}", value, textual=textual)
+    return found
+
+
+def rules(values: list[Any]) -> dict[str, dict[str, Any]]:
+    made = (one for one, _ in profile(values).expectations())
+    return {one["type"].removeprefix("expect_column_values_to_"): one["kwargs"] for one in made}
+
+
+def test_a_type_is_what_nearly_all_values_are() -> None:
+    assert profile(["1", "2.5", "-3e2"]).type == "number"
+    assert profile([1, 2.5], textual=False).type == "number"
+    assert profile(["1", "2"], textual=False).type == "string"
+    assert profile(["1"] * 9 + ["N/A"]).type == "number"
+    assert profile(["1"] * 8 + ["N/A"] * 2).type == "string"
+
+
+@pytest.mark.parametrize(
+    ("values", "right", "wrong"),
+    [
+        ([f"{n} patients" for n in range(30)] + ["empty"], "99 patients", "3x patients"),
+        ([f"{n}:{n:02} a.m." for n in range(30)], "11:59 a.m.", "12/02 6:55 a.m."),
+        ([f"({'ab' * (n + 1)}) [x]" for n in range(300)], "(qq) [yy]", "(q1) [y]"),
+    ],
+)
+def test_forms_are_expressions_that_match_values_of_that_form(values: list[str], right: str, wrong: str) -> None:
+    regex = rules(values)["match_regex"]["regex"]
+    assert all(re.match(regex, one) for one in [*values, right])
+    assert not re.match(regex, wrong)
+
+
+def test_few_values_are_a_set_without_slips() -> None:
+    values = ["birmingham"] * 60 + ["boaz"] * 30 + ["birminghxm"]
+    found = [*profile(values).expectations()]
+    assert [one["kwargs"].get("value_set") for one, _ in found] == [None, ["birmingham", "boaz"]]
+    assert found[1][1] == ["'birminghxm' in 1 row (p:90): left out, as 'birmingham' has 60"]
+    assert "not_be_null" in rules(values)
+    assert "not_be_null" not in rules([*values, ""])
+
+
+def test_what_has_nothing_in_common_gets_no_rule() -> None:
+    assert [*rules([f"{'word ' * n}{n * 'a'}-{n}" for n in range(1, 60)])] == ["not_be_null"]
+    assert rules(["", None]) == {}
+
+
+def test_a_value_that_is_no_text_is_refused_by_its_place() -> None:
+    with pytest.raises(DataError, match=r"p:1: c: expected a string or a number, found a list"):
+        profile(["a", ["b"]])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_proposal_holds_for_its_data_and_not_for_a_dirty_copy(tmp_path: Path, kind: str) -> None:
+    workspace = write(tmp_path, kind)
+    proposal = profiled(workspace.data, Config(), DataConfig(), None, ["city", "price"])
+    assert proposal.broken == []
+    assert "city (beside the task's columns): a string, 2 values in 60 rows" in proposal.seen
+    assert proposal.section["columns"] == COLUMNS
+    section = {**proposal.section, "severity": {}, "unique_ids": True}
+    assert run(workspace, **section) == []
+    assert not (workspace.validation / "warned.jsonl").exists()
+    write(tmp_path, kind, train=[odd(city="Bxnd"), odd(text="another", price=99), odd(text="third", city=None)])
+    run(workspace, **section)
+    said = [json.loads(line) for line in (workspace.validation / "warned.jsonl").read_text().splitlines()]
+    assert sorted((int(one["row"].rpartition(":")[2]) - (kind == "csv"), one["field"]) for one in said) == [
+        (21, "city"),
+        (22, "price"),
+        (23, "city"),
+    ]
+    with pytest.raises(DataError, match=r"data: no column 'citty'; there are .*did you mean 'city'\?"):
+        profiled(workspace.data, Config(), DataConfig(), None, ["citty"])
+
+
+def test_the_command_proposes_columns_and_keeps_to_them(
+    make_project: Callable[..., Workspace], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_project(tmp_path / "p")
+    for split in SPLITS:
+        path = project.data / split / "part-0000.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(path, [{**row, "source": "ab"[n % 2], "price": n % 9} for n, row in enumerate(rows)])
+    assert invoke("-C", str(project.root), "contract", "--column", "source", "--write") == 0
+    assert 'added columns.source: "string"' in capsys.readouterr().out
+    section = yaml.safe_load(project.params.read_text())["validation"]
+    assert section["columns"] == {"source": "string"}
+    assert invoke("-C", str(project.root), "contract", "--column", "price") == 0
+    added = yaml.safe_load(capsys.readouterr().out)["validation"]
+    assert added["columns"] == {"price": "number"}
+    assert invoke("-C", str(project.root), "contract", "--column", "text") == 2
+    assert "validation.columns.text: the task's own column" in capsys.readouterr().err
+
+
+def invoke(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    return int(ended.value.code or 0)
