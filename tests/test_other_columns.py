@@ -14,7 +14,6 @@ import yaml
 
 from graft.checks import check
 from graft.cleaning import Cleaning
-from graft.cli import main
 from graft.data import DataConfig, Problem, read_part
 from graft.errors import ConfigError, DataError
 from graft.tasks.text_classification import Config, TextClassification
@@ -24,6 +23,7 @@ from graft.validation.contract import fields_beside
 from graft.validation.profile import profiled
 from graft.workspace import SPLITS, Workspace
 from tests.conftest import write_rows
+from tests.test_cli import invoke
 
 COLUMNS = {"city": "string", "price": "number"}
 IN_SET = {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "city", "value_set": ["Bend", "Gary"]}}
@@ -100,7 +100,7 @@ def test_a_value_of_another_type_is_named(tmp_path: Path, kind: str, found: str)
 
 def test_a_column_that_a_part_does_not_have_is_named_once_with_the_nearest(tmp_path: Path) -> None:
     workspace = write(tmp_path)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="citty") as caught:
         run(workspace, columns={"citty": "string"}, expectations=[])
     [one] = [problem for problem in caught.value.problems if "data/train/" in problem]
     assert one.startswith("data/train/part.jsonl:1: citty: expected a column of that name, found only 'text, label,")
@@ -258,9 +258,3 @@ def test_the_command_proposes_columns_and_keeps_to_them(
     assert added["columns"] == {"price": "number"}
     assert invoke("-C", str(project.root), "contract", "--column", "text") == 2
     assert "validation.columns.text: the task's own column" in capsys.readouterr().err
-
-
-def invoke(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments])
-    return int(ended.value.code or 0)
