@@ -14,7 +14,16 @@ import pytest
 from graft.tasks import Field
 from graft.tasks.text_classification import FIELDS
 from graft.validation.data_profile import BUCKETS, DataProfile, profile_of, steps, value_of
-from graft.validation.drift import Comparison, compared, divergence, imbalance, label_groups, stability_index, tenths
+from graft.validation.drift import (
+    Comparison,
+    compared,
+    constant,
+    divergence,
+    imbalance,
+    label_groups,
+    stability_index,
+    tenths,
+)
 from graft.validation.section import BalanceConfig, DriftConfig
 
 LIMITS = DriftConfig()
@@ -229,6 +238,16 @@ def test_rare_labels_are_named_with_their_rows() -> None:
 def test_several_labels_a_row_have_no_even_share() -> None:
     found = DataProfile(rows=100, labels={"labels": Counter(a=100, b=90, c=5)})
     assert list(imbalance(found, BalanceConfig(min_even_share=0.9))) == []
+
+
+def test_a_label_that_next_to_every_row_has_teaches_nothing() -> None:
+    found = DataProfile(rows=100, labels={"labels": Counter(a=100, b=98, c=97, d=5), "tags": Counter(O=100)})
+    [one] = constant(found, BalanceConfig(min_label_rows=3), ["labels"])
+    assert one == (
+        "labels",
+        "at least 3 rows without each label (validation.balance.min_label_rows)",
+        "2 of 4 labels below: 'a' (0 rows), 'b' (2 rows)",
+    )
 
 
 def test_one_row_of_a_rare_label_is_one_row() -> None:

@@ -226,7 +226,13 @@ class Assembly:
         """Check what only whole splits show."""
         leaks = [line for split in SPLITS for line in self._end_of(split)]
         self.warnings = [*leaks, *self.warnings]
-        self.composition = composed(self._profiles(), self.workspace, self.validation, self.data.columns)
+        self.composition = composed(
+            self._profiles(),
+            self.workspace,
+            self.validation,
+            self.data.columns,
+            [one.name for one in self.fields if one.type == "labels"],
+        )
         self._report(list(self.composition.problems), len(self.composition.problems))
         self.warnings += self.composition.warnings
 

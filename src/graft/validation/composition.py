@@ -6,15 +6,16 @@ reported. Between the splits of one data set a shift of labels is reported at mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from graft.data import Problem
 from graft.validation.champion import PROFILE, Pin, pinned, pinned_profile, write_profile
 from graft.validation.data_profile import DataProfile
-from graft.validation.drift import Comparison, against_champion, between_splits, imbalance
+from graft.validation.drift import Comparison, against_champion, between_splits, constant, imbalance
 from graft.validation.section import ValidationConfig
 from graft.workspace import Workspace, write_json
 
@@ -49,6 +50,7 @@ def composed(
     workspace: Workspace,
     validation: ValidationConfig,
     columns: Mapping[str, str],
+    several: Collection[str] = (),
 ) -> Composition:
     """Hold the profile of each split to the contract.
 
@@ -57,6 +59,7 @@ def composed(
         workspace: where the champion is pinned.
         validation: limits, and what follows.
         columns: what the files call a field, where it is not its own name.
+        several: fields with any number of labels a row.
 
     Raises:
         ConfigError: sources.lock pins no champion in a form known here.
@@ -78,7 +81,7 @@ def composed(
             problems.append(problem)
         else:
             warnings.append(_warning(problem, one.split))
-    for problem in _rare(now["train"], workspace, validation, columns):
+    for problem in _rare(now["train"], workspace, validation, columns, several):
         if severity.imbalance == "fail":
             problems.append(problem)
         else:
@@ -87,10 +90,15 @@ def composed(
 
 
 def _rare(
-    train: DataProfile, workspace: Workspace, validation: ValidationConfig, columns: Mapping[str, str]
+    train: DataProfile,
+    workspace: Workspace,
+    validation: ValidationConfig,
+    columns: Mapping[str, str],
+    several: Collection[str],
 ) -> Iterator[Problem]:
     if validation.severity.imbalance != "ignore":
-        for field, expected, found in imbalance(train, validation.balance):
+        limits = validation.balance
+        for field, expected, found in chain(imbalance(train, limits), constant(train, limits, several)):
             yield _problem(workspace, "train", columns.get(field, field), expected, found)
 
 

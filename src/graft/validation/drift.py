@@ -13,7 +13,7 @@ their mean by more than the limit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -275,6 +275,25 @@ def imbalance(profile: DataProfile, limits: BalanceConfig) -> Iterator[tuple[str
                 f"(validation.balance.min_even_share)"
             )
             yield name, expected, _named(rare, counts)
+
+
+def constant(profile: DataProfile, limits: BalanceConfig, several: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield field, expected and found of labels that next to all training rows have: nothing tells them.
+
+    ``several``: fields with any number of labels a row.
+    """
+    for name in profile.labels.keys() & set(several):
+        counts = profile.labels[name]
+        found = sorted(label for label in counts if profile.rows - counts[label] < limits.min_label_rows)
+        if found:
+            fewest = in_words(limits.min_label_rows)
+            expected = f"at least {fewest} without each label (validation.balance.min_label_rows)"
+            without = ", ".join(f"{shown(one)} ({in_words(profile.rows - counts[one])})" for one in found[:NAMED])
+            yield (
+                name,
+                expected,
+                f"{len(found)} of {len(counts)} labels below: {without}{', ...' * (len(found) > NAMED)}",
+            )
 
 
 def _named(labels: Sequence[str], counts: Counter[str]) -> str:
