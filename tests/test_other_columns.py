@@ -323,3 +323,31 @@ def test_a_card_in_a_column_of_numbers_is_not_shown(tmp_path: Path) -> None:
     written = [path for path in workspace.root.rglob("*") if path.is_file() and workspace.data not in path.parents]
     assert len(written) > 5
     assert [path for path in written if str(card).encode() in path.read_bytes()] == []
+
+
+def test_nothing_private_is_proposed() -> None:
+    mails = [f"ann{n}.smith@mail-host.org" for n in range(3)]
+    assert "value_set" not in str(rules(mails * 10))
+    assert "mail" not in str(rules(mails * 10))
+    cards = profile([4111111111111111, 1.5], textual=False)
+    assert [one["type"] for one, _ in cards.expectations()] == ["expect_column_values_to_not_be_null"]
+    few = profile(["Bend"] * 30 + ["Gary"] * 30 + mails[:1])
+    *_, (rule, said) = few.expectations()
+    assert rule["kwargs"]["value_set"] == ["Bend", "Gary"]
+    assert said == ["'<EMAIL>' in 1 row (p:60): left out, as it is private"]
+
+
+def test_a_number_that_no_float_holds_is_none() -> None:
+    found = profile([*range(20), 10**400], textual=False)
+    *_, (rule, said) = found.expectations()
+    assert (rule["kwargs"]["max_value"], len(said)) == (19, 1)
+    assert profile(["1e999"] * 5).type == "string"
+
+
+def test_values_that_the_proposed_type_refuses_are_said() -> None:
+    texts = profile(["a"] * 9 + [1, 2], textual=False)
+    assert [*texts.unreadable()] == ["a number without quotes in 2 rows (p:9, ...), which cannot be read as a string"]
+    numbers = profile([1] * 19 + ["2"], textual=False)
+    assert [*profile(["1", "2"]).unreadable()] == []
+    numbers.numeric = 19
+    assert [*numbers.unreadable()] == ["a number in quotes in 1 row (p:19), which cannot be read as a number"]
