@@ -351,3 +351,21 @@ def test_values_that_the_proposed_type_refuses_are_said() -> None:
     assert [*profile(["1", "2"]).unreadable()] == []
     numbers.numeric = 19
     assert [*numbers.unreadable()] == ["a number in quotes in 1 row (p:19), which cannot be read as a number"]
+
+
+@pytest.mark.parametrize("to", [(), ("--to", "contracts/c.yaml")])
+def test_names_of_columns_are_written_as_they_are(
+    make_project: Callable[..., Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: tuple[str, ...]
+) -> None:
+    project = make_project(tmp_path / "p")
+    monkeypatch.chdir(project.root)
+    names = ["price.usd", "price", "yes", "#x", "12"]
+    for path in project.data.rglob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(path, [{**row, **dict.fromkeys(names, "ab"[n % 2])} for n, row in enumerate(rows)])
+    asked = [part for name in names for part in ("--column", name)]
+    assert invoke("contract", *asked[:4], "--write") == 0
+    assert invoke("contract", *asked, *(to or ("--write",))) == 0
+    file = Path(to[1]) if to else project.params
+    said = yaml.safe_load(file.read_text())
+    assert (said if to else said["validation"])["columns"] == dict.fromkeys(names, "string")
