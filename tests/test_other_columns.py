@@ -258,3 +258,114 @@ def test_the_command_proposes_columns_and_keeps_to_them(
     assert added["columns"] == {"price": "number"}
     assert invoke("-C", str(project.root), "contract", "--column", "text") == 2
     assert "validation.columns.text: the task's own column" in capsys.readouterr().err
+
+
+# -- names, numbers and results of any kind
+
+
+@pytest.mark.parametrize("name", ["", "rows that cannot be read", "text (private data)", "text (encoding)"])
+def test_a_name_that_something_else_has_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"validation\.columns\.{re.escape(name)}: .* rename it in the files"):
+        fields_beside(TextClassification.fields, {name: "string"})
+
+
+@pytest.mark.parametrize("name", ["source", "id"])
+def test_a_column_is_called_as_in_the_files(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"validation\.columns\.{name}: data\.columns reads '{name}' from 'key'"):
+        fields_beside(TextClassification.fields, {name: "string"}, DataConfig(columns={name: "key"}))
+
+
+@pytest.mark.parametrize(
+    ("type_", "kwargs", "found"),
+    [
+        ("compound_columns_to_be_unique", {"column_list": ["city", "price"]}, r":19: expected .* 'Bend'.* 10\.0"),
+        ("multicolumn_sum_to_equal", {"column_list": ["price", "price"], "sum_total": 1}, r":1: expected .* 10\.0"),
+        (
+            "column_pair_values_to_be_equal",
+            {"column_A": "city", "column_B": "label"},
+            r":1: expected .* \['Bend', 'x'\]",
+        ),
+        (
+            "column_distinct_values_to_be_in_set",
+            {"column": "city", "value_set": ["Bend"]},
+            r"city: .*'unexpected': \['Gary'\]",
+        ),
+        (
+            "column_distinct_values_to_equal_set",
+            {"column": "price", "value_set": [1]},
+            r"price: .*'missing': \[1\], 'unexpected': \[10\.0",
+        ),
+        (
+            "column_quantile_values_to_be_between",
+            {"column": "price", "quantile_ranges": {"quantiles": [0.5], "value_ranges": [[1, 2]]}},
+            r"price: .*'values': \[11",
+        ),
+    ],
+)
+def test_any_expectation_may_fail(tmp_path: Path, type_: str, kwargs: dict[str, Any], found: str) -> None:
+    """Great Expectations says what failed as values, mappings, lists or numpy's scalars."""
+    own = [{"type": f"expect_{type_}", "kwargs": kwargs, "severity": "fail"}]
+    with pytest.raises(DataError) as caught:
+        run(write(tmp_path), columns=COLUMNS, expectations=own)
+    assert any(re.search(found, one) for one in caught.value.problems), caught.value.problems
+
+
+def test_a_card_in_a_column_of_numbers_is_not_shown(tmp_path: Path) -> None:
+    card = 4111111111111111
+    workspace = write(tmp_path, train=[odd(price=card)])
+    pair = {"type": "expect_column_pair_values_to_be_equal", "kwargs": {"column_A": "price", "column_B": "price_2"}}
+    for path in workspace.data.rglob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(path, [{**row, "price_2": row["price"] % 9} for row in rows])
+    own = [{**BETWEEN, "severity": "quarantine"}, {**pair, "severity": "warn"}]
+    [aside] = run(workspace, columns={**COLUMNS, "price_2": "number"}, expectations=own)
+    assert aside["reasons"][0]["found"] == "'<CARD>'"
+    written = [path for path in workspace.root.rglob("*") if path.is_file() and workspace.data not in path.parents]
+    assert len(written) > 5
+    assert [path for path in written if str(card).encode() in path.read_bytes()] == []
+
+
+def test_nothing_private_is_proposed() -> None:
+    mails = [f"ann{n}.smith@mail-host.org" for n in range(3)]
+    assert "value_set" not in str(rules(mails * 10))
+    assert "mail" not in str(rules(mails * 10))
+    cards = profile([4111111111111111, 1.5], textual=False)
+    assert [one["type"] for one, _ in cards.expectations()] == ["expect_column_values_to_not_be_null"]
+    few = profile(["Bend"] * 30 + ["Gary"] * 30 + mails[:1])
+    *_, (rule, said) = few.expectations()
+    assert rule["kwargs"]["value_set"] == ["Bend", "Gary"]
+    assert said == ["'<EMAIL>' in 1 row (p:60): left out, as it is private"]
+
+
+def test_a_number_that_no_float_holds_is_none() -> None:
+    found = profile([*range(20), 10**400], textual=False)
+    *_, (rule, said) = found.expectations()
+    assert (rule["kwargs"]["max_value"], len(said)) == (19, 1)
+    assert profile(["1e999"] * 5).type == "string"
+
+
+def test_values_that_the_proposed_type_refuses_are_said() -> None:
+    texts = profile(["a"] * 9 + [1, 2], textual=False)
+    assert [*texts.unreadable()] == ["a number without quotes in 2 rows (p:9, ...), which cannot be read as a string"]
+    numbers = profile([1] * 19 + ["2"], textual=False)
+    assert [*profile(["1", "2"]).unreadable()] == []
+    numbers.numeric = 19
+    assert [*numbers.unreadable()] == ["a number in quotes in 1 row (p:19), which cannot be read as a number"]
+
+
+@pytest.mark.parametrize("to", [(), ("--to", "contracts/c.yaml")])
+def test_names_of_columns_are_written_as_they_are(
+    make_project: Callable[..., Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: tuple[str, ...]
+) -> None:
+    project = make_project(tmp_path / "p")
+    monkeypatch.chdir(project.root)
+    names = ["price.usd", "price", "yes", "#x", "12"]
+    for path in project.data.rglob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(path, [{**row, **dict.fromkeys(names, "ab"[n % 2])} for n, row in enumerate(rows)])
+    asked = [part for name in names for part in ("--column", name)]
+    assert invoke("contract", *asked[:4], "--write") == 0
+    assert invoke("contract", *asked, *(to or ("--write",))) == 0
+    file = Path(to[1]) if to else project.params
+    said = yaml.safe_load(file.read_text())
+    assert (said if to else said["validation"])["columns"] == dict.fromkeys(names, "string")

@@ -76,6 +76,12 @@ def paths(section: Mapping[str, Any]) -> dict[str, Any]:
     return found | {_about(one): one for one in section.get("expectations") or ()}
 
 
+def _keys(path: str) -> tuple[str, ...]:
+    """Return the keys that a path goes along; the name of a column has dots of its own."""
+    above, _, name = path.partition(".")
+    return (above, name) if above == "columns" and name else tuple(path.split("."))
+
+
 def _about(expectation: Mapping[str, Any]) -> str:
     column = (expectation.get("kwargs") or {}).get("column")
     return f"expectations.{expectation.get('type')}.{column}"
@@ -97,7 +103,7 @@ def change(workspace: Workspace, proposed: Mapping[str, Any], to: Path | None = 
         if path.startswith("expectations."):
             added.setdefault("expectations", []).append(value)
         else:
-            *sections, last = path.split(".")
+            *sections, last = _keys(path)
             here = added
             for name in sections:
                 here = here.setdefault(name, {})
@@ -128,10 +134,10 @@ def write(workspace: Workspace, added: Mapping[str, Any], to: Path | None = None
         in_params["expectations"] = in_file.pop("expectations")
     written = {}
     if in_file and there.file:
-        written[there.file] = overridden(_text(there.file), _dotted(_extended(there.named, in_file)))
+        written[there.file] = overridden(_text(there.file), _by_keys(_extended(there.named, in_file)))
         _refuse_wrong(written[there.file], there.file.name)
     if in_params:
-        text = overridden(_text(workspace.params), _dotted(_extended(there.own, in_params), "validation."))
+        text = overridden(_text(workspace.params), _by_keys(_extended(there.own, in_params), "validation"))
         written[workspace.params] = checked(text, {})
     for path, content in written.items():
         write_text(path, content)
@@ -151,11 +157,13 @@ def _moved(workspace: Workspace, there: Standing, added: Mapping[str, Any], to: 
     else:
         text, present = alone(_text(workspace.params), "validation", without="contract"), flat(there.own)
     wanted = flat(layered(whole, _extended(whole, added)))
-    text = overridden(text, {path: value for path, value in wanted.items() if present.get(path) != value})
+    text = overridden(text, {_keys(path): value for path, value in wanted.items() if present.get(path) != value})
     _refuse_wrong(text, file.name)
-    own = {"validation": {"contract": name}} | {f"validation.{path}": value for path, (value, _) in left.items()}
+    own = {("validation",): {"contract": name}} | {
+        ("validation", *_keys(path)): value for path, (value, _) in left.items()
+    }
     described = workspace.root / "dvc.yaml"
-    written = {file: text, workspace.params: checked(_text(workspace.params), own)}
+    written = {file: text, workspace.params: checked(overridden(_text(workspace.params), own), {})}
     for path, content in written.items():
         write_text(path, content)
     write_text(described, stages.render(workspace.root, workspace.repository))
@@ -204,8 +212,8 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _dotted(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {f"{prefix}{path}": value for path, value in flat(section).items()}
+def _by_keys(section: Mapping[str, Any], *above: str) -> dict[tuple[str, ...], Any]:
+    return {(*above, *_keys(path)): value for path, value in flat(section).items()}
 
 
 def _refuse_wrong(text: str, name: str) -> None:

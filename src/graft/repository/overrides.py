@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,22 @@ def checked(text: str, overrides: Mapping[str, Any]) -> str:
             params.load_alone(path)
         except ConfigError as error:
             named = ", ".join(f"{name}={shown(value)}" for name, value in overrides.items())
-            raise ConfigError(f"overrides {named}: {error}", problems=error.problems) from None
+            raise ConfigError(f"{f'overrides {named}: ' * bool(named)}{error}", problems=error.problems) from None
     return result
 
 
-def overridden(text: str, overrides: Mapping[str, Any]) -> str:
+def overridden(text: str, overrides: Mapping[str, Any] | Mapping[tuple[str, ...], Any]) -> str:
     """Return ``text`` with each dotted path of ``overrides`` set to its value; absent sections are added.
+
+    A path may be the tuple of its keys, where a key is a name from the data and has dots of its own.
 
     Raises:
         ConfigError: a path is empty, or leads through something that is not a section.
     """
     editor = _editor()
     document = editor.load(text) or editor.load("{}")
-    for dotted, value in overrides.items():
-        _set(document, dotted, editor.load(_plain(value)))
+    for path, value in overrides.items():
+        _set(document, path, editor.load(_plain(value)), lambda name: next(iter(editor.load(_plain({name: None})))))
     return _written(editor, document)
 
 
@@ -84,8 +86,9 @@ def _plain(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=4096)
 
 
-def _set(document: Any, dotted: str, value: Any) -> None:
-    *sections, last = dotted.split(".")
+def _set(document: Any, path: str | tuple[str, ...], value: Any, quoted: Callable[[str], str]) -> None:
+    *sections, last = path.split(".") if isinstance(path, str) else path
+    dotted = ".".join([*sections, last])
     if not all([*sections, last]):
         raise ConfigError(f"override {shown(dotted)}: must be a dotted path such as training.epochs")
     here = document
@@ -94,6 +97,6 @@ def _set(document: Any, dotted: str, value: Any) -> None:
             here[name] = {}
         here = here[name]
         if not isinstance(here, dict):
-            path = ".".join(sections[: depth + 1])
-            raise ConfigError(f"override {dotted}: `{path}` is a value ({shown(here)}), not a section")
-    here[last] = value
+            above = ".".join(sections[: depth + 1])
+            raise ConfigError(f"override {dotted}: `{above}` is a value ({shown(here)}), not a section")
+    here[last if last in here else quoted(last)] = value

@@ -8,10 +8,12 @@ no other row has is no rule, and is said.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,8 @@ from typing import Any, Literal
 from graft.config import nearest
 from graft.data import NUMBER, TABLES_OF_TEXT, DataConfig, Problem
 from graft.errors import DataError, shown
+from graft.privacy import masked
+from graft.privacy.section import PrivacyConfig
 from graft.reading import describe, excerpt, format_of, read_rows
 from graft.validation.outliers import is_rare_beside, misspellings
 
@@ -53,6 +57,10 @@ class ColumnProfile:
     rows: int = 0
     """How many rows have a value."""
     empty: int = 0
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    """What is private is neither proposed nor shown."""
+    unread: dict[Type, list[str]] = field(default_factory=lambda: {"string": [], "number": []})
+    """Type -> places of the values that cannot be read as that type, though they look like it."""
 
     def add(self, place: str, value: Any, *, textual: bool) -> None:
         """Count one value; a row without one says nothing. ``textual``: of a file in which numbers are text too.
@@ -67,7 +75,12 @@ class ColumnProfile:
             raise DataError(f"{place}: {self.name}: expected a string or a number, found {describe(value)}")
         self.rows += 1
         text = value if isinstance(value, str) else repr(value)
-        self.numeric += bool(NUMBER.fullmatch(text.strip())) and (textual or not isinstance(value, str))
+        is_number = _is_number(text) and (textual or not isinstance(value, str))
+        self.numeric += is_number
+        if not isinstance(value, str):
+            self.unread["string"].append(place)
+        elif not textual and _is_number(text):
+            self.unread["number"].append(place)
         if len(self.values) <= COUNTED:
             self.values[text] += 1
             self.places.setdefault(text, place)
@@ -76,6 +89,19 @@ class ColumnProfile:
     def type(self) -> Type:
         """What nearly all of its values are."""
         return "number" if self.rows and self.numeric >= NUMERIC_SHARE * self.rows else "string"
+
+    def unreadable(self) -> Iterator[str]:
+        """Yield what is to be said of values that the proposed type refuses: numbers in quotes, or without them."""
+        if places := self.unread[self.type]:
+            rows = f"{len(places):,} row{'' if len(places) == 1 else 's'}"
+            what = "a number in quotes" if self.type == "number" else "a number without quotes"
+            yield f"{what} in {rows} ({places[0]}{', ...' * (len(places) > 1)}), which cannot be read as a {self.type}"
+
+    @cached_property
+    def private(self) -> dict[str, str]:
+        """The values with private data, and what may be shown of them; to be asked once all values are there."""
+        found = ((one, self.privacy.find(_whole(one))) for one in self.values)
+        return {one: masked(_whole(one), kinds) for one, kinds in found if kinds}
 
     def expectations(self) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """Yield what is true of the column in nearly all rows of the data, each with what of it is not."""
@@ -91,19 +117,27 @@ class ColumnProfile:
             return None, []
         if self.type == "number":
             return self._between()
+        is_private = sum(map(self.values.__getitem__, self.private)) > (1 - COVERED_SHARE) * self.rows
         forms = self._forms(_DIGITS)
-        if self._is_covered(forms, MOST_FORMS) and len(self.values) >= VALUES_OF_A_FORM * len(forms):
+        if not is_private and self._is_covered(forms, MOST_FORMS) and len(self.values) >= VALUES_OF_A_FORM * len(forms):
             return self._matching(forms)
         slips = {one: of for one, of in misspellings(self.values).items() if self._is_slip(one, of)}
-        kept = sorted(self.values.keys() - slips.keys())
-        if len(kept) <= MOST_VALUES and self.rows >= ROWS_OF_A_VALUE * len(kept):
-            rare = [f"{self._said(one)}: left out, as {shown(of)} has {self.values[of]}" for one, of in slips.items()]
+        kept = sorted(self.values.keys() - slips.keys() - self.private.keys())
+        if not is_private and len(kept) <= MOST_VALUES and self.rows >= ROWS_OF_A_VALUE * len(kept):
+            rare = [
+                f"{self._said(one)}: left out, as {shown(of)} has {self.values[of]}"
+                for one, of in slips.items()
+                if one not in self.private and of not in self.private
+            ]
+            rare += [f"{self._said(one)}: left out, as it is private" for one in self.private]
             return {"type": IN_SET, "kwargs": {"column": self.name, "value_set": kept}}, sorted(rare)
         loose = self._forms(_DIGITS, _WORD)
         return self._matching(loose) if self._is_covered(loose, MOST_LOOSE_FORMS) else (None, [])
 
-    def _between(self) -> tuple[dict[str, Any], list[str]]:
-        numbers = {one: float(one) for one in self.values if NUMBER.fullmatch(one.strip())}
+    def _between(self) -> tuple[dict[str, Any] | None, list[str]]:
+        numbers = {one: float(one) for one in self.values if _is_number(one)}
+        if numbers.keys() & self.private.keys():
+            return None, []
         kwargs = {"column": self.name, "min_value": min(numbers.values()), "max_value": max(numbers.values())}
         others = sorted(f"{self._said(one)}: no number" for one in self.values if one not in numbers)
         return {"type": BETWEEN, "kwargs": kwargs}, others
@@ -114,12 +148,15 @@ class ColumnProfile:
     def _said(self, value: str) -> str:
         count = self.values[value]
         more = "" if count == 1 else ", ..."
-        return f"{shown(value)} in {count} row{'' if count == 1 else 's'} ({self.places[value]}{more})"
+        rows = f"{count} row{'' if count == 1 else 's'}"
+        return f"{shown(self.private.get(value, value))} in {rows} ({self.places[value]}{more})"
 
     def _forms(self, *free: re.Pattern[str]) -> dict[str, list[str]]:
         """Return the values by their form, a regular expression, without the forms that next to no row has."""
         found: dict[str, list[str]] = {}
         for value in self.values:
+            if value in self.private and _WORD not in free:
+                continue  # its letters would stand in the form
             found.setdefault(_form(value, free), []).append(value)
         fewest = RARE_SHARE * self.rows
         return {form: values for form, values in found.items() if sum(map(self.values.__getitem__, values)) >= fewest}
@@ -134,6 +171,16 @@ class ColumnProfile:
         regex = f"^(?:{'|'.join(sorted(forms))})$"
         rare = [f"{self._said(one)}: of another form" for one in self.values if one not in kept]
         return {"type": MATCHES, "kwargs": {"column": self.name, "regex": regex}}, sorted(rare)
+
+
+def _is_number(text: str) -> bool:
+    """Say whether a text is a number that a float can hold."""
+    return bool(NUMBER.fullmatch(text.strip())) and math.isfinite(float(text))
+
+
+def _whole(text: str) -> str:
+    """Return a text as detectors read it: a whole number without decimals."""
+    return text.strip().removesuffix(".0") if _is_number(text) else text
 
 
 def _form(value: str, free: Sequence[re.Pattern[str]]) -> str:
@@ -160,7 +207,7 @@ def columns_profiled(
     Raises:
         DataError: no row has one of the columns, or it has neither strings nor numbers.
     """
-    found, there = {name: ColumnProfile(name) for name in names}, dict[str, None]()
+    found, there = {name: ColumnProfile(name, privacy=data.privacy) for name in names}, dict[str, None]()
     for path in files:
         for one in read_rows(path, folder.parent, data.limits):
             if isinstance(one, Problem):
@@ -181,4 +228,6 @@ def described(profiles: Mapping[str, ColumnProfile]) -> Iterator[str]:
     """Yield what each column holds, in words."""
     for name, one in profiles.items():
         many = f"more than {COUNTED:,}" if len(one.values) > COUNTED else f"{len(one.values):,}"
-        yield f"{name} (beside the task's columns): a {one.type}, {many} values in {one.rows:,} rows"
+        private = sum(map(one.values.__getitem__, one.private))
+        more = f", of which {private:,} have private data, of which nothing is proposed" if private else ""
+        yield f"{name} (beside the task's columns): a {one.type}, {many} values in {one.rows:,} rows{more}"

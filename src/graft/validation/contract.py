@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -132,13 +133,26 @@ def fields_beside(
     """Return the ``columns`` that the contract adds to the task's ``fields`` (``validation.columns``).
 
     Raises:
-        ConfigError: one is a field of the task, or read by it under another name (``data.columns``).
+        ConfigError: one has no name, is a field of the task, is called as what is measured of one, or is read by the
+            task under another name (``data.columns``).
     """
     known = {column for field in fields for column in (field.name, *columns_of(field))}
+    derived = {REFUSED, *(f"{one.name} ({kind})" for one in fields for kind in (*KINDS_IN_WORDS, FOREIGN, PRIVATE))}
     called = {column: name for name, column in (data.columns if data else {}).items()}
     for name in columns:
         if name in known:
             raise ConfigError(f"validation.columns.{name}: the task's own column; expectations name it without that")
+        if not name or name in derived:
+            raise ConfigError(
+                f"validation.columns.{name}: {shown(name)} is no name that a column can have here; rename it in the "
+                f"files"
+            )
+        if data and data.columns.get(name, name) != name:
+            advice = "name that column" if name == "id" else "columns that the task does not read keep their names"
+            raise ConfigError(
+                f"validation.columns.{name}: data.columns reads {shown(name)} from "
+                f"{shown(data.columns[name])}; {advice}"
+            )
         if name in called and called[name] != "id":
             raise ConfigError(
                 f"validation.columns.{name}: is the task's {called[name]} by data.columns; expectations call it "
@@ -322,8 +336,9 @@ class Contract:
             places = [check.place for check in self.checks if check.place and check.expectation in expectations]
             raise ConfigError(f"{', '.join(places)}: great_expectations cannot evaluate this: {error}") from None
         by_key = {_key(one.expectation_config): one for one in found.results}
-        results = [by_key[_key(one.configuration)].to_json_dict() for one in built]
+        results = [_plain(by_key[_key(one.configuration)].to_json_dict()) for one in built]
         for one in results:
+            one["result"] = _observed(one["result"])
             one["expectation_config"].pop("id", None)
             one["expectation_config"]["kwargs"]["batch_id"] = "rows"
         return results
@@ -390,7 +405,8 @@ class Contract:
             return
         rows = result.get("partial_unexpected_index_list") or []
         column = self.data.columns.get(check.field, check.field)
-        for row, value in zip(rows, result.get("partial_unexpected_list") or [None] * len(rows), strict=True):
+        for row, given in zip(rows, result.get("partial_unexpected_list") or [None] * len(rows), strict=True):
+            value = given if isinstance(given, str) else _without_private(given, self.data.privacy)
             found = frame.said.get((check.column, row)) or _as_found(check, value)
             yield Broken(check.severity, Problem(frame.places[row], column, check.expected, found))
         if not rows:
@@ -403,6 +419,27 @@ def _key(config: Any) -> str:
     """Return what tells expectations apart, whatever batch they were run on."""
     kwargs = {name: value for name, value in config.kwargs.items() if name != "batch_id"}
     return json.dumps([config.type, kwargs], sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """Return a result without numpy's scalars, which JSON does not know and people do not read."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+def _observed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result; one on a whole column that lists distinct values, which are no rows', as what was observed.
+
+    Great Expectations' pages cannot show it as it is: its values are unexpected, and of no share of the rows.
+    """
+    lists = {"unexpected": "partial_unexpected_list", "missing": "partial_missing_list"}
+    if "observed_value" not in result or result["observed_value"] is not None:
+        return dict(result)
+    values = {word: result[name] for word, name in lists.items() if result.get(name)}
+    return {"observed_value": values} if values and "partial_unexpected_index_list" not in result else dict(result)
 
 
 def _exception(one: Result) -> str | None:
@@ -444,11 +481,28 @@ def _without_private(value: Any, privacy: PrivacyConfig) -> Any:
         return masked(value, privacy.find(value))
     if isinstance(value, Mapping):
         return {_without_private(key, privacy): _without_private(one, privacy) for key, one in value.items()}
-    return [_without_private(one, privacy) for one in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_without_private(one, privacy) for one in value]
+    return _number_masked(value, privacy)
+
+
+def _number_masked(value: Any, privacy: PrivacyConfig) -> Any:
+    """Return a value, or the kind of a whole number that is private, such as a card's in a column of numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) < SMALLEST_PRIVATE:
+        return value
+    text = str(int(value)) if math.isfinite(value) and value == int(value) else ""
+    found = privacy.find(text) if text else []
+    return masked(text, found) if found else value
+
+
+SMALLEST_PRIVATE = 10_000_000
+"""No smaller number is private: counts of rows need not be looked at."""
 
 
 def _short(value: Any) -> Any:
     """Return what a page may show of a failing value; those of several columns as one text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{html.escape(str(name))}: {_short(one)}" for name, one in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(str(_short(one)) for one in value)
     if not isinstance(value, str):

@@ -117,6 +117,7 @@ def profiled(
     section, broken = _section(seen, fields, misspelt), list(_broken(seen, misspelt))
     for name, column in columns.items():
         section.setdefault("columns", {})[name] = column.type
+        broken += [(f"columns.{name}", f"{name}: {one}") for one in column.unreadable()]
         for expectation, others in column.expectations():
             section["expectations"].append({**expectation, "severity": "warn"})
             broken += [(f"expectations.{expectation['type']}.{name}", f"{name}: {one}") for one in others]
