@@ -183,6 +183,8 @@ def test_a_type_is_what_nearly_all_values_are() -> None:
     assert profile([1, 2.5], textual=False).type == "number"
     assert profile(["1", "2"], textual=False).type == "string"
     assert profile(["1"] * 9 + ["N/A"]).type == "number"
+    assert profile(["35007"] * 50 + ["01970"]).type == "string"
+    assert profile(["0", "0.5", "10"]).type == "number"
     assert profile(["1"] * 8 + ["N/A"] * 2).type == "string"
 
 

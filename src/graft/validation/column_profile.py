@@ -42,6 +42,7 @@ NOT_NULL = "expect_column_values_to_not_be_null"
 IN_SET, BETWEEN = "expect_column_values_to_be_in_set", "expect_column_values_to_be_between"
 MATCHES = "expect_column_values_to_match_regex"
 _DIGITS, _WORD, _SIGN = re.compile(r"[0-9]+"), re.compile(r"[^\W\d_]+"), re.compile(r"[\\.^$*+?{}()\[\]|]")
+_CODE = re.compile(r"0[0-9]")
 Type = Literal["string", "number"]
 
 
@@ -57,6 +58,8 @@ class ColumnProfile:
     rows: int = 0
     """How many rows have a value."""
     empty: int = 0
+    codes: int = 0
+    """How many values begin with a zero that a number would lose, as postal codes do."""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     """What is private is neither proposed nor shown."""
     unread: dict[Type, list[str]] = field(default_factory=lambda: {"string": [], "number": []})
@@ -77,6 +80,7 @@ class ColumnProfile:
         text = value if isinstance(value, str) else repr(value)
         is_number = _is_number(text) and (textual or not isinstance(value, str))
         self.numeric += is_number
+        self.codes += bool(_CODE.match(text))
         if not isinstance(value, str):
             self.unread["string"].append(place)
         elif not textual and _is_number(text):
@@ -88,7 +92,8 @@ class ColumnProfile:
     @property
     def type(self) -> Type:
         """What nearly all of its values are."""
-        return "number" if self.rows and self.numeric >= NUMERIC_SHARE * self.rows else "string"
+        numeric = self.rows and not self.codes and self.numeric >= NUMERIC_SHARE * self.rows
+        return "number" if numeric else "string"
 
     def unreadable(self) -> Iterator[str]:
         """Yield what is to be said of values that the proposed type refuses: numbers in quotes, or without them."""
