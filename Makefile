@@ -13,6 +13,9 @@ comma := ,
 INSTALLED := $(shell cat $(READY) 2>/dev/null)
 ASKED := $(subst $(comma), ,$(EXTRAS))
 ALL := $(sort $(INSTALLED) $(ASKED))
+# Tests that start servers and whole chains: each wants the machine for itself.
+SERVERS := tests/pipelines tests/repository tests/tracking \
+	$(addprefix tests/test_,cli_chain.py private_chain.py publication.py services.py)
 
 .PHONY: demo test test-slow test-nightly check format venv ui worker lock dvc.yaml schema clean more
 
@@ -23,8 +26,8 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -m "not slow and not nightly" -n 2 --dist loadfile
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 --ignore tests/adapters
-	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 -n 2 tests/adapters
+	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 -n 2 $(addprefix --ignore=,$(SERVERS))
+	@$(BIN)/python -m pytest -q -m "slow and not nightly" --timeout 900 $(SERVERS)
 
 test-nightly: $(READY)
 	@$(BIN)/python -m pytest -q -m "nightly"

@@ -133,6 +133,7 @@ def test_a_shift_between_own_splits_is_reported_at_most(tmp_path: Path) -> None:
     assert [one[:43] for one in warnings] == ["test: label: expected labels like train: PS"]
 
 
+@pytest.mark.slow
 def test_outputs_are_the_same_in_every_run(champion: Workspace, tmp_path: Path) -> None:
     digests = []
     for name in ("one", "two"):

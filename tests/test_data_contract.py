@@ -524,6 +524,7 @@ STARTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_own_expectations_have_their_severity(tmp_path: Path) -> None:
     rows = rows_of("test")
     rows[6]["text"] = "Test text 6"

@@ -211,6 +211,7 @@ def test_a_group_gets_params_base_and_rows(template: Workspace) -> None:
     assert (place.root / "dvc.yaml").read_text() == render(place.root, template.root)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_imported_and_params_follow(template: Workspace) -> None:
     group = named(template)["shop-en"]
     groups.prepare(template, params.load(template.params), group)

@@ -104,6 +104,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_only_what_is_new_is_inspected_and_no_byte_depends_on_it(
     workspace: Workspace, looked_at: list[str], name: str
@@ -146,6 +147,7 @@ NAMED: dict[str, tuple[TaskConfig, Callable[[str, str], dict[str, Any]], str]] =
 """A task, its row of a text of four words and a name, and what is said of a name that no training row has."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean", [(), ("duplicates",)], ids=["each by itself", "one after the other"])
 @pytest.mark.parametrize("field", NAMED)
 def test_a_new_name_in_the_training_rows_makes_those_parts_new_that_have_it(
@@ -241,6 +243,7 @@ def test_each_step_of_cleaning_by_the_rows_of_a_split_follows_the_order_of_parts
     assert found == afresh(workspace, data)
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_no_byte(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     run(workspace)
     alone = written(workspace)
@@ -319,6 +322,7 @@ def test_a_refusal_is_the_same_from_kept_results(workspace: Workspace, looked_at
     assert not looked_at
 
 
+@pytest.mark.slow
 def test_kept_results_need_no_great_expectations(workspace: Workspace) -> None:
     code = (
         "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_growth; "

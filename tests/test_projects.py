@@ -62,6 +62,7 @@ def test_init_keeps_the_recipe_s_comments_and_points_editors_to_the_schema(clone
     assert params.load(clone / "projects" / "reviews" / "params.yaml").registration.name == "review-topic"
 
 
+@pytest.mark.slow
 def test_code_paths_of_the_new_dvc_yaml_exist(clone: Path) -> None:
     projects.init(clone, "reviews")
     root = clone / "projects" / "reviews"

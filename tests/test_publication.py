@@ -197,6 +197,7 @@ def test_reports_are_uploaded_and_the_base_is_not(trained: Any, tmp_path: Path) 
     assert not list(model.glob("code/graft/publication"))
 
 
+@pytest.mark.slow
 def test_new_empty_server_gets_everything_again(trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
     workspace = trained("a")
     publish(workspace)
@@ -260,6 +261,7 @@ def spoil_metrics(workspace: Workspace) -> None:
     write_json(path, read_json(path) | {"test": {"rows": 15, "digest": "0" * 64}})
 
 
+@pytest.mark.slow
 def test_upload_that_comes_back_changed_is_not_registered(trained: Any, monkeypatch: Any) -> None:
     from mlflow import MlflowClient
 
@@ -365,6 +367,7 @@ def test_gates_are_read_from_what_evaluate_wrote(trained: Any) -> None:
     assert {"p accuracy of label weather", "p log_loss of tokens above 3"} <= decision.evidence.keys()
 
 
+@pytest.mark.slow
 def test_every_kind_of_gate_is_held_against_a_champion_that_cleans_in_another_way(
     trained: Any, monkeypatch: Any
 ) -> None:
@@ -411,6 +414,7 @@ def test_promote_needs_a_published_version(trained: Any) -> None:
         promote(trained("a"))
 
 
+@pytest.mark.slow
 def test_candidate_that_is_not_better_stays_until_a_person_approves(trained: Any) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
@@ -571,6 +575,7 @@ def test_reviewers_tag_overrules_what_is_open_and_says_what_it_does_not(verdict:
     assert decided.reason.startswith(said)
 
 
+@pytest.mark.slow
 def test_champion_moved_by_hand_is_noted_and_conflict_is_journaled(trained: Any, monkeypatch: Any) -> None:
     from graft.publication import decisions
 
@@ -605,6 +610,7 @@ def test_promote_checks_the_candidate_in_the_registry(trained: Any, tmp_path: Pa
     assert registry.champion_number(connected(workspace), NAME) is None
 
 
+@pytest.mark.slow
 def test_rollback_checks_the_artifact_first(trained: Any, tmp_path: Path) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
@@ -771,6 +777,7 @@ def test_champion_is_pinned_with_the_profile_of_its_data(trained: Any) -> None:
     assert described(workspace) == ("toy-topic version 1: the data is compared with its data", False)
 
 
+@pytest.mark.slow
 def test_pin_follows_the_champion_when_it_is_asked_to(trained: Any) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
@@ -783,6 +790,7 @@ def test_pin_follows_the_champion_when_it_is_asked_to(trained: Any) -> None:
     assert not described(second)[1]
 
 
+@pytest.mark.slow
 def test_champion_that_was_published_without_a_profile_is_pinned_without(trained: Any) -> None:
     workspace = trained("a")
     (workspace.validation / "profile.json").unlink()
@@ -793,6 +801,7 @@ def test_champion_that_was_published_without_a_profile_is_pinned_without(trained
     assert described(workspace)[0] == "toy-topic version 1: published without a data profile"
 
 
+@pytest.mark.slow
 def test_pin_stays_where_the_registry_cannot_be_asked(trained: Any) -> None:
     workspace = trained("a")
     publish(workspace)
@@ -870,6 +879,7 @@ def fetched(workspace: Workspace, tracking: Any, number: str, to: Path) -> Path:
     return fetch(connection, registry.get(connection, NAME, number), to)
 
 
+@pytest.mark.slow
 def test_versions_are_signed_later_too_and_only_signed_ones_are_used(trained: Any, tmp_path: Path) -> None:
     from graft.publication.provenances import examined
 
@@ -936,6 +946,7 @@ def test_a_damaged_signature_is_made_anew(trained: Any, tmp_path: Path) -> None:
     assert envelope.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
     first, second = trained("a"), trained("b")
     publish(first)
@@ -954,6 +965,7 @@ def test_promote_and_rollback_refuse_an_unsigned_version(trained: Any) -> None:
     assert registry.champion_number(connected(first), NAME) == "2"
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_champion_that_is_pinned(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = trained("a"), trained("luck")
     publish(first)

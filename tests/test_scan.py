@@ -103,6 +103,7 @@ def test_every_type_that_the_query_answers_is_compared() -> None:
     assert {kind for kind, _ in CASES} == COMPILED
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(numbers=NUMBERS["n"], floats=NUMBERS["f"], texts=TEXTS)
 def test_verdicts_counts_and_rows_are_those_of_great_expectations(

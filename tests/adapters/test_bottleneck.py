@@ -439,6 +439,7 @@ def test_unload_gives_the_base_back() -> None:
     assert torch.equal(logits(wrapped.unload(), "bert"), logits(tiny("bert"), "bert"))
 
 
+@pytest.mark.slow
 def test_pefts_own_loading_works_in_a_fresh_process(tmp_path: Path) -> None:
     """``PeftModel.from_pretrained``, which knows nothing of Graft but the registered method."""
     import torch

@@ -411,6 +411,7 @@ def reload_afresh(chosen: list[tuple[str, str]], base_of: Callable[[str], Path],
     assert [line for line in done.stdout.splitlines() if line in names] == sorted(names)
 
 
+@pytest.mark.slow
 def test_method_of_our_own_reloads_alike_in_a_fresh_process(family_base: Callable[[str], Path], tmp_path: Path) -> None:
     reload_afresh([("bottleneck", "regression-encoder")], family_base, tmp_path)
 

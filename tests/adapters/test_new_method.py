@@ -130,6 +130,7 @@ print("used")
 """
 
 
+@pytest.mark.slow
 def test_method_of_one_new_file_is_found_checked_trained_saved_and_reloaded(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src" / "graft", tmp_path / "src" / "graft", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")

@@ -274,6 +274,7 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, out
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["output_linear", "output_mlp", "probe"])
 def test_peft_alone_loads_it_in_a_fresh_process(tiny_base: Path, tmp_path: Path, method: str) -> None:
     import torch

@@ -119,6 +119,7 @@ def measured_width(table: dict[str, np.ndarray]) -> float:
     return calibration.EQUAL_WIDTH.function(columns_of(table))
 
 
+@pytest.mark.slow
 def test_gate_on_calibration_keeps_its_level() -> None:
     """A candidate that is off by exactly the margin, and a champion that is not: the plain error lets most pass."""
     from graft.evaluation.comparison import compare

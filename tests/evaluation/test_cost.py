@@ -119,6 +119,7 @@ def timed(evaluated: Workspace, monkeypatch: pytest.MonkeyPatch, readable: bool)
     return cost.side_by_side((both[0], rows), (both[1], rows))
 
 
+@pytest.mark.slow
 def test_two_adapters_are_timed_in_turn_and_a_slower_one_is_held_back(
     evaluated: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ def test_an_adapter_is_scored_with_its_own_redaction(copy: Workspace) -> None:
         assert np.allclose(scores(own, mail), plain, atol=1e-6) == same
 
 
+@pytest.mark.slow
 def test_rows_in_quarantine_are_trained_on_and_scored_by_nobody(make_project: Any, tmp_path: Path) -> None:
     aside = {"severity": {"readable": "quarantine", "placeholders": "quarantine"}, "max_quarantined_share": 0.1}
     tokens = {"severity": {"unknown": "quarantine"}, "max_quarantined_share": 0.1}

@@ -46,6 +46,7 @@ def explained(loaded: Any, row: dict[str, Any], steps: int = 64) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_attributions_add_up_and_are_those_of_a_plain_sum_over_the_path(evaluated: Workspace) -> None:
     loaded = spoiled(evaluated.adapter, evaluated.root)
     found = explained(loaded, {"text": TEXT})

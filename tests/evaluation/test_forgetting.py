@@ -158,6 +158,7 @@ def test_base_without_a_head_is_measured_by_its_states(evaluated: Workspace) -> 
     assert found[0] < 1
 
 
+@pytest.mark.slow
 def test_decoder_predicts_each_token_as_transformers_does(tiny_decoder: Path, tmp_path: Path) -> None:
     for task in ("text_classification", "text_generation"):
         workspace = write_project(

@@ -115,6 +115,7 @@ def test_sets_are_no_part_of_the_data_that_is_trained_on(copy: Workspace) -> Non
     assert "test_sets" not in read_json(copy.evaluation / "metrics.json").get("probes", {})
 
 
+@pytest.mark.slow
 def test_the_section_chooses_sets(copy: Workspace) -> None:
     set_evaluation(copy, test_sets=["near"])
     stages.run("evaluate", copy)

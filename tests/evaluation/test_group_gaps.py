@@ -69,6 +69,7 @@ def test_p_is_the_share_of_all_exchanges(metric: Metric) -> None:
     assert one.p == pytest.approx(exact, abs=0.04)
 
 
+@pytest.mark.slow
 def test_groups_that_are_alike_are_seldom_called_apart() -> None:
     """Ten groups always have a largest gap; its p must not be small more often than chance says."""
     small = 0

@@ -52,6 +52,7 @@ def test_tail_and_limit_are_each_others_inverse() -> None:
         assert tail(-above, 2e-4, 1e-4, 500, 3) == pytest.approx(1 - level, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("luck", [0.0, 0.01, 0.05])
 def test_level_holds_over_seeds(luck: float) -> None:
     """Where rows are many the seeds decide, and the test over rows alone promotes far too often."""
@@ -107,6 +108,7 @@ def test_mean_of_row_scores_is_tested_by_sign_flips() -> None:
     assert fine.p_better == pytest.approx(1 / 20_001)
 
 
+@pytest.mark.slow
 def test_holm_is_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 

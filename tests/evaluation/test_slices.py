@@ -91,6 +91,7 @@ def test_a_pair_is_found_where_one_word_alone_is_innocent() -> None:
     assert sliced.worst[0][0].slice.mask.tolist() == both.tolist()
 
 
+@pytest.mark.slow
 def test_slices_that_are_not_there_are_seldom_confirmed() -> None:
     """Each run tests three slices that thousands of looks chose; at 5 % for all, 100 runs confirm 5 on average."""
     wrong = 0

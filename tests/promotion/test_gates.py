@@ -100,6 +100,7 @@ def test_gap_between_groups_may_not_grow() -> None:
     assert (few.state, few.rows_needed is not None) == ("unclear", True)
 
 
+@pytest.mark.slow
 def test_gap_gate_keeps_its_level_where_a_gap_of_the_best_and_the_worst_does_not() -> None:
     """The champion is fair; the candidate is worse in one of two groups by exactly the margin."""
     draw, times, wrong = np.random.default_rng(5), 400, 0
@@ -221,6 +222,7 @@ def test_level_of_the_budget_is_that_of_every_test() -> None:
     assert "This was decision 1 of 50 on this test set at level 0.001; 0.049 of alpha 0.05 is left" in strict.reason
 
 
+@pytest.mark.slow
 def test_all_gates_together_keep_the_level() -> None:
     """A candidate that is truly better and truly breaks one of three gates, exactly on its margin."""
     draw, wrong, times = np.random.default_rng(4), 0, 200

@@ -64,6 +64,7 @@ def exchange_of(workspace: Workspace) -> Exchange:
     return Exchange(Repository(workspace).dvc, "validate")
 
 
+@pytest.mark.slow
 def test_what_one_clone_has_validated_another_finds(clones: tuple[Workspace, Workspace]) -> None:
     first, second = clones
     assert exchange_of(first).pull() == {"pulled": 0, "missing": COUNT, "bytes": sum(map(len, _all_rows()))}
@@ -101,6 +102,7 @@ def test_a_share_that_never_comes_is_made_by_those_that_are_there(
     assert exchange_of(clones[0]).share(1, 2) == {"made": COUNT + COUNT // 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [lambda path: path.write_text("[]"), lambda path: path.unlink()],

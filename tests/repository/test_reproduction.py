@@ -175,6 +175,7 @@ def test_a_commit_that_nobody_has_is_refused(second_clone: Workspace) -> None:
         rebuild(second_clone, Recorded("models:/toy/1", "e" * 40, "0" * 64), on_line=quiet)
 
 
+@pytest.mark.slow
 def test_the_remote_that_a_version_names_must_be_one_of_ours(
     clone: Workspace, trained: Recorded, git: Git, tmp_path: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_older_code_runs_as_its_commit_has_it(
 # -- not identical
 
 
+@pytest.mark.slow
 def test_other_bytes_with_the_same_answers_are_equivalent(
     clone: Workspace, trained: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:

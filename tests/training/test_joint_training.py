@@ -95,6 +95,7 @@ def test_fresh_process_gives_the_trainers_outputs(
     assert proof["effect"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["output_linear", "output_mlp", "probe"])
 def test_fresh_process_gives_the_trainers_outputs_of_head_methods(
     make_tokenized: Make, tmp_path: Path, method: str

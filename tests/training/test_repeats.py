@@ -146,6 +146,7 @@ def test_damaged_finished_training_is_trained_again(make_tokenized: Make, tmp_pa
     assert not _is_whole(done)
 
 
+@pytest.mark.slow
 def test_evaluate_scores_every_seed_and_says_how_far_they_spread(make_tokenized: Make, tmp_path: Path) -> None:
     import numpy as np
 

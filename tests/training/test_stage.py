@@ -69,6 +69,7 @@ def test_train_writes_both_outputs(tokenized: Workspace) -> None:
     assert not any(tokenized.checkpoints.rglob("step-*"))
 
 
+@pytest.mark.slow
 def test_profiling_leaves_a_table_and_a_trace_and_the_same_adapter(
     tokenized: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_profile_is_of_warm_steps_where_there_are_any(steps: int, seen: tuple[in
     assert (profiler._first, profiler._last) == seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aside", [[], [3, 40]])
 def test_renamed_part_gives_the_same_adapter(tokenized: Workspace, aside: list[int]) -> None:
     verdict, part = tokenized.validation / "verdict.json", tokenized.data / "train" / "part-0000.jsonl"
@@ -125,6 +127,7 @@ def test_renamed_part_gives_the_same_adapter(tokenized: Workspace, aside: list[i
         assert key_of(tokenized) != key
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_in_another_place(make_tokenized: Make, tmp_path: Path) -> None:
     found = []
     for name in ("one", "two/deeper"):
@@ -147,6 +150,7 @@ def test_device_is_no_part_of_the_run_key(make_tokenized: Make, tmp_path: Path) 
     assert key_of(one) == key_of(two)
 
 
+@pytest.mark.slow
 def test_planned_identity_imports_nothing_heavy(tokenized: Workspace) -> None:
     code = (
         "import sys; from graft import params; from graft.artifact import planned_identity; "
@@ -243,6 +247,7 @@ def test_kill_9_and_rerun_gives_the_same_adapter(make_tokenized: Make, tmp_path:
     assert steps == list(range(1, 17))
 
 
+@pytest.mark.slow
 def test_a_training_says_at_its_start_what_it_trains(
     make_tokenized: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_frozen_base_takes_four_flops_a_weight_and_token() -> None:
     assert meter.flops == pytest.approx(4 * weights * 16, rel=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 def test_flops_count_real_tokens_alone(family: str) -> None:
     """Packed, padded, or row by row: what is needed is the same."""

@@ -107,10 +107,19 @@ def _pages(folder: Path, chosen: Sequence[tuple[str, Any]]) -> dict[str, Path]:
     return {part: next(folder.glob(f"validations/**/{n:04}-*.html")) for n, (part, _) in enumerate(chosen)}
 
 
+def _view(name: str) -> dict[str, str]:
+    return {"module_name": "graft.validation.page_views", "class_name": name}
+
+
 def _site(folder: Path) -> dict[str, Any]:
     return {
         "class_name": "SiteBuilder",
         "show_how_to_buttons": False,
         "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "site_section_builders": {
+            "expectations": {"view": _view("PageView")},
+            "validations": {"view": _view("PageView")},
+            "profiling": "none",
+        },
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "view": _view("IndexPageView")},
     }
