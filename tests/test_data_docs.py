@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from graft import tasks
 from graft.data import DataConfig
@@ -87,6 +88,23 @@ def test_the_worst_rows_begin_with_their_text_wherever_their_fault_was_found(tmp
     assert begins["data/train/part.jsonl:23"] == r"\u200b\u200b"
     assert begins["data/train/part.jsonl:24"] == r"\x20\t\xa0…"
     assert begins["data/train/part.jsonl:25"] == "–"
+
+
+def test_a_template_is_compiled_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index_of(write(tmp_path / "first"))
+    compiled: list[str | None] = []
+    compiles = Environment.compile
+
+    def counted(self: Environment, source: Any, name: str | None = None, *rest: Any, **named: Any) -> Any:
+        compiled.append(name)
+        return compiles(self, source, name, *rest, **named)
+
+    monkeypatch.setattr(Environment, "compile", counted)
+    workspace = write(tmp_path / "second", train=[{"text": "another row", "label": "x"}])
+    index_of(workspace)
+    assert len([*workspace.data_docs.rglob("*.html")]) > 4
+    assert [name for name in compiled if name and name.endswith(".j2") and "page" in name] == []
+    assert len(compiled) < 5
 
 
 def test_a_row_that_cannot_be_read_has_no_beginning(tmp_path: Path) -> None:

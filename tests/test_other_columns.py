@@ -307,7 +307,7 @@ def test_a_column_is_called_as_in_the_files(name: str) -> None:
 def test_any_expectation_may_fail(tmp_path: Path, type_: str, kwargs: dict[str, Any], found: str) -> None:
     """Great Expectations says what failed as values, mappings, lists or numpy's scalars."""
     own = [{"type": f"expect_{type_}", "kwargs": kwargs, "severity": "fail"}]
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=r"data: \d+ problem") as caught:
         run(write(tmp_path), columns=COLUMNS, expectations=own)
     assert any(re.search(found, one) for one in caught.value.problems), caught.value.problems
 

@@ -1,43 +1,52 @@
-"""Great Expectations' page views, which compile each template once: theirs do so again for each kind of page."""
+"""Great Expectations' page views, which compile each template once: theirs do so again for each kind of page.
+
+That library asks for a view by the name of its module and class, so that ``PageView`` (of a suite, or its result) and
+``IndexPageView`` (of the list of pages) are made when they are asked for: its imports take seconds.
+"""
 
 from __future__ import annotations
 
-from types import CodeType
+import functools
+from collections.abc import Mapping
 from typing import Any
 
-from great_expectations.render.view import DefaultJinjaIndexPageView, DefaultJinjaPageView
-from jinja2 import BytecodeCache
-from jinja2.bccache import Bucket
+
+def __getattr__(name: str) -> type:
+    if name not in ("PageView", "IndexPageView"):
+        raise AttributeError(name)
+    return _views()[name]
 
 
-class _Compiled(BytecodeCache):
-    """What was compiled in this process, by template and source."""
+@functools.cache
+def _views() -> Mapping[str, type]:
+    from great_expectations.render.view import DefaultJinjaIndexPageView, DefaultJinjaPageView
 
-    def __init__(self) -> None:
-        self._code: dict[tuple[str, str], CodeType] = {}
+    def compiling_once(view: Any) -> type:
+        class Once(view):  # type: ignore[misc]
+            def __init__(self, *given: Any, **named: Any) -> None:
+                super().__init__(*given, **named)
+                self.env.bytecode_cache = _compiled()
 
-    def load_bytecode(self, bucket: Bucket) -> None:
-        bucket.code = self._code.get((bucket.key, bucket.checksum))
+        return Once
 
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        if bucket.code is not None:
-            self._code[bucket.key, bucket.checksum] = bucket.code
-
-
-_COMPILED = _Compiled()
-
-
-class PageView(DefaultJinjaPageView):  # type: ignore[misc]
-    """The page of a suite, or of its result."""
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self.env.bytecode_cache = _COMPILED
+    return {
+        "PageView": compiling_once(DefaultJinjaPageView),
+        "IndexPageView": compiling_once(DefaultJinjaIndexPageView),
+    }
 
 
-class IndexPageView(DefaultJinjaIndexPageView):  # type: ignore[misc]
-    """The page that lists the others."""
+@functools.cache
+def _compiled() -> Any:
+    """Return what was compiled in this process, by template and source."""
+    from jinja2 import BytecodeCache
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self.env.bytecode_cache = _COMPILED
+    code: dict[tuple[str, str], Any] = {}
+
+    class Compiled(BytecodeCache):
+        def load_bytecode(self, bucket: Any) -> None:
+            bucket.code = code.get((bucket.key, bucket.checksum))
+
+        def dump_bytecode(self, bucket: Any) -> None:
+            code[bucket.key, bucket.checksum] = bucket.code
+
+    return Compiled()
