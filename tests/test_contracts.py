@@ -176,6 +176,13 @@ def test_dvc_sees_the_file_change_and_follows_an_override(described: Workspace) 
     with repository.worktree(commit) as place:
         assert params.load(place.params).validation.min_rows == 3
         assert {one.path for one in Repository(place).status()["validate"]} >= {"contracts/other.yaml"}
+    commit = repository.commit_of_overrides(repository.snapshot(), {"validation.contract": None})
+    with repository.worktree(commit) as place:  # a file that an override takes away is no dependency any more
+        assert params.load(place.params).validation.contract is None
+        assert Repository(place).status()
+    described.params.write_text(PARAMS.replace("contracts/topics.yaml", "null"))
+    with pytest.raises(ConfigError, match=r"validation\.contract: is null, .*`make dvc\.yaml` writes it anew"):
+        repository.status()
     described.params.write_text(PARAMS.replace("  contract: contracts/topics.yaml\n", ""))
     with pytest.raises(ConfigError, match=r"validation\.contract.*`make dvc\.yaml` writes it anew"):
         repository.status()

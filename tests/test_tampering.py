@@ -197,6 +197,16 @@ def test_champion_that_was_changed_is_no_measure(place: Path, what: str) -> None
     assert "version 2 cannot be held against champion version 1: " in decision.reason
 
 
+def test_champion_that_was_changed_is_said_where_nothing_is_to_be_decided(place: Path) -> None:
+    workspace = Workspace(place / "second")
+    approve(workspace, "2", place)
+    assert promote(workspace).verdict == "champion already"
+    name, mark, offset = FILES["weights"]
+    flip(adapter_of(place, "2") / name, mark, offset)
+    with pytest.raises(IntegrityError, match=rf"models:/{NAME}/2: .*published as.*`graft reproduce models:/{NAME}/2`"):
+        promote(workspace)
+
+
 @pytest.mark.parametrize("door", ["predict", "packaged model"])
 def test_tokenizer_of_the_base_is_checked_too(place: Path, door: str) -> None:
     enter, version = DOORS[door]

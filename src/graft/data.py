@@ -503,11 +503,12 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 def _typed(field: Field, value: Any, pictures: Pictures, *, textual: bool) -> Any:
     """Return ``value`` in the field's type; ``textual``: from a file in which everything is text."""
-    if value is None or (textual and value == "" and not field.required):
+    if value is None or ((textual or field.beside) and value == "" and not field.required):
         if field.required:
             raise RowError(_EXPECTED[field.type], NULL)
         return None
-    if textual and field.type in STRUCTURED and isinstance(value, str):
+    # A column that the task does not read stays as it was imported: of a table, text.
+    if isinstance(value, str) and (textual or field.beside) and field.type in STRUCTURED:
         value = _from_text(field.type, value)
     match field.type:
         case "image":

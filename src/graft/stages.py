@@ -183,16 +183,40 @@ def unseen_contract(workspace: Workspace, contract: str | None) -> str | None:
     return unseen_file(workspace, "validation.contract", contract)
 
 
+FILES = tuple(path for stage in STAGES for path in stage.files)
+"""The dotted params that name a file."""
+
+
 def named_files(raw: Mapping[str, Any]) -> dict[str, str]:
     """Return the files that params, as they stand in their file, name: dotted param -> path."""
     found = {}
-    for path in (path for stage in STAGES for path in stage.files):
+    for path in FILES:
         value: Any = raw
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         if value:
             found[path] = str(value)
     return found
+
+
+def nameless_files(project: Path) -> list[str]:
+    """Return the dotted params that dvc.yaml takes a file's name from, and that params.yaml sets to null."""
+    from graft.config import read_yaml
+
+    text = (project / "dvc.yaml").read_text(encoding="utf-8")
+    asked = [path for path in FILES if f"${{{path}}}" in text]
+    if not asked:
+        return []
+    raw = read_yaml(project / "params.yaml")[0]
+    named = named_files(raw)
+    return [path for path in asked if path not in named and _is_there(raw, path)]
+
+
+def _is_there(raw: Mapping[str, Any], path: str) -> bool:
+    *sections, last = path.split(".")
+    for key in sections:
+        raw = raw.get(key) or {}
+    return last in raw
 
 
 def renewal(workspace: Workspace) -> str:

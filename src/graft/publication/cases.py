@@ -382,7 +382,7 @@ def fetch(connection: Connection, version: Version, to: Path) -> Path:
     if found != version.adapter:
         raise IntegrityError(
             f"{version.uri}: its adapter has digest {found[:12]} and was published as {version.adapter[:12]}: the "
-            f"artifact store was changed; publish it again from its commit (`graft reproduce`)"
+            f"artifact store was changed; `graft reproduce {version.uri}` makes it again, to hold against that"
         )
     verified(folder)
     provenances.check(connection, version, folder)

@@ -56,8 +56,8 @@ def promote(
     Raises:
         InputError: ``approve`` without a reason.
         ResourceMissing: MLflow is not reachable, or the adapter was not published.
-        IntegrityError: it would become champion, and what the registry holds is not what was published, or lacks a
-            signature that is asked for.
+        IntegrityError: it would become champion or is it, and what the registry holds is not what was published, or
+            lacks a signature that is asked for.
         PromotionConflict: the alias moved meanwhile.
     """
     from graft.publication.facts import read
@@ -78,6 +78,7 @@ def promote(
             decision = resumed
         elif case.champion and case.champion.adapter == candidate.adapter:
             held = case.champion.version
+            check_artifact(connection, case.champion)
             said = f"version {held} is champion already"
             decision = Decision(candidate.name, "champion already", held, held, held, said, case.who, notes=case.notes)
         else:

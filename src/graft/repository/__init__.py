@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from graft import stages
 from graft.errors import DataError
 from graft.repository.git import Git
 from graft.repository.provenance import provenance
@@ -102,13 +103,20 @@ class Repository:
         Raises:
             ConfigError: an override names an unknown key or has a wrong value.
         """
-        from graft.repository.overrides import checked
+        from graft.repository.overrides import checked, without_files
 
         if not overrides:
             return commit
         path = self.workspace.params.relative_to(self.workspace.repository).as_posix()
         text = checked(self.git.read(commit, path), overrides)
-        return self.git.with_file(commit, path, text, f"graft: overrides {', '.join(sorted(overrides))}")
+        message = f"graft: overrides {', '.join(sorted(overrides))}"
+        changed = self.git.with_file(commit, path, text, message)
+        # A file that the overrides take away is no dependency any more, and DVC cannot read its name.
+        described = f"{path.removesuffix(self.workspace.params.name)}dvc.yaml"
+        gone = [name for name in stages.FILES if name in overrides and overrides[name] is None]
+        if not gone:
+            return changed
+        return self.git.with_file(changed, described, without_files(self.git.read(commit, described), gone), message)
 
     def push_snapshot(self, commit: str) -> None:
         """Push ``commit`` under its hidden ref to the git remote ``origin``.

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft import stages
 from graft.errors import ConfigError, DataError, GraftError, ResourceMissing
 from graft.repository import objects
 from graft.repository.integrity import differences, refuse_changed_data, refuse_damaged
@@ -178,6 +179,10 @@ class Dvc:
     def _stages(self, repo: Repo) -> list[PipelineStage]:
         if not Path(self.file).is_file():
             raise ConfigError(f"{self.file}: no such file; `graft init` writes one")
+        if nameless := stages.nameless_files(Path(self.file).parent):
+            raise ConfigError(
+                f"{nameless[0]}: is null, and dvc.yaml names it as a file; `make dvc.yaml` writes it anew"
+            )
         return list(repo.stage.load_all(self.file))
 
     # -- stages

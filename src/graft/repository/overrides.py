@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,17 @@ def _written(editor: Any, document: Any) -> str:
     result = io.StringIO()
     editor.dump(document, result)
     return result.getvalue()
+
+
+def without_files(text: str, paths: Collection[str]) -> str:
+    """Return a dvc.yaml without the dependencies on files whose names the dotted params ``paths`` say."""
+    editor = _editor()
+    document = editor.load(text)
+    for stage in document["stages"].values():
+        for name in (f"${{{path}}}" for path in paths):
+            if name in stage.get("deps", ()):
+                stage["deps"].remove(name)
+    return _written(editor, document)
 
 
 def _plain(value: Any) -> str:

@@ -195,12 +195,16 @@ class Assembly:
     def refuse_lost_labels(self) -> None:
         """Refuse data whose quarantine has all training rows, or all with a label that the other rows were held to.
 
+        A label that an expectation of the project's own keeps aside is none: the contract says so.
+
         Raises:
             DataError: with the first of the rows.
         """
         kept = sum(self.rows[one.key] for one in self.inspected if one.split == "train")
         are_learnt = self.label and not getattr(self.sources.task, "labels", None)
         lost = [one for one in self.state.get("labels") or () if are_learnt and not self.counts["train"][one]]
+        if kept and lost:
+            lost = self._lost_unsaid(lost)
         if kept and not lost:
             return
         what = f"all rows with the label {', '.join(map(shown, lost))}" if kept else "all rows"
@@ -213,6 +217,16 @@ class Assembly:
         raise DataError(
             f"{self.name}/train: {what} are in quarantine {where}; {reasons}; mend them, or remove them from the data"
         )
+
+    def _lost_unsaid(self, labels: Sequence[str]) -> list[str]:
+        """Return the labels of which a row is in quarantine though no set of the project's own leaves them out."""
+        column = self.data.columns.get(str(self.label), self.label)
+        own = {check.expected for check in self.checks if check.place and check.column == self.label}
+        problems = {place: one for parts in self.quarantine.parts.values() for place, one in parts.items()}
+        rows = [(label, problems[place]) for place, label in self._aside_for_training() if label in labels]
+        said = {id(found) for _, found in rows if any(one.field == column and one.expected in own for one in found)}
+        unsaid = {label for label, found in rows if id(found) not in said}
+        return [label for label in labels if label in unsaid]
 
     def _aside_for_training(self) -> Iterator[tuple[str, str | None]]:
         """Yield the place of each training row in quarantine, and its label where it can be read."""

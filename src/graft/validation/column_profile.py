@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graft.config import nearest
-from graft.data import NUMBER, TABLES_OF_TEXT, DataConfig, Problem
+from graft.data import NUMBER, DataConfig, Problem
 from graft.errors import DataError, shown
 from graft.privacy import masked
 from graft.privacy.section import PrivacyConfig
-from graft.reading import describe, excerpt, format_of, read_rows
+from graft.reading import describe, excerpt, read_rows
 from graft.validation.outliers import is_rare_beside, misspellings
 
 MOST_VALUES = 200
@@ -62,11 +62,11 @@ class ColumnProfile:
     """How many values begin with a zero that a number would lose, as postal codes do."""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     """What is private is neither proposed nor shown."""
-    unread: dict[Type, list[str]] = field(default_factory=lambda: {"string": [], "number": []})
-    """Type -> places of the values that cannot be read as that type, though they look like it."""
+    bare: list[str] = field(default_factory=list)
+    """Places of the numbers that are no text, which a column of texts refuses."""
 
-    def add(self, place: str, value: Any, *, textual: bool) -> None:
-        """Count one value; a row without one says nothing. ``textual``: of a file in which numbers are text too.
+    def add(self, place: str, value: Any) -> None:
+        """Count one value; a row without one says nothing.
 
         Raises:
             DataError: it is neither a string nor a number.
@@ -78,13 +78,9 @@ class ColumnProfile:
             raise DataError(f"{place}: {self.name}: expected a string or a number, found {describe(value)}")
         self.rows += 1
         text = value if isinstance(value, str) else repr(value)
-        is_number = _is_number(text) and (textual or not isinstance(value, str))
-        self.numeric += is_number
+        self.numeric += _is_number(text)
         self.codes += bool(_CODE.match(text))
-        if not isinstance(value, str):
-            self.unread["string"].append(place)
-        elif not textual and _is_number(text):
-            self.unread["number"].append(place)
+        self.bare += [] if isinstance(value, str) else [place]
         if len(self.values) <= COUNTED:
             self.values[text] += 1
             self.places.setdefault(text, place)
@@ -96,11 +92,11 @@ class ColumnProfile:
         return "number" if numeric else "string"
 
     def unreadable(self) -> Iterator[str]:
-        """Yield what is to be said of values that the proposed type refuses: numbers in quotes, or without them."""
-        if places := self.unread[self.type]:
+        """Yield what is to be said of values that the proposed type refuses: numbers among texts."""
+        if self.type == "string" and (places := self.bare):
             rows = f"{len(places):,} row{'' if len(places) == 1 else 's'}"
-            what = "a number in quotes" if self.type == "number" else "a number without quotes"
-            yield f"{what} in {rows} ({places[0]}{', ...' * (len(places) > 1)}), which cannot be read as a {self.type}"
+            more = ", ..." if len(places) > 1 else ""
+            yield f"a number without quotes in {rows} ({places[0]}{more}), which cannot be read as a string"
 
     @cached_property
     def private(self) -> dict[str, str]:
@@ -220,7 +216,7 @@ def columns_profiled(
             place, values = one
             there |= dict.fromkeys(values)
             for name, profile in found.items():
-                profile.add(place, values.get(name), textual=format_of(path) in TABLES_OF_TEXT)
+                profile.add(place, values.get(name))
     for name in names:
         if name not in there:
             near = nearest(name, list(there))

@@ -380,12 +380,13 @@ class Contract:
         if not frame.refused:
             return
         for check, one in zip(self.checks, results, strict=True):
-            if check.place or check.type != NOT_NULL:
+            if check.type != NOT_NULL:
                 continue
             others = frame.refused - frame.missing[self.data.columns.get(check.field, check.field)]
             values = zip(frame.places, frame.columns[check.column], strict=True)
             rows = [row for row, (place, value) in enumerate(values) if value is None and place not in others]
-            one["success"] = not rows
+            counted = len(frame.places) - len(others)
+            one["success"] = not counted or (counted - len(rows)) / counted >= check.settings.get("mostly", 1)
             one["result"] |= {
                 "unexpected_count": len(rows),
                 "unexpected_percent": 100 * len(rows) / len(frame.places),

@@ -252,7 +252,7 @@ class ValidationConfig(Section):
     columns: dict[str, Literal["string", "number"]] = Limit(default_factory=dict)
     """Columns of the part files that the task does not read and ``expectations`` are about, with their type:
     ``{source: string, price: number}``. A part without such a column, or a value of another type, cannot be read
-    (``severity.readable``); an empty cell is no value."""
+    (``severity.readable``); a number may stand there as text, and an empty cell is no value."""
 
     expectations: tuple[ExpectationConfig, ...] = ()
     """Further expectations. Each part file is held to them by itself."""
