@@ -331,6 +331,16 @@ def test_a_damaged_object_of_the_cache_is_refused(clone: Workspace) -> None:
         diff(clone, "HEAD")
 
 
+def test_test_sets_from_elsewhere_that_differ_are_named(clone: Workspace) -> None:
+    assert not any("test_sets" in note for note in diff(clone, "HEAD").notes)
+    path = clone.data / "test_sets" / "shop" / "part.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"text": "from a shop", "label": "x"}\n')
+    found = diff(clone, "HEAD")
+    assert [note for note in found.notes if "test_sets" in note] == ["data/test_sets/shop: added"]
+    assert found.is_empty
+
+
 def test_a_model_version_stands_for_the_commit_of_its_run(clone: Workspace) -> None:
     from graft.tracking import registry
     from graft.tracking.server import connect, experiment_id

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft import part_pictures, tasks
-from graft.data import DataConfig, Record, pictures_among, read_part
+from graft.data import TEST_SETS, DataConfig, Record, pictures_among, read_part
 from graft.errors import shown
 from graft.identity import digest_bytes, digest_json, short_digest
 from graft.part_results import Job, PartResults, key_of
@@ -280,6 +280,7 @@ def compare(workspace: Workspace, a: Revision, b: Revision, *, whole: bool = Fal
     notes = [f"{side.name}: {side.note}" for side in (a, b) if side.note]
     if [one.name for one in _fields(a)] != [one.name for one in _fields(b)]:
         notes.append("the task's fields differ, so that no row is the same")
+    notes += _test_sets(a, b)
     checks = _checks(a.verdict, b.verdict) if a.verdict and b.verdict else None
     notes += [
         f"{side.name}: no result of validate is recorded for this data; `graft run` there makes one"
@@ -287,6 +288,25 @@ def compare(workspace: Workspace, a: Revision, b: Revision, *, whole: bool = Fal
         if side.verdict is None
     ]
     return DataDiff(_named(a), _named(b), whole, splits, max(0, moved), examples, checks, notes)
+
+
+def _test_sets(a: Revision, b: Revision) -> Iterator[str]:
+    """Yield which test sets from elsewhere came, went, or have other files; their rows are not compared."""
+    before, after = (_files_of_test_sets(one) for one in (a, b))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            how = "added" if name not in before else "removed" if name not in after else "changed"
+            yield f"data/{TEST_SETS}/{name}: {how}"
+
+
+def _files_of_test_sets(side: Revision) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for path, digest in side.files.items():
+        folder, _, inner = path.partition("/")
+        if folder == TEST_SETS:
+            name, _, file = inner.partition("/")
+            found.setdefault(name, {})[file] = digest
+    return found
 
 
 def _named(side: Revision) -> dict[str, Any]:

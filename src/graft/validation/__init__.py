@@ -117,5 +117,6 @@ def part_rounds(
 
 
 def _shown(path: Path, workspace: Workspace) -> str:
-    """Return a path to show: below the project where it lies there, else in full."""
-    return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else str(path)
+    """Return a path to show: from the root of the repository where it lies there, else in full."""
+    root = workspace.repository
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
