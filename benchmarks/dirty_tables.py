@@ -130,15 +130,8 @@ def judged(name: str, dirty: Table, clean: Table, head: Sequence[str], folder: P
             if value != wanted:
                 cell, kind = (place, column), kind_of(value, wanted)
                 differing.add(cell)
-                how = (
-                    "caught"
-                    if cell in stops
-                    else "warned"
-                    if cell in warned
-                    else "its row"
-                    if place in rows
-                    else "missed"
-                )
+                ways = {"caught": cell in stops, "warned": cell in warned, "its row": place in rows, "missed": True}
+                how = next(way for way, is_so in ways.items() if is_so)
                 counts[kind][how] += 1
                 if how == "missed":
                     missed.setdefault(kind, f"{column} `{value}` for `{wanted}`")
@@ -147,14 +140,9 @@ def judged(name: str, dirty: Table, clean: Table, head: Sequence[str], folder: P
             numbers = [counts[kind][one] for one in ("caught", "its row", "warned", "missed")]
             yield [name, kind, *map(str, (sum(numbers), *numbers)), missed.get(kind, "")]
     alarms = Counter(column for _, column in (stops | warned) - differing)
-    others = [
-        str(alarms.total()),
-        "",
-        "",
-        "",
-        ", ".join(f"{column} {count}" for column, count in alarms.most_common(3)),
-    ]
-    yield [name, "cells that do not differ", str(len(dirty) * len(head) - len(differing)), *others]
+    most = ", ".join(f"{column} {count}" for column, count in alarms.most_common(3))
+    cells = len(dirty) * len(head) - len(differing)
+    yield [name, "cells that do not differ", str(cells), str(alarms.total()), "", "", "", most]
 
 
 def main() -> None:

@@ -342,8 +342,9 @@ def read_part(
         row, name, problems = schema.read(place, values)
         yield from problems
         # Which rows are equal does not depend on what stands beside them: later stages do not read it.
-        is_row = all(one.name in row for one in own) and all(one.field in beside for one in problems)
-        if is_row and cleaning.keeps(row, own, place) and not problems and len(row) == len(fields):
+        is_whole = not problems and len(row) == len(fields)
+        is_row = is_whole or (all(one.name in row for one in own) and all(one.field in beside for one in problems))
+        if is_row and cleaning.keeps(row, own, place) and is_whole:
             yield Record(row, place, name)
 
 

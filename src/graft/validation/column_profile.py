@@ -23,11 +23,13 @@ from graft.data import NUMBER, DataConfig, Problem
 from graft.errors import DataError, shown
 from graft.privacy import masked
 from graft.privacy.section import PrivacyConfig
+from graft.quarantine import in_words
 from graft.reading import describe, excerpt, read_rows
+from graft.validation.contract import IN_SET, NOT_NULL
 from graft.validation.outliers import is_rare_beside, misspellings
 
 MOST_VALUES = 200
-"""A column with more values gets no set: nobody would edit it."""
+"""A column, or field of labels, with more values gets no set: nobody would edit it."""
 MOST_FORMS, MOST_LOOSE_FORMS = 10, 4
 VALUES_OF_A_FORM, ROWS_OF_A_VALUE = 3, 5
 """How many values have each form, and how many rows each value, on average at least."""
@@ -38,8 +40,7 @@ RARE_SHARE, COVERED_SHARE = 0.01, 0.9
 """A form that a smaller share of the rows has is no rule, and forms that do not cover so much of them are none."""
 SHOWN = 5
 """How many values of a column that are not as the others are named."""
-NOT_NULL = "expect_column_values_to_not_be_null"
-IN_SET, BETWEEN = "expect_column_values_to_be_in_set", "expect_column_values_to_be_between"
+BETWEEN = "expect_column_values_to_be_between"
 MATCHES = "expect_column_values_to_match_regex"
 _DIGITS, _WORD, _SIGN = re.compile(r"[0-9]+"), re.compile(r"[^\W\d_]+"), re.compile(r"[\\.^$*+?{}()\[\]|]")
 _CODE = re.compile(r"0[0-9]")
@@ -94,9 +95,8 @@ class ColumnProfile:
     def unreadable(self) -> Iterator[str]:
         """Yield what is to be said of values that the proposed type refuses: numbers among texts."""
         if self.type == "string" and (places := self.bare):
-            rows = f"{len(places):,} row{'' if len(places) == 1 else 's'}"
-            more = ", ..." if len(places) > 1 else ""
-            yield f"a number without quotes in {rows} ({places[0]}{more}), which cannot be read as a string"
+            where = f"{places[0]}, ..." if len(places) > 1 else places[0]
+            yield f"a number without quotes in {in_words(len(places))} ({where}), which cannot be read as a string"
 
     @cached_property
     def private(self) -> dict[str, str]:
@@ -149,8 +149,7 @@ class ColumnProfile:
     def _said(self, value: str) -> str:
         count = self.values[value]
         more = "" if count == 1 else ", ..."
-        rows = f"{count} row{'' if count == 1 else 's'}"
-        return f"{shown(self.private.get(value, value))} in {rows} ({self.places[value]}{more})"
+        return f"{shown(self.private.get(value, value))} in {in_words(count)} ({self.places[value]}{more})"
 
     def _forms(self, *free: re.Pattern[str]) -> dict[str, list[str]]:
         """Return the values by their form, a regular expression, without the forms that next to no row has."""

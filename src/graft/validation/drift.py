@@ -283,17 +283,11 @@ def constant(profile: DataProfile, limits: BalanceConfig, several: Collection[st
     ``several``: fields with any number of labels a row.
     """
     for name in profile.labels.keys() & set(several):
-        counts = profile.labels[name]
-        found = sorted(label for label in counts if profile.rows - counts[label] < limits.min_label_rows)
-        if found:
+        without = Counter({label: profile.rows - rows for label, rows in profile.labels[name].items()})
+        if found := sorted(label for label in without if without[label] < limits.min_label_rows):
             fewest = in_words(limits.min_label_rows)
             expected = f"at least {fewest} without each label (validation.balance.min_label_rows)"
-            without = ", ".join(f"{shown(one)} ({in_words(profile.rows - counts[one])})" for one in found[:NAMED])
-            yield (
-                name,
-                expected,
-                f"{len(found)} of {len(counts)} labels below: {without}{', ...' * (len(found) > NAMED)}",
-            )
+            yield name, expected, _named(found, without)
 
 
 def _named(labels: Sequence[str], counts: Counter[str]) -> str:

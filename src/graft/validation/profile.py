@@ -22,14 +22,12 @@ from graft.data import DataConfig, Problem, parts, read_part
 from graft.errors import DataError, shown
 from graft.reading import read_rows
 from graft.tasks import Field, TaskConfig
-from graft.validation.column_profile import BETWEEN, IN_SET, columns_profiled, described
-from graft.validation.contract import fields_beside
+from graft.validation.column_profile import BETWEEN, MOST_VALUES, columns_profiled, described
+from graft.validation.contract import IN_SET, fields_beside
 from graft.validation.frame import Frame, columns_of
 from graft.validation.outliers import is_rare_beside, misspellings
 from graft.validation.section import ValidationConfig
 
-MOST_LABELS = 200
-"""A field with more labels gets no set: nobody would edit it."""
 ID_CHARACTERS = 64
 """The longest text that may be an id."""
 FEWEST_CHARACTERS = ValidationConfig().min_characters
@@ -210,7 +208,7 @@ def _section(seen: _Seen, fields: Sequence[Field], misspelt: dict[str, dict[str,
     own = []
     for name, counts in sorted(seen.labels.items()):
         labels = sorted(label for label in counts if not _is_slip(label, counts, misspelt[name]))
-        if len(labels) <= MOST_LABELS:
+        if len(labels) <= MOST_VALUES:
             kwargs: dict[str, Any] = {"column": name, "value_set": labels}
             own.append({"type": IN_SET, "kwargs": kwargs, "severity": "fail"})
     for one in fields:
